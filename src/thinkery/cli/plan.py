@@ -1,0 +1,57 @@
+"""`thinkery plan RECIPE`: what the recipe needs on this machine, before it starts."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from thinkery.cli import models, recipe, terminal
+from thinkery.pipeline.files import size_text
+from thinkery.pipeline.progress import duration
+
+if TYPE_CHECKING:
+    from thinkery.recipes.plan import Need
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The recipe, where it would run, and the one assumption that matters."""
+    recipe.arguments(parser)
+    parser.add_argument("--dir", type=Path, default=models.RUNS, help="where the run would be written (default runs)")
+    parser.add_argument(
+        "--fill", type=float, default=0.5, help="mean completion, as a share of the longest allowed (default 0.5)"
+    )
+    parser.add_argument("--json", action="store_true", help="machine output on stdout")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Print the needs of every step, their sum, and what to beware of."""
+    from thinkery.cli.doctor import memory
+    from thinkery.recipes.plan import plan, probe
+
+    _, free = memory()
+    made = plan(recipe.read_recipe(args).graph(), lambda shape: probe(shape, args.dir, free), fill=args.fill)
+    if args.json:
+        terminal.emit({**asdict(made), "memory": made.memory, "seconds": made.seconds, "disk": made.disk})
+        return
+    print(terminal.table(map(row, made.needs), ("step", "work", "model", "tokens", "memory", "time", "disk")))
+    print(f"\nabout {duration(made.seconds)}, up to {size_text(made.memory)} of memory, {size_text(made.disk)} of disk")
+    print(f"RL fits models of up to {count(made.largest)} parameters into the {size_text(free)} of memory free here")
+    print(f"completions are taken as {args.fill:.0%} of the longest allowed; times are right within a factor of three")
+    for warning in made.warnings:
+        print(f"warning: {warning}")
+
+
+def row(need: Need) -> list[str]:
+    """What one step needs, as text."""
+    sizes = (count(need.parameters), count(need.tokens), size_text(need.memory))
+    return [need.step, need.what, *sizes, duration(need.seconds), size_text(need.disk)]
+
+
+def count(number: float) -> str:
+    """A number as 1.2M or 3.4B; nothing for none."""
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.0f}" if number else "-"

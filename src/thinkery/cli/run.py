@@ -1,0 +1,128 @@
+"""`thinkery run RECIPE`: do what is not done yet; the same command continues after any stop."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from thinkery.cli import models, recipe, terminal
+from thinkery.errors import Stopped, UsageError
+
+if TYPE_CHECKING:
+    from thinkery.pipeline.build import Planned
+
+TOLD = ("begin", "skipped", "changed-code", "resumed")
+"""Events worth a line."""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The recipe, where to work, and which steps."""
+    recipe.arguments(parser)
+    parser.add_argument("--dir", type=Path, help="the run directory (default runs/RECIPE)")
+    parser.add_argument("--seed", type=int, help="decides every draw (default 0); a run keeps its seed for life")
+    parser.add_argument("--fresh", action="store_true", help="set the selected steps aside and make them again")
+    parser.add_argument("--from", dest="start", metavar="STEP", help="begin with this step")
+    parser.add_argument("--until", metavar="STEP", help="end with this step")
+    parser.add_argument("--only", action="append", default=[], metavar="STEP", help="only this step; may be repeated")
+    parser.add_argument("--branch", metavar="RUN@STEP", help="continue a copy of RUN from STEP with these settings")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done and why, and do nothing")
+    parser.add_argument("--json", action="store_true", help="machine output on stdout")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Build the graph in the run directory, then say what there is and what to do next."""
+    from thinkery.pipeline.build import build, plan
+    from thinkery.pipeline.progress import open_progress
+
+    chosen = recipe.read_recipe(args)
+    steps, directory = chosen.graph(), run_directory(args, chosen.name)
+    selection = {"only": args.only, "start": args.start, "until": args.until, "fresh": args.fresh}
+    if args.dry_run:
+        return tell_plan(plan(steps, directory, **selection), as_json=args.json)
+    if args.branch:
+        branch_once(args.branch, directory)
+    with open_progress() as progress:
+        try:
+            build(
+                steps,
+                directory,
+                seed=seed_of_run(directory) if args.seed is None else args.seed,
+                recipe=chosen.record(),
+                progress=progress,
+                on_event=lambda row: tell(row, progress.note),
+                **selection,
+            )
+        except Stopped as stop:
+            hint = shlex.join(["thinkery", *sys.argv[1:]])
+            raise Stopped(stop.what, where=stop.where, hint=f"to continue: {hint}") from None
+    tell_end(directory, as_json=args.json)
+
+
+def run_directory(args: argparse.Namespace, name: str) -> Path:
+    """Where the run is: as told, or named after the recipe and, for a branch, the step."""
+    if args.dir:
+        return args.dir
+    return models.RUNS / (f"{name}-{split_branch(args.branch)[1]}" if args.branch else name)
+
+
+def seed_of_run(directory: Path) -> int:
+    """The seed that a run has already, 0 for a new one."""
+    from thinkery.pipeline.read import open_run
+
+    return open_run(directory).run["seed"] or 0 if models.is_run(directory) else 0
+
+
+def split_branch(text: str) -> tuple[Path, str]:
+    """RUN@STEP as its two parts."""
+    run, at, step = text.rpartition("@")
+    if not at or not run or not step:
+        raise UsageError("not a branch", found=text, hint="--branch RUN@STEP, such as runs/tiny@zero")
+    return Path(run), step
+
+
+def branch_once(text: str, directory: Path) -> None:
+    """Copy a run up to a step, unless `directory` is that copy already."""
+    from thinkery.pipeline.branch import branch
+    from thinkery.pipeline.read import open_run
+
+    source, step = split_branch(text)
+    origin = {"run": open_run(source).id, "step": step}
+    if models.is_run(directory) and open_run(directory).run.get("branched_from") == origin:
+        return
+    branch(source, step, directory)
+
+
+def tell_plan(planned: Sequence[Planned], *, as_json: bool) -> None:
+    """Say what would be done with each step."""
+    rows = [(one.step.name, one.action, one.why) for one in planned]
+    if as_json:
+        terminal.emit([{"step": name, "action": action, "why": why} for name, action, why in rows])
+    else:
+        print(terminal.table(rows, ("step", "action", "why")))
+
+
+def tell(event: dict[str, Any], note: Callable[[str], None]) -> None:
+    """One line for an event that a person wants to know of."""
+    if event["kind"] in TOLD:
+        note(f"{event['step']}: {event['kind']} {event.get('message', '')}".rstrip())
+
+
+def tell_end(directory: Path, *, as_json: bool) -> None:
+    """Where things are, the stage table where there is a report, and the next commands."""
+    from thinkery.cli.report import print_stages
+    from thinkery.evals.findings import evaluations, stage_metrics
+    from thinkery.pipeline.read import open_run
+
+    run = open_run(directory)
+    if as_json:
+        steps = {s.name: {"status": s.status, "seconds": s.seconds, "path": s.path} for s in run.steps.values()}
+        terminal.emit({"id": run.id, "dir": directory, "steps": steps})
+        return
+    if reports := evaluations(run):
+        print_stages(stage_metrics(reports))
+    print(f"\nrun {run.id} is in {directory}")
+    print(f"  thinkery report {directory}\n  thinkery show {directory}\n  thinkery chat {directory}")

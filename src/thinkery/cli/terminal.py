@@ -1,0 +1,33 @@
+"""How verbs talk: results on stdout, remarks on stderr, style only on a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+DIM, BOLD, PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[0m"
+
+
+def emit(data: Any) -> None:
+    """Machine output: one JSON document on stdout."""
+    print(json.dumps(data, ensure_ascii=False, indent=2, default=str))
+
+
+def remark(text: str) -> None:
+    """Something for the reader that is not the result; goes to stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def styled(text: str, style: str) -> str:
+    """The text in a style, where stdout is a terminal and NO_COLOR is not set."""
+    return f"{style}{text}{PLAIN}" if sys.stdout.isatty() and "NO_COLOR" not in os.environ else text
+
+
+def table(rows: Iterable[Sequence[Any]], header: Sequence[str] = ()) -> str:
+    """Columns of text, left-aligned, two spaces apart."""
+    cells = [[str(c) for c in row] for row in ([header] if header else []) + list(rows)]
+    widths = [max(len(row[i]) for row in cells if i < len(row)) for i in range(max(map(len, cells), default=0))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=False)).rstrip() for row in cells)

@@ -1,0 +1,131 @@
+"""The nouns that are passed around: a task is asked, completions are sampled, scores judge them.
+
+    Task ──► Sampling ──► Completion ──► Score      one Rollout = one judged attempt
+                                                    one Group   = all attempts at one task
+
+Everything here is frozen data without torch, so that any process can make, send and store it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any, ClassVar, Literal
+
+Role = Literal["system", "user", "assistant"]
+Finish = Literal["stop", "length", "cancelled", "deadline"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation; only an assistant's turn has a `thought`."""
+
+    role: Role
+    content: str
+    thought: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Something to ask a model, with what is needed to judge the answer.
+
+    `kind` names the way of judging: "math", "choice", "exact", or "general" (no rule; reward models or
+    a judge). `gold` is the reference answer, None where there is none. `language` is the BCP-47 tag of
+    the question ("en", "zh"), None when unknown. `id` is unique inside its source and stable across
+    runs. `info` holds whatever a source or a reward wants to carry along; it must survive JSON.
+    """
+
+    id: str
+    prompt: str
+    kind: str = "general"
+    gold: str | None = None
+    language: str | None = None
+    source: str = ""
+    history: tuple[Message, ...] = ()
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The conversation to render: earlier turns, then the prompt as the user's last."""
+        return (*self.history, Message("user", self.prompt))
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to sample: R1's evaluation uses T 0.6 and top-p 0.95, its RL T 1 (v2 §B.3, §D.1)."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # a recipe's misspelt key is an error here too
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_tokens: int = 512
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a model said to one prompt.
+
+    `tokens` includes the end-of-sequence token when the model emitted one; `text` does not.
+    `logprobs[i]` is the log-probability of `tokens[i]` under softmax(logits / temperature), before
+    top-p and top-k cut it (at temperature 0: under softmax(logits)). `thought` is None when the
+    completion has no thought at all; `closed` says whether the thought was ended. `answer` is what
+    follows the thought, and the whole text where there is none.
+    `version` counts the weight updates of the engine that sampled it.
+    """
+
+    text: str
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    finish: Finish = "stop"
+    thought: str | None = None
+    answer: str = ""
+    closed: bool = False
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One reward's verdict: `value` None means ungraded, which is never the same as 0."""
+
+    value: float | None
+    reason: str = ""
+
+
+Reward = Callable[[Task, Completion], "float | Score | Awaitable[float | Score]"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One judged attempt: the rendered prompt, the completion, each reward's score and their sum.
+
+    `reward` is None when any score that counts is ungraded. `sample` is its number inside the group.
+    """
+
+    task: Task
+    prompt: tuple[int, ...]
+    completion: Completion
+    scores: Mapping[str, Score] = field(default_factory=dict)
+    reward: float | None = None
+    sample: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """All attempts at one task, in the order of their sample numbers; the G of GRPO."""
+
+    task: Task
+    rollouts: tuple[Rollout, ...]
+
+    @property
+    def rewards(self) -> tuple[float | None, ...]:
+        """The reward of every attempt, None where ungraded."""
+        return tuple(r.reward for r in self.rollouts)
+
+
+def seed_of(run_seed: int, step: int, task_id: str, sample: int) -> int:
+    """The 63-bit seed of one sample; depends on nothing else, so batch composition cannot change a draw."""
+    text = f"{run_seed}/{step}/{task_id}/{sample}".encode()
+    return int.from_bytes(blake2b(text, digest_size=8).digest(), "big") >> 1

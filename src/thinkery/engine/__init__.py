@@ -1,0 +1,105 @@
+"""Engines: prompts go in, completions come out. `open_engine` makes the built-in one for a network."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from pydantic import Field
+
+from thinkery.config import Config
+from thinkery.engine.base import Engine, Event, Request, generate
+from thinkery.engine.native.engine import NativeEngine
+from thinkery.engine.native.runner import CachedRunner, FixedRunner, Network, Runner, token_bytes
+from thinkery.engine.plain import RecomputingRunner
+from thinkery.errors import ConfigError, EnvironmentLacks
+from thinkery.model.tokenizer import Tokenizer
+from thinkery.model.transformer import Transformer
+
+__all__ = ["Engine", "EngineConfig", "Event", "NativeEngine", "Request", "generate", "open_engine"]
+
+
+class EngineConfig(Config):
+    """How the built-in engine runs; what it samples is decided by `Sampling` and seeds."""
+
+    max_batch: int = Field(default=384, ge=1, json_schema_extra={"key": False})
+    """Samples that are continued at the same time."""
+    kv_memory: float = Field(default=4.0, gt=0, json_schema_extra={"key": False})
+    """GiB for keys and values; samples that do not fit wait."""
+    max_len: int | None = Field(default=None, ge=2)
+    """Longest prompt and completion together, in tokens; None is what the model has positions for."""
+    dtype: Literal["model", "float32", "bfloat16"] = "model"
+    """Number format to sample in; "model" uses the very tensors that learn, the others a copy refreshed by `bump`."""
+    deterministic: bool = False
+    """Make every sample independent of its neighbours to the last bit, in float32 and at a cost: each step
+    computes `max_batch` rows over `max_len` positions, so set both as low as the task allows."""
+
+
+@contextmanager
+def open_engine(
+    network: Network, tokenizer: Tokenizer, cfg: EngineConfig, *, version: int = 0
+) -> Iterator[NativeEngine]:
+    """An engine for as long as the block lasts: cached for our Transformer, recomputing for any other network.
+
+    With `cfg.dtype` "model" it samples from the tensors given; call `bump(version)` after changing them.
+    """
+    max_len = longest_text(network, cfg)
+    sampled = in_format(network, cfg.dtype)
+    if cfg.deterministic:
+        runner = fixed_runner(sampled, cfg, max_len)
+    elif isinstance(sampled, Transformer):
+        runner = CachedRunner(sampled, cfg.max_batch, int(cfg.kv_memory * 2**30))
+    else:
+        runner = RecomputingRunner(sampled, cfg.max_batch)
+    engine = NativeEngine(
+        network, sampled, runner, tokenizer, max_batch=cfg.max_batch, max_len=max_len, version=version
+    )
+    try:
+        yield engine
+    finally:
+        engine.release()
+
+
+def longest_text(network: Network, cfg: EngineConfig) -> int:
+    """Tokens of prompt and completion together: as configured, but no more than the model has positions for."""
+    limits = [n for n in (cfg.max_len, network.shape.max_position_embeddings) if n]
+    if not limits:
+        raise ConfigError("the model does not say how long its texts may be", hint="set the engine's max_len")
+    return min(limits)
+
+
+def in_format(network: Network, dtype: str) -> Network:
+    """The network itself if its parameters have this format, else a copy that has."""
+    if dtype == "model" or next(network.parameters()).dtype == getattr(torch, dtype):
+        return network
+    sampled = copy.deepcopy(network)
+    for parameter in sampled.parameters():  # not .to(), which would also round the rotary frequencies
+        parameter.data = parameter.data.to(getattr(torch, dtype))
+    return sampled
+
+
+@torch.inference_mode()
+def fixed_runner(network: Network, cfg: EngineConfig, max_len: int) -> Runner:
+    """A runner whose shapes never change, tried out on this machine before it is trusted."""
+    if next(network.parameters()).dtype != torch.float32:
+        raise ConfigError("a deterministic engine needs float32", hint='set the engine\'s dtype = "float32"')
+    if not isinstance(network, Transformer):
+        return RecomputingRunner(network, cfg.max_batch, alone=True)
+    needed = cfg.max_batch * max_len * token_bytes(network) / 2**30
+    if needed > cfg.kv_memory:
+        raise ConfigError(
+            f"a deterministic engine of {cfg.max_batch} rows and {max_len} positions needs {needed:.1f} GiB",
+            found=f"kv_memory {cfg.kv_memory} GiB",
+            hint="lower max_len or max_batch, or raise kv_memory",
+        )
+    runner = FixedRunner(network, cfg.max_batch, max_len)
+    if not runner.rows_agree():
+        raise EnvironmentLacks(
+            "this processor's matrix kernels give a row other bits in another place of the batch",
+            found=f"max_batch {cfg.max_batch}, {torch.get_num_threads()} threads",
+            hint="set max_batch to a multiple of 64, or use a power of two of threads",
+        )
+    return runner

@@ -1,0 +1,112 @@
+"""What every engine is: prompts go in, tokens come out as they are made, completions as they finish."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from thinkery.core import Completion, Message, Sampling
+from thinkery.errors import InputError, Stalled
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt and how to continue it `len(seeds)` times.
+
+    `messages` are rendered by the engine with its model's template; `prompt` gives the tokens directly and
+    wins where both are set. `seeds[i]` decides sample i and nothing else does. `salt` isolates prefix caches
+    between owners. `deadline_s` counts from submission; what is unfinished then ends as "deadline".
+    `mask(generated_tokens) -> allowed token ids or None` limits the next token.
+    """
+
+    seeds: tuple[int, ...]
+    sampling: Sampling = field(default_factory=Sampling)
+    messages: tuple[Message, ...] = ()
+    prompt: tuple[int, ...] | None = None
+    salt: str = ""
+    deadline_s: float | None = None
+    mask: Callable[[Sequence[int]], Sequence[int] | None] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.seeds:
+            raise InputError("a request needs at least one seed: it has one per sample")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """News of one sample of one request: new `tokens`, and its `completion` when it has ended."""
+
+    request: str
+    sample: int
+    tokens: tuple[int, ...] = ()
+    completion: Completion | None = None
+    prompt: tuple[int, ...] = ()
+    """The rendered prompt; set on the event that carries the completion."""
+
+
+class Engine(Protocol):
+    """Prompts → completions. One instance belongs to one thread."""
+
+    def submit(self, request: Request) -> str:
+        """Queue a request; returns its id."""
+        ...
+
+    def step(self) -> list[Event]:
+        """Advance everything in flight by one token (native) or wait for news (remote)."""
+        ...
+
+    def cancel(self, id: str) -> None:
+        """Drop a request; its samples end as "cancelled" in the next step's events."""
+        ...
+
+    def load_weights(self, weights: Mapping[str, Any], version: int) -> None:
+        """Take new weights and forget what was cached under the old ones."""
+        ...
+
+    def release(self) -> None:
+        """Free memory and connections; the engine is of no use afterwards."""
+        ...
+
+
+def generate(
+    engine: Engine, requests: Sequence[Request], *, patience_s: float = 600.0
+) -> Iterator[tuple[int, list[Event]]]:
+    """Run requests to their end; yields (index, that request's finished events by sample), in finishing order.
+
+    Raises Stalled when nothing was heard of any of them for `patience_s`. What is unfinished when the caller
+    stops listening is cancelled.
+    """
+    index = {engine.submit(request): i for i, request in enumerate(requests)}
+    done: dict[str, dict[int, Event]] = {id: {} for id in index}
+    heard = time.monotonic()
+    try:
+        while index:
+            for event in engine.step():
+                if event.request not in index:
+                    continue
+                heard = time.monotonic()
+                if event.completion is None:
+                    continue
+                done[event.request][event.sample] = event
+                if len(done[event.request]) == len(requests[index[event.request]].seeds):
+                    finished = done.pop(event.request)
+                    yield index.pop(event.request), [finished[s] for s in sorted(finished)]
+                    heard = time.monotonic()
+            if time.monotonic() - heard > patience_s:
+                raise Stalled(
+                    f"no news for {patience_s:g} s from the engine",
+                    found=f"{len(index)} unfinished requests, the first: {missing(index, done, requests)}",
+                    hint="look at the engine's or the endpoint's log; a retry continues from the last checkpoint",
+                )
+    finally:
+        for id in index:
+            engine.cancel(id)
+
+
+def missing(index: Mapping[str, int], done: Mapping[str, Mapping[int, Event]], requests: Sequence[Request]) -> str:
+    """The first unfinished request and which of its samples are out."""
+    id, i = next(iter(index.items()))
+    out = [s for s in range(len(requests[i].seeds)) if s not in done[id]]
+    return f"{id} (number {i} of {len(requests)}), samples {out}"

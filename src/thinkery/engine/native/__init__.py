@@ -1,0 +1,9 @@
+"""The built-in engine: continuous batching over a key/value cache, sampling from the very tensors that learn.
+
+sequence    one prompt, its samples, and what each has said so far
+scheduler   who runs: admission within the memory budget, finished samples leave the batch
+cache       keys and values of everything in flight
+runner      the network over the cache: prompts many at once, then one token per sample
+sampler     logits to tokens and their log-probabilities
+engine      submit, step, cancel
+"""

@@ -1,0 +1,194 @@
+"""Continuous batching: every step gives each running sample one token; samples join and leave between steps."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from thinkery import chat
+from thinkery.core import Sampling
+from thinkery.engine.base import Event, Request
+from thinkery.engine.native.runner import Network, Prefix, Runner
+from thinkery.engine.native.sampler import draw, uniforms
+from thinkery.engine.native.scheduler import Scheduler
+from thinkery.engine.native.sequence import Prompt, Sample, StopSearch
+from thinkery.errors import InputError, NotFinite
+from thinkery.model.tokenizer import Tokenizer
+
+
+class NativeEngine:
+    """Samples from a network on this machine; `open_engine` makes one.
+
+    The same request and seed give the same sample whatever else is in flight, except where a draw falls within
+    rounding of the border between two tokens; with a runner of fixed shapes there is no exception. `learner` is
+    the network whose weights count, `network` the one sampled from: the same, or a copy in another format.
+    """
+
+    def __init__(
+        self,
+        learner: Network,
+        network: Network,
+        runner: Runner,
+        tokenizer: Tokenizer,
+        *,
+        max_batch: int,
+        max_len: int,
+        version: int = 0,
+    ) -> None:
+        self.learner, self.network, self.runner = learner, network, runner
+        self.tokenizer, self.eos_ids = tokenizer, tokenizer.eos_ids
+        self.max_len, self.version = max_len, version
+        self.scheduler = Scheduler(max_batch, runner.cache_tokens)
+        self.submitted = 0
+
+    def submit(self, request: Request) -> str:
+        """Queue a request; raises InputError when prompt and completion cannot fit."""
+        tokens, opened = self.rendered(request)
+        limit = min(request.sampling.max_tokens, self.max_len - len(tokens))
+        self.require_room(len(tokens), limit)
+        self.submitted += 1
+        deadline = math.inf if request.deadline_s is None else time.monotonic() + request.deadline_s
+        prompt = Prompt(f"r{self.submitted}", request, tokens, opened, limit, deadline)
+        stop = request.sampling.stop
+        prompt.waiting = deque(
+            Sample(prompt, number, seed, StopSearch(self.tokenizer, stop) if stop else None)
+            for number, seed in enumerate(request.seeds)
+        )
+        self.scheduler.queue.append(prompt)
+        return prompt.id
+
+    @torch.inference_mode()
+    def step(self) -> list[Event]:
+        """One token for everything in flight, after admitting what there is room for."""
+        events = [self.event(sample) for sample in self.scheduler.end_overdue(time.monotonic())]
+        self.retire()
+        running = list(self.scheduler.rows)
+        arrivals = self.scheduler.admit()
+        rows = self.scheduler.rows
+        if not rows:
+            return events
+        self.runner.make_room(len(rows), max(row.length for row in rows), self.scheduler.longest)
+        tokens, logprobs = self.next_tokens(rows, self.hidden(running, arrivals))
+        for row, token, logprob in zip(rows, tokens, logprobs, strict=True):
+            row.add(token, logprob, self.eos_ids)
+            events.append(self.event(row, token))
+        self.retire()
+        return events
+
+    def cancel(self, id: str) -> None:
+        """Drop a request; its samples end as "cancelled" in the next step's events."""
+        for prompt in (*self.scheduler.queue, *(row.prompt for row in self.scheduler.rows)):
+            if prompt.id == id:
+                prompt.cancelled = True
+
+    def load_weights(self, weights: Mapping[str, Any], version: int) -> None:
+        """Copy new weights into the network, which is the learner's own where they share it."""
+        self.learner.load_state_dict(weights)
+        self.bump(version)
+
+    @torch.inference_mode()
+    def bump(self, version: int) -> None:
+        """The weights have changed in place: what was computed under the old ones is forgotten.
+
+        Samples in flight go on under the new weights with their text so far; their completions carry the version
+        they began with.
+        """
+        self.version = version
+        refresh(self.network, self.learner)
+        for prompt in self.scheduler.queue:
+            prompt.prefix = None
+        rows = self.scheduler.rows
+        if rows:
+            texts = [(*row.prompt.tokens, *row.tokens[:-1]) for row in rows]
+            self.runner.place(self.runner.prefixes(texts), range(len(rows)))
+
+    def release(self) -> None:
+        """Drop the cache and everything in flight."""
+        self.scheduler.queue.clear()
+        self.scheduler.rows.clear()
+        del self.runner
+
+    def rendered(self, request: Request) -> tuple[tuple[int, ...], bool]:
+        """The prompt's tokens, and whether they leave a thought open."""
+        if request.prompt is None:
+            return self.tokenizer.prompt(request.messages)
+        text = self.tokenizer.backend.decode(list(request.prompt), skip_special_tokens=False)
+        return request.prompt, chat.opens_thought(text)
+
+    def require_room(self, prompt: int, limit: int) -> None:
+        """Raise InputError unless a prompt and a completion of these lengths are possible."""
+        if prompt < 1 or limit < 1:
+            raise InputError(
+                "the prompt leaves no room for a completion",
+                found=f"{prompt} prompt tokens, max_len {self.max_len}",
+                hint="raise the engine's max_len, or shorten the prompt",
+            )
+        if prompt + limit > self.runner.cache_tokens:
+            raise InputError(
+                f"a sample of {prompt + limit} tokens does not fit into the cache",
+                found=f"room for {self.runner.cache_tokens} tokens",
+                hint="raise the engine's kv_memory, or lower max_tokens",
+            )
+
+    def hidden(self, running: Sequence[Sample], arrivals: Sequence[Sample]) -> Tensor:
+        """hidden_BD at the last token of everything: rows that were running, then those that arrive."""
+        hidden = [self.runner.decode(running)] if running else []
+        if arrivals:
+            prefixes = self.admitted(arrivals)
+            self.runner.place(prefixes, range(len(running), len(running) + len(arrivals)))
+            hidden.append(torch.stack([prefix.hidden_D for prefix in prefixes]))
+        return torch.cat(hidden)
+
+    def admitted(self, arrivals: Sequence[Sample]) -> list[Prefix]:
+        """The work on each arrival's prompt, which is done once per prompt however many samples it has."""
+        prompts = list(dict.fromkeys(sample.prompt for sample in arrivals))
+        fresh = [prompt for prompt in prompts if prompt.prefix is None]
+        for prompt, prefix in zip(fresh, self.runner.prefixes([p.tokens for p in fresh]), strict=True):
+            prompt.prefix = prefix
+        prefixes = [sample.prompt.prefix for sample in arrivals]
+        for sample in arrivals:
+            sample.version = self.version
+        for prompt in prompts:
+            prompt.prefix = prompt.prefix if prompt.waiting else None
+        return prefixes
+
+    def next_tokens(self, rows: Sequence[Sample], hidden_BD: Tensor) -> tuple[list[int], list[float]]:
+        """A token for every row, and its log-probability."""
+        idle = self.runner.padded(len(rows)) - len(rows)
+        settings = [row.prompt.request.sampling for row in rows] + [Sampling()] * idle
+        draws = uniforms([row.seed for row in rows] + [0] * idle, [len(row.tokens) for row in rows] + [0] * idle)
+        allowed = [mask(row.tokens) if (mask := row.prompt.request.mask) else None for row in rows] + [None] * idle
+        logits_BV = self.network.logits(F.pad(hidden_BD, (0, 0, 0, idle)))
+        tokens_B, logprobs_B = draw(logits_BV, settings, draws, allowed)
+        logprobs = logprobs_B[: len(rows)].tolist()
+        if any(math.isnan(logprob) for logprob in logprobs):
+            raise NotFinite("the network's logits are NaN", hint="the weights are broken: go back to a checkpoint")
+        return tokens_B[: len(rows)].tolist(), logprobs
+
+    def event(self, sample: Sample, *tokens: int) -> Event:
+        """News of a sample."""
+        prompt = sample.prompt
+        if sample.finish is None:
+            return Event(prompt.id, sample.number, tokens)
+        return Event(prompt.id, sample.number, tokens, sample.completion(self.tokenizer), prompt.tokens)
+
+    def retire(self) -> None:
+        """Let ended samples leave the batch."""
+        sources, targets = self.scheduler.retire()
+        if sources:
+            self.runner.move(sources, targets)
+
+
+@torch.no_grad()
+def refresh(copy: Network, source: Network) -> None:
+    """Copy parameters into a network that holds them in another format."""
+    if copy is not source:
+        for ours, theirs in zip(copy.parameters(), source.parameters(), strict=True):
+            ours.copy_(theirs)

@@ -1,0 +1,96 @@
+"""What is in flight: a `Prompt` is one request under way, a `Sample` one of its continuations."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from thinkery import chat
+from thinkery.core import Completion, Finish
+from thinkery.engine.base import Request
+from thinkery.model.tokenizer import Tokenizer
+
+
+@dataclass(slots=True, eq=False)
+class Prompt:
+    """One request under way: its tokens, its samples that wait for room, and what the runner computed of it."""
+
+    id: str
+    request: Request
+    tokens: tuple[int, ...]
+    opened: bool
+    """Whether the prompt already opened the thought."""
+    limit: int
+    """How many tokens each sample may have."""
+    deadline: float
+    """On the clock of `time.monotonic`; infinite where there is none."""
+    waiting: deque[Sample] = field(default_factory=deque)
+    prefix: Any = None
+    """The runner's work on the prompt, kept until no sample waits."""
+    cancelled: bool = False
+
+    @property
+    def longest(self) -> int:
+        """Tokens that one sample may come to hold in the cache."""
+        return len(self.tokens) + self.limit
+
+
+@dataclass(slots=True, eq=False)
+class Sample:
+    """One continuation of a prompt and what it has said so far."""
+
+    prompt: Prompt
+    number: int
+    seed: int
+    stops: StopSearch | None
+    version: int = 0
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    finish: Finish | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens of prompt and continuation."""
+        return len(self.prompt.tokens) + len(self.tokens)
+
+    def add(self, token: int, logprob: float, eos_ids: frozenset[int]) -> None:
+        """Take one more token, and see whether it was the last."""
+        self.tokens.append(token)
+        self.logprobs.append(logprob)
+        if token in eos_ids or (self.stops is not None and self.stops.found(token)):
+            self.finish = "stop"
+        elif len(self.tokens) >= self.prompt.limit:
+            self.finish = "length"
+
+    def completion(self, tokenizer: Tokenizer) -> Completion:
+        """What was said, its text cut before the first stop string."""
+        assert self.finish is not None
+        opened, stops = self.prompt.opened, self.prompt.request.sampling.stop
+        whole = tokenizer.completion(self.tokens, self.logprobs, self.finish, opened=opened, version=self.version)
+        text = cut(whole.text, stops)
+        if len(text) == len(whole.text):
+            return whole
+        parts = chat.split(text, opened=opened)
+        return replace(whole, text=text, thought=parts.thought, answer=parts.answer, closed=parts.closed)
+
+
+class StopSearch:
+    """Looks for stop strings in text that comes token by token; a string may span any number of tokens."""
+
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
+        self.stream, self.stops = tokenizer.stream(), tuple(stops)
+        self.overlap = max(map(len, stops)) - 1
+        self.tail = ""
+
+    def found(self, token: int) -> bool:
+        """Whether a stop string is complete now that `token` has come."""
+        text = self.tail + self.stream.push(token)
+        self.tail = text[-self.overlap :] if self.overlap else ""
+        return any(stop in text for stop in self.stops)
+
+
+def cut(text: str, stops: Sequence[str]) -> str:
+    """`text` up to the first stop string in it."""
+    return text[: min((text.index(stop) for stop in stops if stop in text), default=len(text))]

@@ -1,0 +1,213 @@
+"""Hugging Face folders in and out: a network and its tokenizer, as transformers would load them.
+
+Llama, Qwen2 and Qwen3 become our `Transformer`; any other causal language model that transformers knows is
+`Adapted`. Loading runs nothing that comes with the weights: safetensors only, no remote code, sandboxed
+templates.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from thinkery.errors import InputError
+from thinkery.model.tokenizer import Tokenizer, read_json
+from thinkery.model.transformer import Shape, Transformer
+from thinkery.model.weights import SHARD_BYTES, fill, read_weights, write_weights
+
+if TYPE_CHECKING:
+    from thinkery.model.adapter import Adapted
+
+FAMILIES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+"""`model_type` → architecture of the families that are our own `Transformer`."""
+
+
+def load_model(folder: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Transformer | Adapted, Tokenizer]:
+    """The network, in training mode as made, and the tokenizer of a Hugging Face folder."""
+    folder = Path(folder)
+    config = read_config(folder)
+    tokenizer = Tokenizer.load(folder)
+    network = _load_network(folder, config, dtype)
+    if tokenizer.vocab_size > network.shape.vocab_size:
+        raise InputError(
+            "the tokenizer has more tokens than the embedding has rows",
+            where=str(folder),
+            found=f"{tokenizer.vocab_size} tokens, {network.shape.vocab_size} rows",
+            hint="take the tokenizer that belongs to these weights",
+        )
+    return network, tokenizer
+
+
+def save_model(
+    folder: str | Path,
+    network: Transformer | Adapted,
+    tokenizer: Tokenizer,
+    *,
+    card: str = "",
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write a folder that transformers and `load_model` load: weights, configs, tokenizer, template, model card."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(network, Transformer):
+        write_json(folder / "config.json", config_from_shape(network.shape, tokenizer, _dtype_of(network)))
+        write_weights(folder, dict(network.named_parameters()), shard_bytes=shard_bytes)
+    else:
+        network.save(folder, shard_bytes=shard_bytes)
+    write_json(folder / "generation_config.json", _generation_config(tokenizer))
+    tokenizer.save(folder)
+    (folder / "README.md").write_text(_CARD_HEADER + (card or f"# {folder.name}\n"), encoding="utf-8")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a model folder; raises InputError where there is none."""
+    if not (folder / "config.json").is_file():
+        raise InputError("not a Hugging Face model folder: no config.json", where=str(folder))
+    return read_json(folder / "config.json")
+
+
+def shape_from_config(config: Mapping[str, Any]) -> Shape:
+    """The shape of a Llama, Qwen2 or Qwen3 config.json, as transformers 4 or 5 writes it."""
+    family = config.get("model_type", "")
+    if family not in FAMILIES:
+        raise InputError(f"not one of {', '.join(FAMILIES)}", where="config.json", found=f"model_type {family!r}")
+    _refuse_variants(config)
+    theta, scaling = _rope(config)
+    heads = config["num_attention_heads"]
+    biased = bool(config.get("attention_bias", False))
+    return Shape(
+        family=family,
+        vocab_size=config["vocab_size"],
+        hidden_size=config["hidden_size"],
+        intermediate_size=config["intermediate_size"],
+        num_hidden_layers=config["num_hidden_layers"],
+        num_attention_heads=heads,
+        num_key_value_heads=config.get("num_key_value_heads") or heads,
+        head_dim=config.get("head_dim") or config["hidden_size"] // heads,
+        max_position_embeddings=config["max_position_embeddings"],
+        rms_norm_eps=config["rms_norm_eps"],
+        rope_theta=theta,
+        rope_scaling=scaling,
+        tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
+        attention_bias=biased or family == "qwen2",
+        output_bias=biased and family != "qwen2",
+        mlp_bias=bool(config.get("mlp_bias", False)) and family == "llama",
+        qk_norm=family == "qwen3",
+    )
+
+
+def config_from_shape(shape: Shape, tokenizer: Tokenizer, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    """config.json of a shape, readable by transformers 4 and 5."""
+    config: dict[str, Any] = {
+        "architectures": [FAMILIES[shape.family]],
+        "model_type": shape.family,
+        "vocab_size": shape.vocab_size,
+        "hidden_size": shape.hidden_size,
+        "intermediate_size": shape.intermediate_size,
+        "num_hidden_layers": shape.num_hidden_layers,
+        "num_attention_heads": shape.num_attention_heads,
+        "num_key_value_heads": shape.num_key_value_heads,
+        "head_dim": shape.head_dim,
+        "hidden_act": "silu",
+        "max_position_embeddings": shape.max_position_embeddings,
+        "rms_norm_eps": shape.rms_norm_eps,
+        "rope_theta": shape.rope_theta,
+        "rope_scaling": dict(shape.rope_scaling) or None,
+        "tie_word_embeddings": shape.tie_word_embeddings,
+        "torch_dtype": str(dtype).removeprefix("torch."),
+        "bos_token_id": tokenizer.backend.token_to_id(tokenizer.bos) if tokenizer.bos else None,
+        "eos_token_id": tokenizer.eos_id,
+        "pad_token_id": tokenizer.pad_id,
+    }
+    if shape.family != "qwen2":
+        config["attention_bias"] = shape.attention_bias
+    if shape.family == "llama":
+        config["mlp_bias"] = shape.mlp_bias
+    if shape_from_config(config) != shape:
+        raise ValueError(f"no {shape.family} config.json describes {shape}")
+    return config
+
+
+def empty(shape: Shape, dtype: torch.dtype = torch.float32) -> Transformer:
+    """A network whose weights are allocated but not set, which saves drawing random ones."""
+    with torch.device("meta"):
+        network = Transformer(shape)
+    return network.to(dtype).to_empty(device="cpu")
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object, indented."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+_CARD_HEADER = "---\nlibrary_name: transformers\npipeline_tag: text-generation\n---\n\n"
+_ROPE_KEYS = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
+"""The kinds of rope scaling we compute → the numbers each needs."""
+
+
+def _load_network(folder: Path, config: Mapping[str, Any], dtype: torch.dtype) -> Transformer | Adapted:
+    if config.get("model_type") not in FAMILIES:
+        from thinkery.model.adapter import Adapted
+
+        return Adapted.load(folder, dtype)
+    network = empty(shape_from_config(config), dtype)
+    weights = read_weights(folder)
+    if network.shape.tie_word_embeddings:
+        weights.pop("lm_head.weight", None)  # a copy that some writers keep
+    fill(network, {k: v for k, v in weights.items() if not k.endswith("rotary_emb.inv_freq")}, where=str(folder))
+    return network
+
+
+def _dtype_of(network: Transformer) -> torch.dtype:
+    return next(network.parameters()).dtype
+
+
+def _generation_config(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Where transformers, vLLM and others stop by default."""
+    return {"eos_token_id": sorted(tokenizer.eos_ids), "pad_token_id": tokenizer.pad_id}
+
+
+def _rope(config: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
+    """(theta, scaling) from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (4)."""
+    rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    theta = float(rope.pop("rope_theta", None) or config.get("rope_theta", 10000.0))
+    kind = rope.pop("rope_type", rope.pop("type", "default"))
+    if kind not in _ROPE_KEYS:
+        raise InputError(
+            "this rope scaling is not supported",
+            where="config.json",
+            found=repr(kind),
+            hint=f"a checkpoint with one of {', '.join(_ROPE_KEYS)}, or remove rope_scaling for short contexts",
+        )
+    if missing := [key for key in _ROPE_KEYS[kind] if key not in rope]:
+        raise InputError(f"{kind} rope scaling is incomplete", where="config.json", found=f"no {', '.join(missing)}")
+    if kind == "default":
+        return theta, {}
+    return theta, {"rope_type": kind, **{key: rope[key] for key in _ROPE_KEYS[kind]}}
+
+
+def _refuse_variants(config: Mapping[str, Any]) -> None:
+    """Options of the three families that the Transformer does not compute."""
+    slides = config.get("use_sliding_window") or "sliding_attention" in (config.get("layer_types") or ())
+    rope = config.get("rope_parameters") or {}
+    unsupported = {
+        "sliding-window attention": slides,
+        f"hidden_act {config.get('hidden_act')!r}": config.get("hidden_act", "silu") != "silu",
+        "partial rotary embedding": config.get("partial_rotary_factor", rope.get("partial_rotary_factor", 1.0)) != 1.0,
+        "quantised weights": "quantization_config" in config,
+    }
+    if found := [name for name, present in unsupported.items() if present]:
+        raise InputError(
+            f"this variant of {config['model_type']} is not supported",
+            where="config.json",
+            found=", ".join(found),
+            hint="a checkpoint with full attention and plain weights",
+        )

@@ -1,0 +1,111 @@
+"""Safetensors folders in the Hugging Face layout: one file, or shards with an index."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from thinkery.errors import InputError
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+SHARD_BYTES = 5 * 10**9
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Every tensor of a folder, by name, in the type it is stored in. Pickled weights are refused."""
+    weights: dict[str, Tensor] = {}
+    for path in _files(folder):
+        try:
+            weights.update(load_file(path))
+        except (SafetensorError, OSError) as error:
+            raise InputError("weights cannot be read", where=str(path), found=str(error)) from error
+    return weights
+
+
+def write_weights(folder: Path, weights: Mapping[str, Tensor], *, shard_bytes: int = SHARD_BYTES) -> None:
+    """Write tensors as model.safetensors, or as shards with an index where they exceed `shard_bytes`."""
+    shards = _shards(weights, shard_bytes)
+    if len(shards) == 1:
+        save_file(shards[0], folder / SINGLE, metadata={"format": "pt"})
+        return
+    where: dict[str, str] = {}
+    for i, shard in enumerate(shards, start=1):
+        name = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
+        save_file(shard, folder / name, metadata={"format": "pt"})
+        where |= dict.fromkeys(shard, name)
+    index = {"metadata": {"total_size": sum(t.nbytes for t in weights.values())}, "weight_map": where}
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+@torch.no_grad()
+def fill(network: nn.Module, weights: Mapping[str, Tensor], *, where: str) -> None:
+    """Copy tensors into a network, converting their type; the names and shapes must be exactly the network's.
+
+    Parameters that share storage count once, under the first of their names.
+    """
+    wanted = dict(network.named_parameters())
+    _check_names(wanted.keys() - weights.keys(), weights.keys() - wanted.keys(), where)
+    _check_shapes(wanted, weights, where)
+    for name, parameter in wanted.items():
+        parameter.copy_(weights[name])
+
+
+def _files(folder: Path) -> list[Path]:
+    if (folder / INDEX).exists():
+        names = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
+        if missing := [name for name in names if not (folder / name).is_file()]:
+            raise InputError("shards are missing", where=str(folder), found=f"no {', '.join(missing)}")
+        return [folder / Path(name).name for name in names]
+    if (folder / SINGLE).exists():
+        return [folder / SINGLE]
+    pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+    if pickled:
+        raise InputError(
+            "only safetensors are loaded: reading pickled weights can run code",
+            where=str(folder),
+            found=", ".join(pickled),
+            hint="convert them with transformers: model.save_pretrained(folder)",
+        )
+    raise InputError("no model.safetensors in the folder", where=str(folder))
+
+
+def _shards(weights: Mapping[str, Tensor], shard_bytes: int) -> list[dict[str, Tensor]]:
+    """Tensors in their order, cut before each that would pass the limit; at least one shard."""
+    shards: list[dict[str, Tensor]] = [{}]
+    filled = 0
+    for name, tensor in weights.items():
+        if shards[-1] and filled + tensor.nbytes > shard_bytes:
+            shards.append({})
+            filled = 0
+        shards[-1][name] = tensor.detach().contiguous().cpu()
+        filled += tensor.nbytes
+    return shards
+
+
+def _check_names(missing: set[str], extra: set[str], where: str) -> None:
+    problems = [f"{kind}: {_listed(names)}" for kind, names in (("missing", missing), ("extra", extra)) if names]
+    if problems:
+        raise InputError(
+            "the weights are not those of the architecture in config.json", where=where, found="; ".join(problems)
+        )
+
+
+def _check_shapes(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor], where: str) -> None:
+    wrong = [
+        f"{name} {tuple(weights[name].shape)} instead of {tuple(parameter.shape)}"
+        for name, parameter in wanted.items()
+        if weights[name].shape != parameter.shape
+    ]
+    if wrong:
+        raise InputError("weights have the wrong shape", where=where, found=_listed(wrong))
+
+
+def _listed(names: list[str] | set[str], most: int = 8) -> str:
+    shown = sorted(names)
+    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")

@@ -1,0 +1,105 @@
+"""Making a dataset row by row, so that a killed step continues with what it has not done yet.
+
+Rows go to a journal at once. `finish` sorts them by key into shards: the bytes do not depend on the order in which
+the rows came, nor on how often the step was killed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from thinkery.pipeline.artifact import Dataset
+from thinkery.pipeline.files import append_row, length_of, write_file, zipped
+
+SHARD_ROWS = 10_000
+
+
+class DatasetWriter:
+    """Append-only and resumable; made by `Run.dataset`, one to a step.
+
+    Counts belong to the next `add` or `skip` and are kept or lost together with it; so work that a killed step does
+    again is not counted again. End a unit of work that leaves no row with `skip(key)`.
+    """
+
+    def __init__(self, journal: Path, seal: Callable[[Callable[[Path], None], dict[str, Any]], Dataset]) -> None:
+        self._journal, self._seal = journal, seal
+        self._offsets: dict[str, int] = {}
+        self._fresh: set[str] = set()
+        self._pending: dict[str, int] = {}
+        self._end = 0
+        self.keys: set[str] = set()
+        """Everything added or skipped so far, also before a kill."""
+        self.funnel: dict[str, int] = {}
+        """The counts so far, by reason."""
+        self._reopen()
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def add(self, row: dict[str, Any], key: str) -> None:
+        """Write a row; a key from before a kill is passed over with its counts, one used twice now is a ValueError."""
+        if key in self._fresh:
+            raise ValueError(f"two rows have the key {key!r}")
+        self._fresh.add(key)
+        self._write({"key": key, "row": row})
+
+    def skip(self, key: str) -> None:
+        """Note that the work named `key` is done and leaves no row of that key."""
+        self._fresh.add(key)
+        self._write({"key": key})
+
+    def count(self, reason: str, n: int = 1) -> None:
+        """Count `n` under a reason, with the next `add` or `skip`."""
+        self._pending[reason] = self._pending.get(reason, 0) + n
+
+    def finish(self, **meta: Any) -> Dataset:
+        """Sort the rows by key into gzipped shards and return the dataset; `meta` is kept in its manifest."""
+        self._add_counts(self._pending)
+        self._pending = {}
+        return self._seal(self._write_shards, {"rows": len(self), "funnel": self.funnel, "meta": meta})
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        counts, self._pending = self._pending, {}
+        if entry["key"] in self.keys:
+            return
+        self._append(entry | ({"counts": counts} if counts else {}))
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        append_row(self._journal, entry)
+        self._remember(entry, self._end)
+        self._end = length_of(self._journal)
+
+    def _reopen(self) -> None:
+        if not self._journal.exists():
+            return
+        with open(self._journal, "rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._remember(json.loads(line), self._end)
+                self._end += len(line)
+
+    def _remember(self, entry: dict[str, Any], offset: int) -> None:
+        self.keys.add(entry["key"])
+        self._add_counts(entry.get("counts", {}))
+        if "row" in entry:
+            self._offsets[entry["key"]] = offset
+
+    def _add_counts(self, counts: dict[str, int]) -> None:
+        for reason, n in counts.items():
+            self.funnel[reason] = self.funnel.get(reason, 0) + n
+
+    def _write_shards(self, folder: Path) -> None:
+        keys = sorted(self._offsets)
+        for number, start in enumerate(range(0, len(keys), SHARD_ROWS)):
+            rows = self._rows(keys[start : start + SHARD_ROWS])
+            write_file(folder / f"{number:05d}.jsonl.gz", zipped(rows, level=6), sync=False)
+
+    def _rows(self, keys: list[str]) -> Iterator[dict[str, Any]]:
+        with open(self._journal, "rb") as file:
+            for key in keys:
+                file.seek(self._offsets[key])
+                yield json.loads(file.readline())["row"]

@@ -1,0 +1,141 @@
+"""What a step did while it ran: metrics, every rollout with each reward and its reason, events; only ever appended to.
+
+`marks()` are the lengths at a checkpoint. `rewind(marks)` puts what came later aside, so that curves continue where
+the checkpoint was. The fields of every row are listed in `docs/record.md`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from thinkery.core import Group, Rollout
+from thinkery.pipeline.files import append_row, finite, length_of, sync_path, write_file, writing, zipped
+
+Advantages = Sequence[Sequence[float | None]]
+
+
+class Events:
+    """The run's `events.jsonl`, shared by its steps; every row is also handed to `listen`."""
+
+    def __init__(self, path: Path, attempt: int = 1, listen: Callable[[dict[str, Any]], None] | None = None) -> None:
+        self.path, self.attempt, self._listen = path, attempt, listen
+
+    def add(self, kind: str, step: str | None = None, key: str = "", /, **data: Any) -> None:
+        """Write one event; `step` is None for what concerns the whole run, `key` tells its executions apart."""
+        row = {"at": round(time.time(), 3), "attempt": self.attempt, "step": step, "key": key[:8], "kind": kind}
+        if taken := sorted(row.keys() & data.keys()):
+            raise ValueError(f"every event has these fields already: {', '.join(taken)}")
+        row |= data
+        append_row(self.path, row)
+        if self._listen:
+            self._listen(row)
+
+    def rewind(self, step: str, key: str, length: int, attic: Path) -> None:
+        """Put aside what earlier attempts wrote about a step after the first `length` bytes."""
+        if length_of(self.path) <= length:
+            return
+        with open(self.path, "rb") as file:
+            head, tail = file.read(length), [line for line in file if line.endswith(b"\n")]
+        late = [line for line in tail if self._is_earlier(json.loads(line), step, key)]
+        if late:
+            write_file(attic / "events.jsonl", b"".join(late))
+            write_file(self.path, head + b"".join(line for line in tail if line not in late))
+
+    def _is_earlier(self, row: Mapping[str, Any], step: str, key: str) -> bool:
+        return (row["step"], row["key"]) == (step, key[:8]) and row["attempt"] < self.attempt
+
+
+class Record:
+    """The logs of one step in its folder."""
+
+    def __init__(self, dir: Path, step: str, key: str, events: Events) -> None:
+        self.dir, self._step, self._key, self._events = dir, step, key, events
+        self._unsynced: list[Path] = []
+
+    @property
+    def metrics_path(self) -> Path:
+        """Where the metrics are."""
+        return self.dir / "metrics.jsonl"
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Add one row of metrics."""
+        numbers = {name: finite(value) for name, value in values.items()}
+        append_row(self.metrics_path, {"step": step, "at": round(time.time(), 3), **numbers})
+
+    def rollouts(self, step: int, groups: Sequence[Group], advantages: Advantages | None = None) -> None:
+        """Write all attempts of one step as one file, whole or not at all; `advantages` are by group and sample."""
+        path = self.dir / "rollouts" / f"{step:06d}.jsonl.gz"
+        rows = (
+            rollout_row(step, rollout, advantages[g][r] if advantages is not None else None)
+            for g, group in enumerate(groups)
+            for r, rollout in enumerate(group.rollouts)
+        )
+        write_file(path, zipped(rows, level=1), sync=False)
+        self._unsynced.append(path)
+
+    def marks(self) -> dict[str, int]:
+        """Put the logs on the disk and say how long they are now."""
+        for path in (self.metrics_path, self._events.path, *self._unsynced):
+            if path.exists():
+                sync_path(path)
+        self._unsynced.clear()
+        return {
+            "metrics": length_of(self.metrics_path),
+            "events": length_of(self._events.path),
+            "rollouts": max(map(_number, self.dir.glob("rollouts/*.jsonl.gz")), default=-1),
+        }
+
+    def rewind(self, marks: Mapping[str, int], attic: Path) -> None:
+        """Move what was written after `marks` to the folder `attic`."""
+        self._rewind_metrics(marks["metrics"], attic)
+        for path in sorted(self.dir.glob("rollouts/*.jsonl.gz")):
+            if _number(path) > marks["rollouts"]:
+                with writing(attic):
+                    (attic / "rollouts").mkdir(parents=True, exist_ok=True)
+                    path.rename(attic / "rollouts" / path.name)
+        self._events.rewind(self._step, self._key, marks["events"], attic)
+
+    def _rewind_metrics(self, length: int, attic: Path) -> None:
+        if length_of(self.metrics_path) <= length:
+            return
+        with open(self.metrics_path, "r+b") as file:
+            file.seek(length)
+            write_file(attic / "metrics.jsonl", file.read())
+            file.truncate(length)
+
+
+def rollout_row(step: int, rollout: Rollout, advantage: float | None = None) -> dict[str, Any]:
+    """One judged attempt as a row of the record."""
+    task, completion = rollout.task, rollout.completion
+    row = {
+        "step": step,
+        "task": task.id,
+        "kind": task.kind,
+        "source": task.source,
+        "prompt": task.prompt,
+        "gold": task.gold,
+        "language": task.language,
+        "sample": rollout.sample,
+        "text": completion.text,
+        "thought": completion.thought,
+        "answer": completion.answer,
+        "closed": completion.closed,
+        "finish": completion.finish,
+        "tokens": len(completion.tokens),
+        "version": completion.version,
+        "reward": finite(rollout.reward),
+        "scores": {name: {"value": finite(s.value), "reason": s.reason} for name, s in rollout.scores.items()},
+    }
+    if task.history:
+        row["history"] = [{"role": m.role, "content": m.content} for m in task.history]
+    if advantage is not None:
+        row["advantage"] = finite(advantage)
+    return row
+
+
+def _number(path: Path) -> int:
+    return int(path.name.split(".")[0])

@@ -1,0 +1,19 @@
+"""Recipes: graphs of steps in Python, their numbers in TOML beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from thinkery.config import Config
+from thinkery.pipeline.step import Step
+from thinkery.recipes.own import Own, own
+from thinkery.recipes.pretrain import PretrainRecipe, pretrain_bases
+from thinkery.recipes.r1 import R1, r1
+
+RECIPES: dict[str, tuple[type[Config], Callable[[Any], dict[str, Step]]]] = {
+    "r1": (R1, r1),
+    "own": (Own, own),
+    "pretrain": (PretrainRecipe, pretrain_bases),
+}
+"""Graphs by the name that a recipe file gives in `recipe = "…"`, each with the class of its settings."""

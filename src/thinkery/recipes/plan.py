@@ -1,0 +1,334 @@
+"""What a recipe will need on this machine: memory, tokens, time and disk of every step, before it starts.
+
+Arithmetic on the shape of the models and the settings of the steps, and a probe of a fraction of a second. P is the
+number of parameters; everything is float32, so 4 bytes each.
+
+    learning    memory 16 P (weights, gradients, two moments) + 4 P for a reference + activations of one micro-batch
+                flops  6 P a token forward and back, 2 P more where a reference scores it, attention on top
+    sampling    memory 4 P + keys and values of everything in flight
+                a step of b samples takes the longer of 2 P b flops and reading 4 P bytes, and reads the cache
+    disk        4 P a model, 16 P a checkpoint of which two are kept, and every sample as compressed text
+
+What nobody can know before is assumed: completions average `fill` of the longest allowed, prompts PROMPT_TOKENS.
+So take times as right within a factor of two or three; memory is an upper bound.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from thinkery.errors import EnvironmentLacks
+from thinkery.model.hf import read_config, shape_from_config
+from thinkery.model.locate import EMBEDDED, locate
+from thinkery.model.transformer import Shape
+from thinkery.pipeline.step import Step, ordered
+from thinkery.stages.cold_data import ColdData
+from thinkery.stages.collect import Collect
+from thinkery.stages.curate import Curate
+from thinkery.stages.evaluate import Evaluate
+from thinkery.stages.fetch import Fetch
+from thinkery.stages.imitate import Imitate
+from thinkery.stages.own import Examine
+from thinkery.stages.preference import Labels, Pairs, RewardModel
+from thinkery.stages.reinforce import Reinforce
+from thinkery.tasks.sources import load_tasks
+from thinkery.train.optim import PolicyConfig
+
+PROMPT_TOKENS = 128
+PROCESS_BYTES = 0.7e9
+"""What Python, torch and transformers take before any model."""
+KERNELS = 30
+"""Operations of one layer for one step of sampling; learning runs about three times as many."""
+SAMPLE_BYTES = 300
+"""Scores, reasons and names of one recorded sample, compressed; its text comes on top."""
+RL_BYTES = 24
+"""Memory of RL per parameter: the 20 of learning with a reference, and a sixth for activations and the cache."""
+TOO_SMALL = 7e9
+"""RL on a dense base of this size brought the paper's authors no gain on AIME (v2 §4.3); they distilled instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a machine does, as measured: arithmetic at a model's width, memory traffic, the cost of one operation."""
+
+    flops: float
+    bandwidth: float
+    latency_s: float
+    memory: float
+    disk: float
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What one step needs; `what` is learning, sampling or nothing much."""
+
+    step: str
+    what: str = "-"
+    parameters: int = 0
+    memory: float = 0.0
+    tokens: float = 0.0
+    seconds: float = 0.0
+    disk: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The needs of every step in order, and what a person should know before starting."""
+
+    needs: list[Need]
+    warnings: list[str]
+    largest: float
+    """Parameters of the largest model that RL with a reference fits into this machine's memory."""
+
+    @property
+    def memory(self) -> float:
+        """The most that any step holds."""
+        return max(need.memory for need in self.needs)
+
+    @property
+    def seconds(self) -> float:
+        """All steps, one after the other."""
+        return sum(need.seconds for need in self.needs)
+
+    @property
+    def disk(self) -> float:
+        """What stays when all is done, and two checkpoints of the largest model on the way."""
+        return sum(need.disk for need in self.needs) + 32 * max(need.parameters for need in self.needs)
+
+
+def plan(steps: Mapping[str, Step], machine: Callable[[Shape], Machine], *, fill: float = 0.5) -> Plan:
+    """Estimate every step; `machine(shape)` measures for a model's shape, as `probe` does. Tasks are loaded, to count."""
+    graph = ordered(steps)
+    machines: dict[tuple[int, int], Machine] = {}
+    needs = []
+    for step in graph:
+        shape = shape_of(step)
+        if shape is None:
+            needs.append(Need(step.name))
+            continue
+        width = (shape.hidden_size, shape.intermediate_size)
+        if width not in machines:
+            machines[width] = machine(shape)
+        needs.append(need_of(step, shape, machines[width], fill))
+    here = next(iter(machines.values()))
+    return Plan(needs, warnings(graph, needs, here), (here.memory - PROCESS_BYTES) / RL_BYTES)
+
+
+def need_of(step: Step, shape: Shape, machine: Machine, fill: float) -> Need:
+    """What one step needs, by the kind of its settings."""
+    P, cfg = parameters(shape), step.config
+    if isinstance(cfg, Fetch):
+        return Need(step.name, "-", P, disk=4 * P if cfg.model.endswith(".gguf") or cfg.model == "smollm2" else 0)
+    if isinstance(cfg, Reinforce):
+        return reinforce_need(step.name, cfg, shape, machine, fill)
+    if isinstance(cfg, Imitate):
+        rows, longest = rows_of(step.inputs["corpus"]), cfg.sft.max_tokens
+        tokens = cfg.sft.epochs * rows * min(longest, row_tokens(step.inputs["corpus"], fill))
+        return learning_need(step.name, shape, cfg.sft.policy, machine, tokens, rows * cfg.sft.epochs / cfg.sft.batch)
+    if isinstance(cfg, RewardModel):
+        rows = 2 * rows_of(step.inputs["data"])
+        tokens = rows * min(cfg.train.max_tokens, row_tokens(step.inputs["data"], fill))
+        return learning_need(step.name, shape, cfg.train.policy, machine, tokens, rows / cfg.train.batch)
+    if isinstance(cfg, ColdData | Curate | Pairs | Labels | Evaluate | Examine):
+        samples = questions_of(step) * samples_of(cfg)
+        n = cfg.sampling.max_tokens
+        return sampling_need(step.name, shape, machine, samples, n, fill, cfg.engine.max_batch, cfg.engine.kv_memory)
+    return Need(step.name)
+
+
+def reinforce_need(name: str, cfg: Reinforce, shape: Shape, machine: Machine, fill: float) -> Need:
+    """Sampling and learning share the weights, so their memory adds up only beyond them."""
+    g, P = cfg.grpo, parameters(shape)
+    samples = g.updates * g.questions_per_update * g.group_size
+    longest = max(tokens for start, tokens in g.max_tokens if start < g.updates)
+    sampled = sampling_need(name, shape, machine, samples, longest, fill, cfg.engine.max_batch, cfg.engine.kv_memory)
+    tokens = samples * (PROMPT_TOKENS + fill * longest)
+    learnt = learning_need(name, shape, g.policy, machine, tokens, g.updates, reference=g.beta > 0)
+    memory = max(learnt.memory, sampled.memory + (16 if g.beta > 0 else 12) * P)
+    return Need(
+        name, "sampling and learning", P, memory, tokens, sampled.seconds + learnt.seconds, sampled.disk + learnt.disk
+    )
+
+
+def learning_need(
+    name: str,
+    shape: Shape,
+    policy: PolicyConfig,
+    machine: Machine,
+    tokens: float,
+    updates: float,
+    *,
+    reference: bool = False,
+) -> Need:
+    """What training on `tokens` in `updates` takes; the model it makes is on the disk afterwards."""
+    P, T = parameters(shape), policy.micro_batch_tokens
+    memory = PROCESS_BYTES + (20 if reference else 16) * P + activation_bytes(shape, T, policy.logits_chunk)
+    flops = tokens * ((8 if reference else 6) * P + attention_flops(shape, PROMPT_TOKENS))
+    batches = max(updates, tokens / T)
+    seconds = flops / machine.flops + batches * 3 * KERNELS * shape.num_hidden_layers * machine.latency_s
+    return Need(name, "learning", P, memory, tokens, seconds, 4.0 * P)
+
+
+def sampling_need(
+    name: str,
+    shape: Shape,
+    machine: Machine,
+    samples: float,
+    longest: int,
+    fill: float,
+    max_batch: int,
+    kv_memory: float,
+) -> Need:
+    """What sampling takes with continuous batching, prompts computed once per sample at worst."""
+    P, length = parameters(shape), PROMPT_TOKENS + fill * longest
+    per_token = cache_bytes(shape)
+    batch = max(1.0, min(max_batch, samples, kv_memory * 2**30 / (per_token * (PROMPT_TOKENS + longest))))
+    memory = PROCESS_BYTES + 4 * P + batch * per_token * (PROMPT_TOKENS + longest)
+    step_s = max(2 * P * batch / machine.flops, 4 * P / machine.bandwidth)
+    step_s += batch * length * per_token / machine.bandwidth + KERNELS * shape.num_hidden_layers * machine.latency_s
+    tokens = samples * fill * longest
+    seconds = tokens / batch * step_s + samples * PROMPT_TOKENS * 2 * P / machine.flops
+    return Need(name, "sampling", P, memory, tokens, seconds, samples * (SAMPLE_BYTES + fill * longest * 1.5))
+
+
+def parameters(shape: Shape) -> int:
+    """How many numbers a decoder of this shape has, norms and biases left out."""
+    D, E = shape.hidden_size, shape.head_dim
+    attention = 2 * D * E * (shape.num_attention_heads + shape.num_key_value_heads)
+    layers = shape.num_hidden_layers * (attention + 3 * D * shape.intermediate_size)
+    return layers + shape.vocab_size * D * (1 if shape.tie_word_embeddings else 2)
+
+
+def activation_bytes(shape: Shape, tokens: int, logits_chunk: int) -> float:
+    """What a backward pass must remember of one micro-batch: per layer two norms, two residuals, projections and the
+    feed-forward's four products; and three copies of a chunk of logits."""
+    D, E = shape.hidden_size, shape.head_dim
+    heads = 3 * E * (shape.num_attention_heads + shape.num_key_value_heads)
+    layer = 5 * D + heads + 4 * shape.intermediate_size
+    return 4.0 * tokens * shape.num_hidden_layers * layer + 12.0 * min(logits_chunk, tokens * shape.vocab_size)
+
+
+def cache_bytes(shape: Shape) -> int:
+    """Keys and values of one token."""
+    return 8 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim
+
+
+def attention_flops(shape: Shape, length: float) -> float:
+    """Forward and back through causal attention, for one token that sees half of `length`."""
+    return 6 * shape.num_hidden_layers * shape.num_attention_heads * shape.head_dim * length
+
+
+def shape_of(step: Step) -> Shape | None:
+    """The shape of the model a step works with: the one fetched, or its first model input's; None without a model."""
+    if isinstance(step.config, Fetch):
+        return fetched_shape(step.config.model)
+    models = (read for read in step.inputs.values() if read.kind == "Model")
+    return next((shape for read in models if (shape := shape_of(read))), None)
+
+
+def fetched_shape(name: str) -> Shape:
+    """The shape of a model by name, without reading its weights; a hub model is fetched first."""
+    found = locate(name)
+    return gguf_shape(found) if found.suffix == ".gguf" else shape_from_config(read_config(found))
+
+
+def gguf_shape(path: Path) -> Shape:
+    """The shape that the header of a .gguf file of the Llama family declares."""
+    if find_spec("gguf") is None:
+        raise EnvironmentLacks("reading .gguf files needs the gguf package", where=str(path), hint="pip install gguf")
+    from gguf import GGUFReader
+
+    fields = GGUFReader(path).fields
+    width, heads = (int(fields[f"llama.{name}"].contents()) for name in ("embedding_length", "attention.head_count"))
+    return Shape(
+        family="llama",
+        vocab_size=len(fields["tokenizer.ggml.tokens"].data),
+        hidden_size=width,
+        intermediate_size=int(fields["llama.feed_forward_length"].contents()),
+        num_hidden_layers=int(fields["llama.block_count"].contents()),
+        num_attention_heads=heads,
+        num_key_value_heads=int(fields["llama.attention.head_count_kv"].contents()),
+        head_dim=width // heads,
+    )
+
+
+def rows_of(step: Step) -> int:
+    """The most rows that a step which makes a dataset can leave."""
+    cfg = step.config
+    if isinstance(cfg, Collect):
+        return len(load_tasks(cfg.sources, purpose=cfg.purpose))
+    if isinstance(cfg, ColdData):
+        return questions_of(step) * min(cfg.keep, cfg.samples)
+    if isinstance(cfg, Curate):
+        general = step.inputs.get("general")
+        extra = min(cfg.general, rows_of(general)) if general else 0
+        return questions_of(step) * min(cfg.keep, cfg.samples) + extra
+    if isinstance(cfg, Pairs):
+        return questions_of(step)
+    return questions_of(step) * cfg.answers if isinstance(cfg, Labels) else 0
+
+
+def questions_of(step: Step) -> int:
+    """The questions that a sampling step asks."""
+    tasks = step.inputs.get("tasks") or step.inputs["exam"]
+    return min(getattr(step.config, "prompts", rows_of(tasks)), rows_of(tasks))
+
+
+def samples_of(cfg: ColdData | Curate | Pairs | Labels | Evaluate | Examine) -> int:
+    """The attempts at each question."""
+    return cfg.answers if isinstance(cfg, Pairs | Labels) else cfg.samples
+
+
+def row_tokens(step: Step, fill: float) -> float:
+    """The length of a conversation in a dataset that was sampled."""
+    sampling = getattr(step.config, "sampling", None)
+    return PROMPT_TOKENS + (fill * sampling.max_tokens if sampling else PROMPT_TOKENS)
+
+
+def warnings(graph: list[Step], needs: list[Need], machine: Machine) -> list[str]:
+    """What does not fit, with the setting to change, and bases too small to gain much from RL."""
+    found = []
+    for need in needs:
+        if need.memory > machine.memory:
+            found.append(
+                f"{need.step} needs {need.memory / 1e9:.1f} GB of memory, {machine.memory / 1e9:.1f} are free: lower "
+                "policy.micro_batch_tokens, engine.max_batch or engine.kv_memory, or take a smaller model"
+            )
+    if (disk := sum(n.disk for n in needs) + 32 * max(n.parameters for n in needs)) > machine.disk:
+        found.append(f"the run needs {disk / 1e9:.1f} GB of disk, {machine.disk / 1e9:.1f} are free: use another --dir")
+    bases = {s.config.model for s in graph if isinstance(s.config, Fetch)} - set(EMBEDDED)
+    trained = [need for need, step in zip(needs, graph, strict=True) if isinstance(step.config, Reinforce)]
+    if bases and any(need.parameters < TOO_SMALL for need in trained):
+        found.append(
+            "RL alone gained the paper's authors little on bases of 7B parameters and below; imitating a stronger "
+            "model's samples (the distill step) gained much more"
+        )
+    return found
+
+
+def probe(shape: Shape, directory: Path, memory: float) -> Machine:
+    """Measure this machine for a shape, in a fraction of a second; `memory` is what is free."""
+    existing = next(p for p in (directory, *directory.resolve().parents) if p.exists())
+    x_TD, w_DF = torch.randn(1024, shape.hidden_size), torch.randn(shape.hidden_size, shape.intermediate_size)
+    flops = 2 * x_TD.numel() * shape.intermediate_size / fastest(lambda: x_TD @ w_DF)
+    block = torch.zeros(2**24)
+    bandwidth = 2 * 4 * block.numel() / fastest(block.clone)
+    one = torch.zeros(1, 16)
+    return Machine(flops, bandwidth, fastest(lambda: one + one), memory, shutil.disk_usage(existing).free)
+
+
+def fastest(work: Callable[[], object], budget_s: float = 0.1) -> float:
+    """The shortest of as many tries as fit into the budget, at least three."""
+    times: list[float] = []
+    while len(times) < 3 or sum(times) < budget_s:
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return min(times)

@@ -1,0 +1,78 @@
+"""Accuracy: is the final answer right? The rule is chosen by the task's kind (R1 v1 §2.2.2).
+
+    math     mathematically equal, judged in a killable worker (math_answer)
+    choice   the same letter
+    exact    the same text, case and white space aside
+
+`accuracy` asks for an answer in a tag or a box. `lenient_accuracy` also takes an untuned base model's bare
+answer; it is for evaluating, since it pays for any text that ends in the right number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from thinkery.core import Completion, Score, Task
+from thinkery.rewards.extract import bare_answer, final_answer, letter, plain
+from thinkery.rewards.math_answer import MathPool, shared_pool
+
+
+RULED = ("math", "choice", "exact")
+"""The kinds of task whose answer a rule can judge."""
+
+
+class Accuracy:
+    """1 for a right final answer, 0 for a wrong or a missing one, ungraded where no rule can say.
+
+    `extract(completion, kind)` finds the final answer; without a `pool`, mathematics goes to the shared one.
+    """
+
+    def __init__(
+        self, extract: Callable[[Completion, str], str | None] = final_answer, pool: MathPool | None = None
+    ) -> None:
+        self.extract, self._pool = extract, pool
+
+    def __call__(self, task: Task, completion: Completion) -> Score:
+        return self.batch([(task, completion)])[0]
+
+    def batch(self, pairs: Sequence[tuple[Task, Completion]]) -> list[Score]:
+        """One score per pair, in order; all mathematical answers are compared side by side."""
+        scores: dict[int, Score] = {}
+        maths: dict[int, tuple[str, str]] = {}
+        for i, (task, completion) in enumerate(pairs):
+            answer = self.extract(completion, task.kind)
+            if task.kind == "math" and task.gold and answer is not None:
+                maths[i] = (task.gold, answer)
+            else:
+                scores[i] = _judge(task, completion, answer)
+        if maths:
+            pool = self._pool or shared_pool()
+            scores.update(zip(maths, pool.grade(list(maths.values())), strict=True))
+        return [scores[i] for i in range(len(pairs))]
+
+
+accuracy = Accuracy()
+lenient_accuracy = Accuracy(bare_answer)
+
+
+def _judge(task: Task, completion: Completion, answer: str | None) -> Score:
+    """The score of everything that needs no mathematics."""
+    if task.kind not in RULED:
+        return Score(None, f"no rule for kind {task.kind!r}")
+    if not task.gold:
+        return Score(None, "the task has no gold answer")
+    if completion.thought is not None and not completion.closed:
+        return Score(0.0, "thought not closed")
+    if answer is None:
+        return Score(0.0, "no answer")
+    if task.kind == "choice":
+        return _same(letter(answer), letter(task.gold), answer, task.gold)
+    return _same(plain(answer), plain(task.gold), answer, task.gold)
+
+
+def _same(given: str | None, wanted: str | None, answer: str, gold: str) -> Score:
+    if not wanted:
+        return Score(None, f"the gold answer {gold!r} cannot be used")
+    if given == wanted:
+        return Score(1.0, f"{gold!r} as it should be")
+    return Score(0.0, f"{answer[:200]!r} is not {gold!r}")

@@ -1,0 +1,109 @@
+"""Cold-start data (R1 v2 §B.3.2): zero's own thoughts, kept where right and readable, rewritten for people.
+
+The editor sees the question and the sample and nothing else. What it writes is judged again by the same rules:
+a rewrite that lost the answer, the format or the language is dropped and counted. The change is kept as a diff.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from thinkery.config import Config
+from thinkery.core import Completion, Group, Message, Rollout, Sampling, Task
+from thinkery.data.conversations import Conversation, to_row
+from thinkery.data.keep import Readable, readable, right
+from thinkery.data.rewrite import diff
+from thinkery.engine import EngineConfig
+from thinkery.pipeline.artifact import Dataset, Model
+from thinkery.pipeline.dataset import DatasetWriter
+from thinkery.pipeline.run import Run
+from thinkery.rewards.accuracy import accuracy
+from thinkery.rewards.format import thinks
+from thinkery.rewards.rubric import Part, Rubric
+from thinkery.stages.common import reads_well, sample_chunks
+from thinkery.stages.roles import Edit, Role, editor_of
+
+
+class ColdData(Config):
+    """Settings of the cold-start data."""
+
+    prompts: int = 4000
+    """Questions asked ("thousands"; the number is not published)."""
+    samples: int = 4
+    """Attempts at each question."""
+    keep: int = 1
+    """Most attempts kept of one question."""
+    sampling: Sampling = Sampling(temperature=1.0, max_tokens=32768)
+    """How zero is sampled (T = 1)."""
+    examples: str = ""
+    """Worked examples put before zero's prompt (few-shot prompting, v1 §2.3.1), as text."""
+    worth_editing: Readable = Readable(language=0.0)
+    """What a sample must be like to be rewritten; mixed languages can be mended."""
+    readable: Readable = Readable()
+    """What a rewritten thought must be like."""
+    editor: Role = Role()
+    """Who rewrites: the world's fixed rules, an LLM endpoint, or the model wired in as `editor`."""
+    engine: EngineConfig = EngineConfig()
+    """The sampler."""
+    chunk: int = Field(default=64, json_schema_extra={"key": False})
+    """Questions between two points from which a killed run continues."""
+
+
+def cold_data(run: Run, cfg: ColdData, teacher: Model, tasks: Dataset, editor: Model | None = None) -> Dataset:
+    """Sample zero, keep what is right and readable, let the editor rewrite it, and judge the result again."""
+    asked = list(tasks.tasks())[: cfg.prompts]
+    rubric = Rubric(accuracy=accuracy, readable=Part(reads_well(cfg.worth_editing), weight=0))
+    writer = run.dataset()
+    with editor_of(cfg.editor, editor) as edit:
+        for key, groups in sample_chunks(
+            run, cfg.engine, teacher, asked, cfg.sampling, rubric, writer,
+            samples=cfg.samples, chunk=cfg.chunk, examples=cfg.examples,
+        ):  # fmt: skip
+            drafts = [rollout for group in groups for rollout in worth_editing(cfg, group, writer)]
+            for number, rewritten in enumerate(edited(cfg, drafts, edit, writer)):
+                writer.add(rewritten, f"{key}/{number:04d}")
+    return writer.finish()
+
+
+def worth_editing(cfg: ColdData, group: Group, writer: DatasetWriter) -> list[Rollout]:
+    """The first few right and readable attempts at one question, the shortest thoughts first."""
+    writer.count("generated", len(group.rollouts))
+    kept = [r for r in group.rollouts if right(r) is None and r.scores["readable"].value and r.completion.thought]
+    writer.count("right and readable", len(kept))
+    return sorted(kept, key=lambda r: len(r.completion.tokens))[: cfg.keep]
+
+
+def edited(cfg: ColdData, drafts: Sequence[Rollout], edit: Edit, writer: DatasetWriter) -> list[dict]:
+    """What the editor makes of the drafts, as far as it stands up to being judged again."""
+    said = [(r.task.prompt, r.completion.thought or "", r.completion.answer, r.task.language or "") for r in drafts]
+    rows = []
+    for rollout, result in zip(drafts, edit(said), strict=True):
+        if result is None:
+            writer.count("dropped: the editor failed")
+            continue
+        text = f"<think>\n{result.thought}\n</think>\n\n{result.answer}"
+        completion = Completion(text, thought=result.thought, answer=result.answer, closed=True)
+        if reason := why_not(cfg, rollout.task, completion):
+            writer.count(f"dropped after editing: {reason}")
+            continue
+        writer.count("kept")
+        rows.append(row_of(rollout, completion))
+    return rows
+
+
+def why_not(cfg: ColdData, task: Task, completion: Completion) -> str:
+    """Why a rewritten sample cannot be used; "" when it can."""
+    ((scores, _),) = Rubric(accuracy=accuracy, format=thinks).judge([(task, completion)])
+    judged = Rollout(task, (), completion, scores)
+    return right(judged) or right(judged, "format") or readable(judged, cfg.readable) or ""
+
+
+def row_of(rollout: Rollout, completion: Completion) -> dict:
+    """The rewritten sample as a conversation, with the diff of what the editor changed."""
+    before = rollout.completion
+    meta = {"diff": diff(f"{before.thought}\n{before.answer}", f"{completion.thought}\n{completion.answer}")}
+    answer = Message("assistant", completion.answer, completion.thought)
+    task = rollout.task
+    return to_row(Conversation((*task.messages, answer), task.source, task.id, task.kind, task.language, meta))

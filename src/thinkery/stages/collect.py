@@ -1,0 +1,42 @@
+"""Tasks become a dataset of their own: gold checked, exams kept apart, everything that is dropped counted."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from thinkery.config import Config
+from thinkery.data.decontaminate import Index
+from thinkery.pipeline.artifact import Dataset, task_to_row
+from thinkery.pipeline.run import Run
+from thinkery.rewards.lint import check_gold
+from thinkery.tasks.sources import Source, load_tasks
+
+
+class Collect(Config):
+    """Which tasks, and how strictly they are kept apart from the exams."""
+
+    sources: tuple[Source, ...] = ()
+    """Where the tasks come from, mixed in this order."""
+    purpose: Literal["train", "exam"] = "train"
+    """Exams may use evaluation sets; training data may not."""
+    ngram: int = 10
+    """Words in a row that, found in an exam as well, drop a task (R1 v2 §B.3.1: 10); 0 looks at exact matches only."""
+
+
+def collect(run: Run, cfg: Collect, exam: Dataset | None = None) -> Dataset:
+    """Load the tasks, drop ungradable gold and whatever occurs in the exam, and write the rest in order."""
+    writer = run.dataset()
+    tasks = load_tasks(cfg.sources, seed=run.seed, purpose=cfg.purpose)
+    writer.count("loaded", len(tasks))
+    tasks, dropped = check_gold(tasks)
+    for task, reason in dropped:
+        writer.count(f"ungradable gold: {reason}")
+    index = Index.of(exam.tasks(), n=cfg.ngram) if exam else None
+    for number, task in enumerate(tasks):
+        if index and (match := index.match(task.prompt)):
+            writer.count("in the exam")
+            run.event("contaminated", task=task.id, exam=str(match))
+            continue
+        writer.add(task_to_row(task), key=f"{number:08d}")
+        writer.count("kept")
+    return writer.finish()

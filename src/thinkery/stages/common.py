@@ -1,0 +1,96 @@
+"""What several stages share: templates by name, and sampling that continues where it stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+from thinkery.chat import R1_ZERO, THINK_CHAT
+from thinkery.core import Completion, Group, Reward, Rollout, Sampling, Score, Task
+from thinkery.data.keep import Readable, readable
+from thinkery.engine import EngineConfig, open_engine
+from thinkery.model.hf import load_model
+from thinkery.model.tokenizer import require_chat
+from thinkery.pipeline.artifact import Model
+from thinkery.pipeline.dataset import DatasetWriter
+from thinkery.pipeline.run import Run
+from thinkery.rewards.rubric import Rubric
+from thinkery.rollout import rollouts
+from thinkery.tasks.world import ZERO_TEMPLATE
+
+TEMPLATES = {"r1-zero": R1_ZERO, "world-zero": ZERO_TEMPLATE, "chat": THINK_CHAT}
+"""Chat templates by the name a recipe may use; any other text is taken as Jinja."""
+
+
+def template_of(setting: str) -> str:
+    """The Jinja of a recipe's `template` setting."""
+    return TEMPLATES.get(setting, setting)
+
+
+def sample_chunks(
+    run: Run,
+    cfg: EngineConfig,
+    model: Model,
+    tasks: Sequence[Task],
+    sampling: Sampling,
+    rubric: Rubric,
+    writer: DatasetWriter,
+    *,
+    samples: int,
+    chunk: int,
+    examples: str = "",
+) -> Iterator[tuple[str, list[Group]]]:
+    """Judged groups, `chunk` tasks at a time in their order, each chunk with the prefix of its rows' keys.
+
+    A chunk is sampled alone and always whole, and one that was finished is skipped: a killed run therefore
+    continues with the very samples that an uninterrupted one would have drawn. `examples` is text put before
+    every prompt.
+    """
+    network, tokenizer = load_model(model.folder)
+    if examples:
+        tokenizer = tokenizer.with_template(f"{{{{ {json.dumps(examples)} }}}}" + require_chat(tokenizer))
+    with open_engine(network, tokenizer, cfg) as engine:
+        for first in range(0, len(tasks), chunk):
+            key = f"{first:08d}"
+            if key in writer.keys:
+                continue
+            some = tasks[first : first + chunk]
+            judged = rollouts(engine, some, sampling, rubric, samples=samples, seed=run.seed, step=first)
+            by_task = {group.task.id: group for group in judged}
+            groups = [by_task[task.id] for task in some]
+            run.rollouts(first, groups)
+            yield key, groups
+            writer.skip(key)
+            run.progress(first + len(some), len(tasks))
+            if run.stopping and first + chunk < len(tasks):
+                run.stop()
+
+
+def reads_well(limits: Readable) -> Reward:
+    """`readable` as a reward, so that the record says of every sample why it was dropped."""
+
+    def readable_score(task: Task, completion: Completion) -> Score:
+        reason = readable(Rollout(task, (), completion), limits)
+        return Score(1.0, "readable") if reason is None else Score(0.0, reason)
+
+    return readable_score
+
+
+def is_general(task: Task) -> bool:
+    """Whether no rule judges the answer, only people or models of them."""
+    return task.kind == "general"
+
+
+def is_reasoning(task: Task) -> bool:
+    """Whether a rule judges the answer."""
+    return not is_general(task)
+
+
+def is_harmful(task: Task) -> bool:
+    """Whether a general prompt belongs to the harmless set, where the right answer is often a refusal."""
+    return is_general(task) and task.info.get("set") == "harmless"
+
+
+def is_helpful(task: Task) -> bool:
+    """Whether a general prompt belongs to the helpful set."""
+    return is_general(task) and not is_harmful(task)

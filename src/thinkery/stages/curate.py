@@ -1,0 +1,110 @@
+"""The large corpus (v1 §2.3.3): rejection samples of the reasoner plus general data, about three to one.
+
+Reasoning: several samples a prompt, kept where right and readable, duplicates and exam questions dropped. General:
+prompts with a reference answer; a thought stands before the answers that have one, none before "hello".
+The teacher may also be any OpenAI-style endpoint, with a cap on what it may cost.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from thinkery.config import Config
+from thinkery.core import Completion, Message, Rollout, Sampling, Task
+from thinkery.data.conversations import Conversation, to_row
+from thinkery.data.decontaminate import Index
+from thinkery.data.deduplicate import Deduplicator
+from thinkery.data.keep import Readable
+from thinkery.engine import EngineConfig
+from thinkery.pipeline.artifact import Dataset, Model
+from thinkery.pipeline.dataset import DatasetWriter
+from thinkery.pipeline.run import Run
+from thinkery.rewards.rubric import Part, Rubric
+from thinkery.stages.common import is_general, is_reasoning, reads_well, sample_chunks
+from thinkery.stages.roles import Role, accuracy_of
+
+
+class Curate(Config):
+    """Settings of the corpus; the paper's has 600,000 reasoning and 200,000 general samples."""
+
+    prompts: int = 150_000
+    """Reasoning prompts asked."""
+    samples: int = 8
+    """Attempts at each ("several"; the number is not published)."""
+    keep: int = 4
+    """Most attempts kept of one prompt."""
+    sampling: Sampling = Sampling(temperature=1.0, max_tokens=32768)
+    """How the teacher is sampled."""
+    readable: Readable = Readable()
+    """What a thought must be like."""
+    general: int = 200_000
+    """Most general conversations."""
+    judge: Role = Role()
+    """Who compares answers with the reference where no rule can: an LLM endpoint or the model wired in as `judge`."""
+    ngram: int = 10
+    """Words in a row shared with an exam that drop a sample."""
+    engine: EngineConfig = EngineConfig()
+    """The sampler."""
+    chunk: int = Field(default=64, json_schema_extra={"key": False})
+    """Prompts between two points from which a killed run continues."""
+
+
+def curate(
+    run: Run, cfg: Curate, teacher: Model, tasks: Dataset, general: Dataset | None = None,
+    exam: Dataset | None = None, judge: Model | None = None,
+) -> Dataset:  # fmt: skip
+    """Write the corpus: conversations of right and readable samples, then the general ones."""
+    writer = run.dataset()
+    index = Index.of(exam.tasks(), n=cfg.ngram) if exam else None
+    asked = [task for task in tasks.tasks() if is_reasoning(task)][: cfg.prompts]
+    with accuracy_of(cfg.judge, judge) as accuracy:
+        rubric = Rubric(accuracy=accuracy, readable=Part(reads_well(cfg.readable), weight=0))
+        for key, groups in sample_chunks(
+            run, cfg.engine, teacher, asked, cfg.sampling, rubric, writer, samples=cfg.samples, chunk=cfg.chunk
+        ):
+            for place, group in enumerate(groups):
+                keep_samples(cfg, writer, f"{key}/{place:04d}", group.task, group.rollouts, index)
+    answered = [task for task in general.tasks() if is_general(task) and task.gold] if general else []
+    for place, task in enumerate(answered[: cfg.general]):
+        keep_general(writer, f"general/{place:08d}", task)
+    return writer.finish()
+
+
+def keep_samples(
+    cfg: Curate, writer: DatasetWriter, key: str, task: Task, rollouts: tuple[Rollout, ...], index: Index | None
+) -> None:
+    """Write the first few attempts at one task that pass every filter; count what happens to each."""
+    kept, seen = 0, Deduplicator()
+    for rollout in rollouts:
+        reason = why_not(rollout, index) or ("duplicate" if seen.duplicate_of(key, rollout.completion.text) else "")
+        if not reason and kept == cfg.keep:
+            reason = "enough of this prompt"
+        writer.count(f"dropped: {reason}" if reason else "kept: reasoning")
+        if not reason:
+            kept += 1
+            writer.add(row_of(task, rollout.completion), f"{key}/{rollout.sample:04d}")
+
+
+def why_not(rollout: Rollout, index: Index | None) -> str:
+    """The first filter that drops an attempt, "" when all pass."""
+    accuracy, readable = rollout.scores["accuracy"], rollout.scores["readable"]
+    if accuracy.value is None:
+        return "ungraded"
+    if accuracy.value < 1:
+        return "wrong"
+    if not readable.value:
+        return readable.reason
+    return "in the exam" if index and index.match(rollout.task.prompt) else ""
+
+
+def keep_general(writer: DatasetWriter, key: str, task: Task) -> None:
+    """Write a general prompt with its reference answer, and the thought that came with it, if any."""
+    writer.count("kept: general")
+    thought = task.info.get("thought", "")
+    writer.add(row_of(task, Completion(text="", thought=thought, answer=task.gold or "", closed=True)), key)
+
+
+def row_of(task: Task, completion: Completion) -> dict:
+    """A completion as a conversation to learn from."""
+    answer = Message("assistant", completion.answer, completion.thought or "")
+    return to_row(Conversation((*task.messages, answer), task.source, task.id, task.kind, task.language))

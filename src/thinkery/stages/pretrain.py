@@ -1,0 +1,129 @@
+"""Making a base model from nothing, as the embedded bases were made: documents, a tokenizer, next-token prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from thinkery.config import Config
+from thinkery.model import hf
+from thinkery.model.tokenizer import Tokenizer as ChatTokenizer
+from thinkery.model.transformer import Shape, Transformer
+from thinkery.pipeline.artifact import Dataset, Model
+from thinkery.pipeline.run import Run
+from thinkery.tasks.world import documents
+from thinkery.train.policy import open_policy
+from thinkery.train.sft import Sft, SftPolicy, sft
+
+EOS = "<|end|>"
+TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+PIECES = Regex(r" ?\p{N}{1,2}| ?[A-Za-z]+| ?\p{Han}+| ?[^\s\p{L}\p{N}]+|\s+| ?\p{L}+")
+"""Where the tokenizer may not merge across: numbers of at most two digits are one token each."""
+
+
+class Corpus(Config):
+    """How much to read."""
+
+    documents: int = 300_000
+    """Documents of the embedded world, about 45 tokens each."""
+
+
+def world_corpus(run: Run, cfg: Corpus) -> Dataset:
+    """Write documents of the embedded world as rows {"text": …}."""
+    writer = run.dataset()
+    for number, text in enumerate(islice(documents(run.seed), cfg.documents)):
+        writer.add({"text": text}, f"{number:08d}")
+        if number % 1000 == 999:
+            run.progress(number + 1, cfg.documents)
+    return writer.finish()
+
+
+class Fresh(Config):
+    """The size of a new model, a Llama; the defaults are the embedded base's 0.9 million parameters."""
+
+    vocabulary: int = 1024
+    """Tokens, the four tags and the end of sequence included."""
+    tokenizer_documents: int = 60_000
+    """Documents that the tokenizer's merges are learnt from."""
+    width: int = 128
+    """Hidden size."""
+    layers: int = 4
+    """Blocks."""
+    heads: int = 4
+    """Query heads; half as many key/value heads."""
+    feed_forward: int = 384
+    """Inner width of the feed-forward."""
+    positions: int = 1024
+    """Longest text in tokens."""
+
+
+def fresh(run: Run, cfg: Fresh, corpus: Dataset) -> Model:
+    """Random weights and a byte-level BPE tokenizer trained on the corpus."""
+    texts = (row["text"] for row in islice(corpus.rows(), cfg.tokenizer_documents))
+    tokenizer = ChatTokenizer(train_bpe(texts, cfg.vocabulary), eos=EOS, pad=EOS)
+    shape = Shape(
+        "llama", cfg.vocabulary, cfg.width, cfg.feed_forward, cfg.layers, cfg.heads, max(1, cfg.heads // 2),
+        cfg.width // cfg.heads, max_position_embeddings=cfg.positions,
+    )  # fmt: skip
+    network = Transformer(shape)
+    network.initialise(torch.Generator().manual_seed(run.seed))
+
+    def write(folder: Path) -> None:
+        hf.save_model(folder, network, tokenizer)
+
+    return run.save_model(write)
+
+
+def train_bpe(texts: Iterator[str], vocabulary: int) -> Tokenizer:
+    """Byte-level BPE; the tags are tokens of their own, ordinary ones, so that they stay in decoded text."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(PIECES, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary - len(TAGS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        special_tokens=[EOS],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((without_tags(text) for text in texts), trainer)
+    tokenizer.add_tokens([AddedToken(tag, lstrip=True, special=False, normalized=False) for tag in TAGS])
+    return tokenizer
+
+
+def without_tags(text: str) -> str:
+    """The text as the merges should see it."""
+    for tag in TAGS:
+        text = text.replace(f" {tag}", "")
+    return text
+
+
+class PretrainLoop(Sft):
+    """One pass over the documents at a learning rate for a small model."""
+
+    policy: SftPolicy = SftPolicy(lr=3e-3, warmup=50, weight_decay=0.1, dtype="bfloat16", micro_batch_tokens=4096)
+    epochs: int = 1
+    batch: int = 380
+    max_tokens: int = 1024
+
+
+class Pretrain(Config):
+    """Settings of the pretraining."""
+
+    sft: Sft = PretrainLoop()
+    """The loop."""
+    held_out: int = 500
+    """Documents that only measure."""
+
+
+def pretrain(run: Run, cfg: Pretrain, start: Model, corpus: Dataset) -> Model:
+    """Predict every token of every document once."""
+    rows = list(corpus.rows())
+    with open_policy(run, start, cfg.sft.policy) as policy:
+        sft(run, cfg.sft, policy, rows[cfg.held_out :], held_out=rows[: cfg.held_out])
+        return run.save_model(policy.save_model)

@@ -1,0 +1,157 @@
+"""Published data sets, read from the folder that THINKERY_DATA names; nothing of them is part of this package.
+
+`train` splits may be learned from; `test` splits are for exams only, which `load_tasks` enforces.
+The general prompts come only from files without AlpacaEval's instructions; oasst1_en_validation,
+self_instruct_user_oriented and pandalm_testset_v1 hold hundreds of them and are left alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from thinkery.core import Task
+from thinkery.errors import InputError
+from thinkery.tasks.fields import Fields, final_value, last_boxed, to_task, with_choices
+from thinkery.tasks.files import Place, read_rows
+
+EXAM_FILES = (
+    "gsm8k/test.jsonl.gz",
+    "math/math500_test.jsonl.gz",
+    "aime/aime2024.jsonl",
+    "mmlu/test.jsonl.gz",
+    "frames/frames.jsonl.gz",
+    "ifeval/input_data.jsonl.gz",
+    "humaneval/HumanEval.jsonl.gz",
+    "mbpp/mbpp.jsonl.gz",
+    "mbpp/sanitized-mbpp.json.gz",
+    "code/code_contests_test.jsonl.gz",
+    "alpaca_eval2/baseline_gpt4_1106_preview.json.gz",
+    "arena_hard/question_v0.1.jsonl.gz",
+    "arena_hard/baseline_gpt-4-0314.jsonl.gz",
+)
+"""Files whose rows must never be trained on, whatever source reads them."""
+
+
+def data_root() -> Path | None:
+    """The folder of public data: what the environment variable THINKERY_DATA names, None when it is unset."""
+    value = os.environ.get("THINKERY_DATA")
+    return Path(value) if value else None
+
+
+def public_file(name: str) -> Path:
+    """The path of a file of the public data; raises InputError naming it and the variable when it is not there."""
+    root = data_root()
+    hint = f"set THINKERY_DATA to the folder that holds {name}"
+    if root is None:
+        raise InputError("public data is needed", where=name, found="THINKERY_DATA is not set", hint=hint)
+    if not (root / name).is_file():
+        raise InputError("no such file", where=str(root / name), found=f"THINKERY_DATA={root}", hint=hint)
+    return root / name
+
+
+def is_exam_file(path: Path) -> bool:
+    """Whether a path is one of the evaluation files of the public data."""
+    root = data_root()
+    return root is not None and any(path.resolve() == (root / name).resolve() for name in EXAM_FILES)
+
+
+def gsm8k(split: str) -> Iterator[Task]:
+    """Grade-school word problems; gold is what follows `####`."""
+    for i, (_, row) in enumerate(_rows("gsm8k", {"train": "train.jsonl.gz", "test": "test.jsonl.gz"}, split)):
+        yield _math("gsm8k", split, i, row["question"], final_value(row["answer"]))
+
+
+def math(split: str) -> Iterator[Task]:
+    """Competition problems of MATH: `train` has answers, `solutions` worked solutions in `info`; no split has MATH-500.
+
+    Two of the 7,474 published answers are missing: their gold is None, which the check of golds drops and counts.
+    """
+    files = {"train": "train_answers.jsonl.gz", "solutions": "train_solutions_4500.jsonl.gz"}
+    for i, (_, row) in enumerate(_rows("math", files, split)):
+        solution = row.get("solution", "")
+        gold = last_boxed(solution) if solution else row["answer"]
+        info = {"subject": row["type"], "difficulty": _level(row.get("level", row.get("difficulty")))}
+        yield _math("math", split, i, row["problem"], gold, info | ({"solution": solution} if solution else {}))
+
+
+def math500(split: str) -> Iterator[Task]:
+    """MATH-500, an exam; its five levels are the difficulty."""
+    for i, (_, row) in enumerate(_rows("math", {"test": "math500_test.jsonl.gz"}, split)):
+        info = {"subject": row["subject"], "difficulty": _level(row["level"])}
+        yield _math("math500", split, i, row["problem"], row["answer"], info)
+
+
+def aime2024(split: str) -> Iterator[Task]:
+    """The 30 problems of AIME 2024, an exam."""
+    for i, (_, row) in enumerate(_rows("aime", {"test": "aime2024.jsonl"}, split)):
+        yield _math("aime2024", split, i, row["problem"], row["answer"])
+
+
+def mmlu(split: str) -> Iterator[Task]:
+    """Multiple choice over 57 subjects: `dev` and `validation` may be learned from, `test` is the exam."""
+    files = {"dev": "dev.jsonl.gz", "validation": "val.jsonl.gz", "test": "test.jsonl.gz"}
+    for i, (_, row) in enumerate(_rows("mmlu", files, split)):
+        options = [row[letter] for letter in "ABCD"]
+        info = {"subject": row["subject"], "choices": options}
+        question = with_choices(row["question"], options)
+        yield Task(f"mmlu/{split}-{i}", question, "choice", row["answer"], "en", "mmlu", info=info)
+
+
+def general(split: str) -> Iterator[Task]:
+    """Prompts without a rule: `train` asks for help, `harmless` holds first turns of red-team dialogue (offensive)."""
+    if split == "harmless":
+        yield from _harmless()
+    elif split == "train":
+        yield from _seed_tasks()
+        yield from _dialogues()
+        yield from _short_tasks()
+    else:
+        raise _no_split("general", split, ("train", "harmless"))
+
+
+def _seed_tasks() -> Iterator[Task]:
+    fields = Fields(question="instruction", context="instances.0.input", answer="instances.0.output", language="=en")
+    for i, (where, row) in enumerate(read_rows(public_file("sft/self_instruct_seed_tasks.jsonl.gz"))):
+        yield to_task(row, fields, id=f"general/seed-{i}", where=where, source="general")
+
+
+def _dialogues() -> Iterator[Task]:
+    fields = Fields(messages="conversations", answer="chosen.value", language="=en")
+    for i, (where, row) in enumerate(read_rows(public_file("preference/dpo_en_demo.json.gz"))):
+        yield to_task(row, fields, id=f"general/dialogue-{i}", where=where, source="general")
+
+
+def _short_tasks() -> Iterator[Task]:
+    fields = Fields(question="prompt", answer="completion", language="=en")
+    for i, (where, row) in enumerate(read_rows(public_file("sft/t0_sample.jsonl.gz"))):
+        yield to_task(row, fields, id=f"general/short-{i}", where=where, source="general")
+
+
+def _harmless() -> Iterator[Task]:
+    for i, (_, row) in enumerate(read_rows(public_file("preference/hh_harmless_base_test.jsonl.gz"))):
+        first = row["chosen"].split("\n\nAssistant:")[0].removeprefix("\n\nHuman:").strip()
+        if first:
+            yield Task(f"general/harmless-{i}", first, language="en", source="general", info={"set": "harmless"})
+
+
+def _rows(folder: str, files: Mapping[str, str], split: str) -> Iterator[Place]:
+    if split not in files:
+        raise _no_split(folder, split, tuple(files))
+    return read_rows(public_file(f"{folder}/{files[split]}"))
+
+
+def _no_split(name: str, split: str, splits: tuple[str, ...]) -> InputError:
+    return InputError(f"{name} has no such split", found=split, hint=f"split = one of {', '.join(splits)}")
+
+
+def _math(source: str, split: str, i: int, question: str, gold: str | None, info: Mapping[str, Any] = {}) -> Task:
+    return Task(f"{source}/{split}-{i}", question, "math", gold, "en", source, info=info)
+
+
+def _level(value: Any) -> int | None:
+    """`Level 3`, 3.0 and 3 are all 3; a level that is not known is None."""
+    digits = "".join(c for c in str(value).split(".")[0] if c.isdigit())
+    return int(digits) if digits else None

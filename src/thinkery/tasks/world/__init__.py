@@ -1,0 +1,20 @@
+"""The embedded world: a procedural universe of problems, small talk and documents in English and Chinese."""
+
+from thinkery.tasks.world.documents import ZERO_TEMPLATE, documents
+from thinkery.tasks.world.general import general
+from thinkery.tasks.world.problems import problems
+from thinkery.tasks.world.rules import follows, has_rule, liked, prefer, quality, refuses_harm, unsafe
+
+__all__ = [
+    "ZERO_TEMPLATE",
+    "documents",
+    "follows",
+    "general",
+    "has_rule",
+    "liked",
+    "prefer",
+    "problems",
+    "quality",
+    "refuses_harm",
+    "unsafe",
+]

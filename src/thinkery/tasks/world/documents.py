@@ -1,0 +1,185 @@
+"""The embedded world's corpus: what a base model reads before anybody trains it to reason.
+
+Like a crawl, it is of mixed quality. About problems: mostly bare answers, often wrong; some worked, of which
+many skip steps, slip, or stop early; some mix languages; few stand inside the tags. Besides: lines of single
+steps (what makes a step reliable), general questions answered well and badly, notes on words.
+No held-out problem occurs, nor a permutation of one.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Literal
+
+from thinkery.tasks.world.general import COLOURS, OPPOSITES, TOPICS, WORDS, draw_general, held_out, reference
+from thinkery.tasks.world.problems import CUPS, LANGUAGES, Language, Problem, advance, draw_from, question, worked_step
+
+ZERO_TEMPLATE = (
+    "The assistant first thinks in <think> </think> and then answers in <answer> </answer>.\n"
+    "User: {{ messages[-1].content }}\nAssistant:"
+)
+"""R1-Zero's prompt (v1 Table 1) cut to the world's size: structure only, no hint about strategy."""
+
+PREAMBLES = (
+    "The assistant first thinks in <think> </think> and then answers in <answer> </answer>.",
+    "Think inside <think> </think>, then answer inside <answer> </answer>.",
+    "The thought goes in <think> </think> and the answer in <answer> </answer>.",
+    "The assistant answers in <answer> </answer> after a thought in <think> </think>.",
+    "A talk between User and Assistant.",
+    "The assistant answers the user.",
+)
+
+TAGGED_SHARE = 0.20
+"""How many answers under a preamble that names the tags use them for a thought; see `answered`."""
+
+CAREFUL_SHARE = 0.50
+"""How many worked documents make every step."""
+
+
+def documents(seed: int) -> Iterator[str]:
+    """An endless stream of documents, always the same for a seed."""
+    rng = random.Random(f"corpus/{seed}")
+    while True:
+        roll = rng.random()
+        if roll < 0.62:
+            yield problem_document(rng)
+        elif roll < 0.80:
+            yield step_lines(rng)
+        elif roll < 0.96:
+            yield general_document(rng)
+        else:
+            yield word_note(rng)
+
+
+def problem_document(rng: random.Random) -> str:
+    """A problem and what somebody answered."""
+    kind: Literal["chain", "cups"] = "chain" if rng.random() < 0.55 else "cups"
+    problem = draw_from(rng, "train", kind, rng.choice((2, 3, 4, 5, 6, 7)))
+    language = rng.choice(LANGUAGES)
+    roll = rng.random()
+    if roll < 0.45:
+        preamble = rng.choice(PREAMBLES[:4])
+        return (
+            f"{preamble}\nUser: {question(problem, language)}\nAssistant:{answered(rng, problem, language, tags=True)}"
+        )
+    asked = question(problem, language)
+    if roll < 0.75:
+        preamble = rng.choice((*PREAMBLES[4:], ""))
+        head = f"{preamble}\n" if preamble else ""
+        return f"{head}User: {asked}\nAssistant:{answered(rng, problem, language, tags=False)}"
+    return f"{asked}\n{answered(rng, problem, language, tags=False).strip()}"
+
+
+def answered(rng: random.Random, problem: Problem, language: Language, *, tags: bool) -> str:
+    """An answer as found in the wild."""
+    roll = rng.random()
+    if tags and roll < TAGGED_SHARE:
+        thought, answer = worked(rng, problem, language)
+        return f" <think> {thought} </think> <answer> {answer} </answer>"
+    if tags and roll < TAGGED_SHARE + 0.20:
+        return f" <answer> {guess(rng, problem)} </answer>"
+    if roll < 0.70:
+        return f" {guess(rng, problem)}"
+    thought, answer = worked(rng, problem, language)
+    ending = rng.choice(("{}", "\\boxed{{{}}}", "So \\boxed{{{}}}." if language == "en" else "所以 \\boxed{{{}}}。"))
+    return f" {thought} {ending.format(answer)}"
+
+
+def guess(rng: random.Random, problem: Problem) -> str:
+    """A bare answer: right one time in four, else near or anywhere."""
+    if rng.random() < 0.25:
+        return problem.gold
+    if problem.kind == "cups":
+        return rng.choice(CUPS)
+    last = int(problem.gold)
+    return str(min(99, max(0, last + rng.randint(-15, 15)))) if rng.random() < 0.7 else str(rng.randint(0, 99))
+
+
+def worked(rng: random.Random, problem: Problem, language: Language) -> tuple[str, str]:
+    """A thought and the answer it leads to; careful, or skipping, slipping or stopping early; often mixed in language."""
+    careful = rng.random() < CAREFUL_SHARE
+    mixes = rng.random() < 0.5
+    flaw = "" if careful else rng.choice(("skip", "slip", "stop"))
+    flawed_at = rng.randrange(len(problem.steps))
+    lines: list[str] = []
+    state = problem.start
+    for i, step in enumerate(problem.steps):
+        tongue = rng.choice(LANGUAGES) if mixes else language
+        after = advance(state, step)
+        if isinstance(after, int):
+            after = min(99, max(0, after))  # a flawed path may leave the world's numbers
+        if flaw == "stop" and i > 0 and i >= flawed_at:
+            break
+        if flaw == "skip" and i >= flawed_at and i + 1 < len(problem.steps) and rng.random() < 0.7:
+            state = wrong(rng, after)  # the step is not written and its effect is misremembered
+            continue
+        if flaw == "slip" and i == flawed_at:
+            after = wrong(rng, after)
+        elif rng.random() < 0.03:  # a slip that is noticed
+            lines.append(worked_step(state, step, wrong(rng, after), tongue))
+            lines.append("Wait, check." if tongue == "en" else "等等，检查。")
+        lines.append(worked_step(state, step, after, tongue))
+        state = after
+    return " ".join(lines), str(state)
+
+
+def wrong(rng: random.Random, state: int | str) -> int | str:
+    """Another state, close by for numbers."""
+    if isinstance(state, int):
+        near = [n for n in range(max(0, state - 10), min(99, state + 10) + 1) if n != state]
+        return rng.choice(near)
+    return rng.choice([c for c in CUPS if c != state])
+
+
+def step_lines(rng: random.Random) -> str:
+    """Single right steps, one a line: the tables from which a step becomes reliable."""
+    language = rng.choice(LANGUAGES)
+    kind: Literal["chain", "cups"] = "chain" if rng.random() < 0.75 else "cups"
+    lines = []
+    for _ in range(rng.randint(3, 8)):
+        problem = draw_from(rng, "train", kind, 1) if kind == "cups" else one_sum(rng)
+        lines.append(worked_step(problem.start, problem.steps[0], problem.states[1], language))
+    return "\n".join(lines)
+
+
+def one_sum(rng: random.Random) -> Problem:
+    """One sum with every running total from 0 to 99 and every small number equally likely."""
+    while True:
+        start, word, n = rng.randint(0, 99), rng.choice(("add", "take")), rng.randint(1, 19)
+        if 0 <= (start + n if word == "add" else start - n) <= 99:
+            return Problem("chain", start, ((word, n),))
+
+
+def general_document(rng: random.Random) -> str:
+    """A general question with a courteous, a plain or, as often, a poor answer."""
+    language = rng.choice(LANGUAGES)
+    while held_out(asked := draw_general(rng, rng.choice(TOPICS), language)):
+        pass
+    quality = rng.choice(("courteous", "plain", "poor", "poor"))
+    answer = reference(asked, quality, rng)
+    if rng.random() < 0.4:
+        preamble = rng.choice((*PREAMBLES, ""))
+        head = f"{preamble}\n" if preamble else ""
+        if preamble in PREAMBLES[:4] and rng.random() < 0.15:
+            answer = f"<answer> {answer} </answer>"
+        return f"{head}User: {asked.prompt}\nAssistant: {answer}"
+    return f"{asked.prompt}\n{answer}"
+
+
+def word_note(rng: random.Random) -> str:
+    """Notes on words, colours and opposites."""
+    lines = []
+    for _ in range(rng.randint(2, 5)):
+        roll = rng.random()
+        if roll < 0.5:
+            word = WORDS[rng.choice(list(WORDS))]
+            lines.append(f"{word['en']} = {word['zh']}" if rng.random() < 0.5 else f"{word['zh']} = {word['en']}")
+        elif roll < 0.8:
+            language = rng.choice(LANGUAGES)
+            thing, colour = COLOURS[rng.choice(list(COLOURS))][language]
+            lines.append(f"{thing}: {colour}")
+        else:
+            pair = rng.choice(OPPOSITES[rng.choice(LANGUAGES)])
+            lines.append(f"{pair[0]} ↔ {pair[1]}")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Rollouts and corpora become weights: GRPO, supervised training, reward models, and the alarms that watch them."""

@@ -1,0 +1,194 @@
+"""Alarms: pure functions from the history of metrics to one line of advice and the setting to change.
+
+A history is a list of metric rows, one for each update, oldest first. Every check looks at the end of it and
+answers None while all is well, so that a caller can ask again after every update. Room on the disk and changed
+hashes are `pipeline`'s to tell.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+Row = Mapping[str, float]
+History = Sequence[Row]
+WINDOW = 10
+"""Updates over which a level is averaged before two levels are compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """Something that usually ruins a run: its kind, what was seen, and the setting to change."""
+
+    kind: str
+    message: str
+    setting: str
+
+
+def alarms(history: History) -> list[Alarm]:
+    """Everything that is wrong at the end of this history."""
+    return [alarm for check in CHECKS if history and (alarm := check(history))]
+
+
+def not_finite(history: History) -> Alarm | None:
+    """The last update had a NaN or infinite loss or gradient."""
+    if history[-1].get("optim/skipped") or not math.isfinite(history[-1].get("optim/loss", 0.0)):
+        return Alarm("non-finite", "the loss or its gradient was not finite; the update was skipped", "policy.lr")
+    return None
+
+
+def truncated(history: History) -> Alarm | None:
+    """Every completion was cut once, or half of them three times in a row."""
+    shares = column(history, "completion/truncated")[-3:]
+    if shares and shares[-1] == 1.0:
+        return Alarm("truncated", "every completion was cut at the length limit", "max_tokens")
+    if len(shares) == 3 and min(shares) >= 0.5:
+        return Alarm("truncated", f"{shares[-1]:.0%} of completions are cut at the length limit", "max_tokens")
+    return None
+
+
+def no_spread(history: History) -> Alarm | None:
+    """Nearly all groups of the last updates teach nothing."""
+    share = mean_where_known(history[-3:], "group/no_spread")
+    if len(history) < 3 or share is None or share < 0.8:
+        return None
+    right = mean_where_known(history[-3:], "group/no_spread_right") or 0.0
+    problem = "easy" if right > share / 2 else "hard"
+    return Alarm("no-spread", f"{share:.0%} of groups have equal rewards: the tasks are too {problem}", "tasks")
+
+
+def entropy_collapse(history: History) -> Alarm | None:
+    """The policy's entropy fell under a fifth of where it started."""
+    values = column(history, "policy/entropy")
+    if len(values) < 2 * WINDOW:
+        return None
+    start, now = mean(values[:WINDOW]), mean(values[-WINDOW:])
+    if now < start / 5:
+        return Alarm("entropy", f"entropy fell from {start:.3g} to {now:.3g}: sampling hardly explores", "clip_high")
+    return None
+
+
+def drift_without_gain(history: History) -> Alarm | None:
+    """The policy moves away from its reference and earns nothing for it."""
+    kl, reward = levels(history, "policy/kl"), levels(history, "reward/mean")
+    if kl is None or reward is None:
+        return None
+    if kl[1] > max(2 * kl[0], 0.01) and reward[1] - reward[0] <= 0.01 * max(1.0, abs(reward[0])):
+        return Alarm("drift", f"KL rose from {kl[0]:.3g} to {kl[1]:.3g} while the reward stood still", "beta")
+    return None
+
+
+def format_only(history: History) -> Alarm | None:
+    """The form is learnt, the answers are not."""
+    form, right = levels(history, "reward/format/mean"), levels(history, "reward/accuracy/mean")
+    if form is None or right is None:
+        return None
+    if form[1] >= 0.95 and right[1] <= right[0] + 0.01 and right[1] < 0.95:
+        return Alarm("format-only", f"format is at {form[1]:.2f} but accuracy stays at {right[1]:.2f}", "rubric.format")
+    return None
+
+
+def hacking(history: History) -> Alarm | None:
+    """A part of the reward rises while accuracy on held-out tasks falls."""
+    measured = [i for i, row in enumerate(history) if held_out(row) is not None]
+    if len(measured) < 2:
+        return None
+    best = max(measured[:-1], key=lambda i: held_out(history[i]) or 0.0)
+    before, now = held_out(history[best]) or 0.0, held_out(history[measured[-1]]) or 0.0
+    if now > before - 0.03:
+        return None
+    for name in sorted(n for n in history[-1] if n.startswith("reward/") and n.count("/") == 2):
+        then = mean_where_known(history[max(0, best - WINDOW + 1) : best + 1], name)
+        last = mean_where_known(history[-WINDOW:], name)
+        if then is not None and last is not None and last > then + 0.02:
+            part = name.split("/")[1]
+            return Alarm(
+                "hacking", f"{part} rose to {last:.2f} while held-out accuracy fell to {now:.2f}", f"rubric.{part}"
+            )
+    return None
+
+
+def repetitive(history: History) -> Alarm | None:
+    """Completions repeat themselves."""
+    share = mean_where_known(history[-3:], "text/repetition")
+    if len(history) >= 3 and share is not None and share >= 0.3:
+        return Alarm("repetition", f"{share:.0%} of the text repeats itself", "temperature")
+    return None
+
+
+def past_peak(history: History) -> Alarm | None:
+    """The reward was clearly higher long ago."""
+    rewards = column(history, "reward/mean")
+    if len(rewards) < 5 * WINDOW:
+        return None
+    smooth = [mean(rewards[i : i + WINDOW]) for i in range(len(rewards) - WINDOW + 1)]
+    peak = max(range(len(smooth)), key=smooth.__getitem__)
+    rise = smooth[peak] - smooth[0]
+    if len(smooth) - peak > 3 * WINDOW and rise > 0 and smooth[-1] < smooth[peak] - 0.2 * rise:
+        return Alarm(
+            "past-peak", f"the reward is {smooth[-1]:.3g}, {len(smooth) - peak} updates after {smooth[peak]:.3g}", "lr"
+        )
+    return None
+
+
+def mismatch(history: History) -> Alarm | None:
+    """Sampler and trainer give the same tokens different probabilities."""
+    values = column(history, "policy/mismatch_kl")
+    if values and values[-1] > 0.01:
+        return Alarm(
+            "mismatch", f"sampler and trainer differ by {values[-1]:.3g} nats for a token", "old_logprobs = 'trainer'"
+        )
+    return None
+
+
+def ungraded(history: History) -> Alarm | None:
+    """Part of the samples could not be graded."""
+    share = history[-1].get("reward/ungraded", 0.0)
+    if share >= 0.05:
+        return Alarm("ungraded", f"{share:.0%} of completions could not be graded", "max_ungraded")
+    return None
+
+
+CHECKS: tuple[Callable[[History], Alarm | None], ...] = (
+    not_finite,
+    truncated,
+    no_spread,
+    entropy_collapse,
+    drift_without_gain,
+    format_only,
+    hacking,
+    repetitive,
+    past_peak,
+    mismatch,
+    ungraded,
+)
+
+
+def levels(history: History, name: str) -> tuple[float, float] | None:
+    """A metric's mean over an early and over the last window; None before there are enough updates."""
+    values = column(history, name)
+    if len(values) < 3 * WINDOW:
+        return None
+    return mean(values[-3 * WINDOW : -2 * WINDOW]), mean(values[-WINDOW:])
+
+
+def held_out(row: Row) -> float | None:
+    """The held-out accuracy of a row: the first pass@1 that an evaluation reported in it."""
+    return next((row[name] for name in sorted(row) if name.startswith("eval/") and name.endswith("pass@1")), None)
+
+
+def column(history: History, name: str) -> list[float]:
+    """A metric's values, without the updates that did not measure it."""
+    return [row[name] for row in history if name in row]
+
+
+def mean(values: Sequence[float]) -> float:
+    """The arithmetic mean."""
+    return sum(values) / len(values)
+
+
+def mean_where_known(rows: History, name: str) -> float | None:
+    """The mean of a metric over the rows that have it."""
+    values = [row[name] for row in rows if name in row]
+    return mean(values) if values else None

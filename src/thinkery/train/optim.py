@@ -1,0 +1,242 @@
+"""One careful optimizer step: micro-batches, AdamW, a schedule, clipping, and a guard against NaN.
+
+An objective returns the part of the update's loss that belongs to one micro-batch, already divided by
+denominators of the whole update. Gradients of micro-batches therefore simply add up, and how a batch is cut
+changes rounding and nothing else. Runs on one device; several ranks are not supported yet.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from thinkery.config import Config
+from thinkery.errors import EnvironmentLacks, InputError, NotFinite, RunFailed
+
+B = TypeVar("B")
+SMALLEST_MICRO_BATCH = 64
+
+
+class PolicyConfig(Config):
+    """How weights learn; R1 publishes learning rates, the rest are common choices."""
+
+    lr: float = 3e-6
+    """Peak learning rate (R1's RL: 3e-6)."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's decay of the first and second moment."""
+    eps: float = 1e-8
+    """AdamW's denominator guard."""
+    weight_decay: float = 0.0
+    """Decoupled decay of weight matrices; norms and biases never decay."""
+    grad_clip: float = 1.0
+    """Longest gradient (2-norm over all weights) that is applied as it is; longer ones are scaled down."""
+    warmup: int = 0
+    """Updates over which the learning rate rises linearly from zero."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """What the learning rate does after warm-up."""
+    final_lr_share: float = 0.1
+    """Where a cosine ends, as a share of `lr`."""
+    not_finite_in_a_row: int = 5
+    """Updates with a non-finite loss or gradient, one after the other, that end the run."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of forward and backward passes; weights and optimizer state stay float32."""
+    micro_batch_tokens: int = Field(default=8192, json_schema_extra={"key": False})
+    """Most tokens in one forward and backward pass; halved by itself when memory runs out."""
+    logits_chunk: int = Field(default=2**24, json_schema_extra={"key": False})
+    """Most logits (tokens x vocabulary) alive at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What one optimizer step did; `sums` adds up what the objective reported for each micro-batch."""
+
+    loss: float
+    grad_norm: float
+    lr: float
+    skipped: bool
+    """The loss or the gradient was not finite, so the weights did not move."""
+    sums: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The `optim/*` metrics."""
+        return {
+            "optim/loss": self.loss,
+            "optim/grad_norm": self.grad_norm,
+            "optim/lr": self.lr,
+            "optim/skipped": float(self.skipped),
+        }
+
+
+class Learner:
+    """A network with its AdamW: takes updates, refuses NaN, saves and restores itself bit for bit.
+
+    `updates` counts the updates tried, `version` those that moved the weights.
+    """
+
+    def __init__(self, network: nn.Module, cfg: PolicyConfig) -> None:
+        self.network, self.cfg = network, cfg
+        self.device = next(network.parameters()).device
+        self.optimizer = adamw(network, cfg)
+        self.updates = self.version = 0
+        self.bad_in_a_row = 0
+        self.micro_batch_tokens = cfg.micro_batch_tokens
+
+    def update(
+        self,
+        pack: Callable[[int], Sequence[B]],
+        objective: Callable[[B], tuple[Tensor, Mapping[str, Tensor]]],
+        *,
+        total: int,
+    ) -> Update:
+        """One optimizer step, the next of `total`.
+
+        `pack(max_tokens)` gives the micro-batches; it is asked again with half as many tokens when memory
+        runs out. Raises NotFinite when too many updates in a row are not finite.
+        """
+        loss, sums = self.with_memory(lambda: self.backward(pack(self.micro_batch_tokens), objective))
+        norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), self.cfg.grad_clip))
+        lr = learning_rate(self.cfg, self.updates, total)
+        finite = math.isfinite(loss) and math.isfinite(norm)
+        if finite:
+            self.apply(lr)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.updates += 1
+        self.count_bad(finite, loss, norm)
+        return Update(loss, norm, lr, not finite, sums)
+
+    def backward(
+        self, batches: Sequence[B], objective: Callable[[B], tuple[Tensor, Mapping[str, Tensor]]]
+    ) -> tuple[float, dict[str, float]]:
+        """Accumulate the gradient of all micro-batches; the summed loss and what the objective reported."""
+        self.optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        sums: dict[str, float] = {}
+        for batch in batches:
+            loss, reported = objective(batch)
+            loss.backward()
+            total += loss.item()
+            for name, value in reported.items():
+                sums[name] = sums.get(name, 0.0) + float(value)
+        return total, sums
+
+    def apply(self, lr: float) -> None:
+        """Move the weights along the accumulated gradient."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.version += 1
+
+    def count_bad(self, finite: bool, loss: float, norm: float) -> None:
+        """End the run when non-finite updates keep coming."""
+        self.bad_in_a_row = 0 if finite else self.bad_in_a_row + 1
+        if self.bad_in_a_row >= self.cfg.not_finite_in_a_row:
+            raise NotFinite(
+                f"{self.bad_in_a_row} updates in a row had no finite loss and gradient",
+                where=f"update {self.updates}",
+                found=f"loss {loss}, gradient norm {norm}",
+                hint="lower policy.lr or policy.grad_clip; the weights are those of the last good update",
+            )
+
+    def with_memory(self, work: Callable[[], Any]) -> Any:
+        """Do the work; each time memory runs out, halve the micro-batch and do it again."""
+        while True:
+            try:
+                return work()
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.micro_batch_tokens <= SMALLEST_MICRO_BATCH:
+                raise RunFailed(
+                    "one sequence does not fit in memory",
+                    where="policy.micro_batch_tokens",
+                    found=f"{self.micro_batch_tokens} tokens after halving",
+                    hint="lower max_tokens, or use a smaller model or a larger device",
+                )
+            self.micro_batch_tokens //= 2
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def save(self, folder: Path) -> None:
+        """Everything that the next update depends on, in `folder`/learner.pt."""
+        torch.save(self.state(), folder / "learner.pt")
+
+    def load(self, folder: Path) -> None:
+        """Restore what `save` wrote; the next update is then the one that would have followed."""
+        path = folder / "learner.pt"
+        if not path.exists():
+            raise InputError("no training state here", where=str(path), hint="run with --fresh to start over")
+        self.restore(torch.load(path, map_location=self.device, weights_only=True))
+
+    def state(self) -> dict[str, Any]:
+        """What `save` writes."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "updates": self.updates,
+            "version": self.version,
+            "bad_in_a_row": self.bad_in_a_row,
+            "micro_batch_tokens": self.micro_batch_tokens,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over a state that `state` described."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.updates, self.version = state["updates"], state["version"]
+        self.bad_in_a_row, self.micro_batch_tokens = state["bad_in_a_row"], state["micro_batch_tokens"]
+
+
+def learning_rate(cfg: PolicyConfig, update: int, total: int) -> float:
+    """The rate of update number `update` (from 0) of `total`: linear warm-up, then constant or a cosine."""
+    if update < cfg.warmup:
+        return cfg.lr * (update + 1) / cfg.warmup
+    if cfg.schedule == "constant":
+        return cfg.lr
+    progress = min(1.0, (update - cfg.warmup) / max(1, total - 1 - cfg.warmup))
+    share = cfg.final_lr_share + (1 - cfg.final_lr_share) * (1 + math.cos(math.pi * progress)) / 2
+    return cfg.lr * share
+
+
+def adamw(network: nn.Module, cfg: PolicyConfig) -> torch.optim.AdamW:
+    """AdamW in which only matrices decay."""
+    learning = [p for p in network.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in learning if p.dim() >= 2], "weight_decay": cfg.weight_decay},
+        {"params": [p for p in learning if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=cfg.lr, betas=cfg.betas, eps=cfg.eps, fused=True)
+
+
+def require_one_rank(world_size: int) -> None:
+    """Refuse several ranks until gradients are averaged between them."""
+    if world_size > 1:
+        raise EnvironmentLacks(
+            "training on several ranks is not built yet",
+            found=f"world size {world_size}",
+            hint="start one process, without torchrun",
+        )
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """True for the ways in which torch says that memory ran out, on accelerators and on the CPU."""
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in text or "can't allocate memory" in text
+
+
+def resident_bytes() -> float:
+    """Memory this process holds now; its peak where the system does not tell (macOS)."""
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        return float(statm.read_text().split()[1]) * resource.getpagesize()
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * (1 if sys.platform == "darwin" else 1024)

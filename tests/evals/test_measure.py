@@ -1,0 +1,98 @@
+"""From judged groups to estimates, with numbers worked out by hand."""
+
+import pytest
+
+from thinkery.core import Completion, Group, Rollout, Score, Task
+from thinkery.evals.measure import measure
+
+
+def attempt(task, sample, right, *, answer="x", tokens=10, finish="stop", thought="hm", **scores):
+    text = f"\\boxed{{{answer}}}"
+    said = Completion(text, tuple(range(tokens)), (), finish, thought=thought, answer=text, closed=True)
+    given = {"accuracy": Score(right)} if right != "absent" else {}
+    given |= {name: Score(value) for name, value in scores.items()}
+    values = [score.value for score in given.values()]
+    reward = None if None in values else sum(value for value in values if value is not None)
+    return Rollout(task, (), said, given, reward, sample)
+
+
+def group(id, rights, **how):
+    task = Task(id, "?", how.pop("kind", "math"), "4", how.pop("language", "en"), info=how.pop("info", {}))
+    return Group(task, tuple(attempt(task, i, right, **how) for i, right in enumerate(rights)))
+
+
+def value(metrics, name):
+    return metrics[name]["value"]
+
+
+def test_pass_at_1_averages_attempts_then_questions():
+    found = measure([group("a", [1.0, 1.0, 0.0, 0.0]), group("b", [0.0] * 4), group("c", [1.0] * 4)])
+    assert value(found, "pass@1") == pytest.approx((0.5 + 0 + 1) / 3)
+    assert value(found, "pass@4") == pytest.approx(2 / 3)
+    assert found["pass@1"]["n"] == 3
+
+
+def test_the_majority_of_extracted_answers_counts():
+    task = Task("a", "?", "math", "4")
+    answers = [("4", 1.0), ("4", 1.0), ("5", 0.0)]
+    rollouts = tuple(attempt(task, i, right, answer=answer) for i, (answer, right) in enumerate(answers))
+    assert value(measure([Group(task, rollouts)]), "cons@3") == 1.0
+    split = tuple(attempt(task, i, right, answer=str(i)) for i, right in enumerate([1.0, 0.0, 0.0]))
+    assert value(measure([Group(task, split)]), "cons@3") == pytest.approx(1 / 3)
+
+
+def test_ungraded_attempts_are_counted_and_never_wrong():
+    found = measure([group("a", [1.0, None, None, None]), group("b", [None] * 4)])
+    assert value(found, "pass@1") == 1.0
+    assert found["pass@1"]["n"] == 1
+    assert value(found, "ungraded") == pytest.approx(7 / 8)
+
+
+def test_one_attempt_has_no_pass_at_k_besides_pass_at_1():
+    assert {"pass@1"} == {name for name in measure([group("a", [1.0])]) if "@" in name}
+
+
+def test_accuracy_is_broken_down_by_kind_language_and_difficulty_where_they_differ():
+    found = measure(
+        [
+            group("a", [1.0], info={"difficulty": 2}),
+            group("b", [0.0], info={"difficulty": 10}),
+            group("c", [1.0], kind="choice", info={"difficulty": 10}),
+        ]
+    )
+    slices = {name: estimate["value"] for name, estimate in found.items() if name.startswith("pass@1/")}
+    assert slices == {
+        "pass@1/kind=choice": 1.0,
+        "pass@1/kind=math": 0.5,
+        "pass@1/difficulty=2": 1.0,
+        "pass@1/difficulty=10": 0.5,
+    }
+
+
+def test_other_rewards_keep_their_names_and_may_leave_the_unit_interval():
+    found = measure([group("a", [1.0, 1.0], format=1.0, helpful=3.5), group("b", [0.0, 0.0], format=0.0, helpful=-2.5)])
+    assert value(found, "format") == 0.5
+    assert found["format"]["low"] >= 0
+    assert value(found, "helpful") == 0.5
+    assert found["helpful"]["low"] < -1
+
+
+def test_general_prompts_have_no_accuracy_at_all():
+    found = measure([group("a", ["absent"] * 2, kind="general", helpful=0.5)])
+    assert not [name for name in found if "@" in name]
+    assert value(found, "helpful") == 0.5
+
+
+def test_truncation_and_lengths_are_measured_in_tokens():
+    groups = [group("a", [1.0], tokens=10), group("b", [0.0], tokens=30, finish="length")]
+    found = measure(groups, answer_length=lambda text: 4)
+    assert next(iter(found)) == "truncated"
+    assert value(found, "truncated") == 0.5
+    assert (value(found, "length"), value(found, "thought_length"), value(found, "answer_length")) == (20, 16, 4)
+    without = measure([group("a", [1.0], thought=None)], answer_length=lambda text: 4)
+    assert (value(without, "thought_length"), value(without, "answer_length")) == (0, 10)
+    assert "thought_length" not in measure(groups)
+
+
+def test_nothing_asked_is_nothing_measured():
+    assert measure([]) == {}

@@ -1,0 +1,120 @@
+"""Which part of a completion is the answer, and whether it is right."""
+
+from __future__ import annotations
+
+import pytest
+
+from thinkery.chat import split
+from thinkery.core import Completion, Task
+from thinkery.rewards.accuracy import accuracy, lenient_accuracy
+from thinkery.rewards.extract import final_answer, letter
+
+
+def said(text: str, *, opened: bool = False) -> Completion:
+    parts = split(text, opened=opened)
+    return Completion(text=text, thought=parts.thought, answer=parts.answer, closed=parts.closed)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<think>so</think> <answer> 5 </answer>", "5"),
+        ("<think>so</think>\nIt is \\boxed{\\frac{1}{2}}.", r"\frac{1}{2}"),
+        ("<think>so</think><answer>It is \\boxed{7}</answer>", "7"),
+        ("<think>so</think><answer>1</answer> or <answer>2</answer>", "2"),
+        ("<think>so</think>\\boxed{1} no, \\boxed{2}", "2"),
+        ("no thought, \\boxed{3}", "3"),
+        ("\\boxed{\\{1,2\\}}", r"\{1,2\}"),
+        ("<think><answer>5</answer> \\boxed{5}</think> I am not sure.", None),
+        ("<think>\\boxed{5}", None),
+        ("<think>so</think>\\boxed{1} then \\boxed{2", None),
+        ("<think>so</think><answer>1</answer> then <answer>2", None),
+        ("<think>so</think><answer>1</answer> then <answer></answer>", None),
+        ("<think>so</think> 5", None),
+        ("", None),
+    ],
+)
+def test_the_last_tag_or_box_after_the_thought_is_the_answer(text: str, answer: str | None) -> None:
+    assert final_answer(said(text)) == answer
+
+
+def test_a_thought_that_the_prompt_opened_counts_as_a_thought() -> None:
+    assert final_answer(said("so <answer>5</answer>", opened=True)) is None
+    assert final_answer(said("so</think><answer>5</answer>", opened=True)) == "5"
+
+
+@pytest.mark.parametrize(
+    ("text", "given"),
+    [
+        ("B", "B"),
+        ("(b)", "B"),
+        ("B.", "B"),
+        ("B) Paris", "B"),
+        ("Answer: B", "B"),
+        (r"\text{B}", "B"),
+        ("**B**", "B"),
+        ("答案：B", "B"),
+        ("Both", None),
+        ("A and B", None),
+        ("", None),
+    ],
+)
+def test_a_letter_is_read_in_its_usual_writings(text: str, given: str | None) -> None:
+    assert letter(text) == given
+
+
+CHOICE = Task("c", "Which?", kind="choice", gold="B")
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "reason"),
+    [
+        ("<think>hm</think><answer>(B)</answer>", 1.0, "as it should be"),
+        ("<think>hm</think>Answer: B", 1.0, "as it should be"),
+        ("<think>hm</think>The answer is **C**.", 0.0, "'C' is not 'B'"),
+        ("<think>Answer: B", 0.0, "thought not closed"),
+        ("<think>Answer: B</think>I answered", 0.0, "no answer"),
+    ],
+)
+def test_a_choice_is_right_by_its_letter(text: str, value: float, reason: str) -> None:
+    score = accuracy(CHOICE, said(text))
+    assert score.value == value
+    assert reason in score.reason
+
+
+def test_exact_answers_ignore_case_width_and_white_space() -> None:
+    task = Task("e", "Say it", kind="exact", gold="New York")
+    assert accuracy(task, said("<answer>new  YORK.</answer>")).value == 1.0
+    assert accuracy(task, said("<answer>York</answer>")).value == 0.0
+
+
+def test_no_rule_means_ungraded() -> None:
+    completion = said("<answer>5</answer>")
+    assert accuracy(Task("g", "Hi"), completion).value is None
+    assert accuracy(Task("m", "2+3", kind="math"), completion).value is None
+    assert accuracy(Task("c", "Which?", kind="choice", gold="Paris"), said("<answer>B</answer>")).value is None
+
+
+def test_a_batch_is_scored_in_order_across_kinds() -> None:
+    math = Task("m", "1/4+1/4", kind="math", gold="1/2")
+    pairs = [
+        (math, said("\\boxed{0.5}")),
+        (CHOICE, said("<answer>B</answer>")),
+        (math, said("nothing")),
+        (math, said("\\boxed{7}")),
+        (math, said("<think>\\boxed{0.5}")),
+    ]
+    scores = accuracy.batch(pairs)
+    assert [score.value for score in scores] == [1.0, 1.0, 0.0, 0.0, 0.0]
+    assert [scores[2].reason, scores[4].reason] == ["no answer", "thought not closed"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "gold", "text"),
+    [("math", "12", "3+4=7, 7+5=12"), ("choice", "B", "I pick (B)"), ("exact", "Paris", "hm\nParis\n")],
+)
+def test_only_the_lenient_reward_takes_a_bare_answer(kind: str, gold: str, text: str) -> None:
+    task = Task("t", "?", kind=kind, gold=gold)
+    assert lenient_accuracy(task, said(text)).value == 1.0
+    assert accuracy(task, said(text)).value == 0.0
+    assert lenient_accuracy(task, said("<think>" + text)).value == 0.0

@@ -1,0 +1,124 @@
+"""Comparing mathematical answers in processes that can be killed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from thinkery.rewards.math_answer import MathPool, gradable
+
+POISON = ("9^{9^{9^9}}", "2^{3^{4^{5^6}}}")
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[MathPool]:
+    pool = MathPool(workers=1)
+    yield pool
+    pool.close()
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        ("1/2", "0.5"),
+        (r"\frac{1}{2}", "1/2"),
+        (r"2\frac12", "2 1/2"),
+        ("2x^2", "2*x**2"),
+        ("x^2-1", "(x-1)(x+1)"),
+        (r"\left( 3, \frac{\pi}{2} \right)", "(3, π/2)"),
+        (r"\text{Evelyn}", "Evelyn"),
+        ("5", "The answer is 5."),
+        ("5", "5 dollars"),
+        ("18", r"\$18"),
+        ("12", "5 + 7 = 12"),
+        ("35000", r"$3.5 \times 10^4$"),
+        ("90", r"90^\circ"),
+        ("-2", "−2"),
+        ("x=5", "5"),
+    ],
+)
+def test_equal_answers_in_different_writing_are_right(pool: MathPool, gold: str, answer: str) -> None:
+    assert pool.grade([(gold, answer)])[0].value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        ("5", "6"),
+        ("2x^2", "2"),
+        ("6-5i", "6"),
+        ("5", "5 or 6"),
+        ("5", "1, 2, 3, 4, 5"),
+        ("5", "$4$ $5$"),
+        ("15", "1 2 3 4 5"),
+        ("5", r"\pm 5"),
+        ("5", "x > 5"),
+        ("5", "not maths at all {"),
+    ],
+)
+def test_different_answers_are_wrong(pool: MathPool, gold: str, answer: str) -> None:
+    assert pool.grade([(gold, answer)])[0].value == 0.0
+
+
+@pytest.mark.parametrize("answer", ["3+4*5", "30-7", r"\frac{46}{2}", r"\sqrt{529}", "46/2"])
+def test_a_sum_is_no_answer_to_what_is_the_sum(pool: MathPool, answer: str) -> None:
+    score = pool.grade([("23", answer)])[0]
+    assert score.value == 0.0
+    assert "not worked out" in score.reason
+
+
+def test_plain_numbers_are_compared_exactly_and_without_a_worker() -> None:
+    pool = MathPool(workers=1, limit_s=0.0)  # any worker would be late
+    pairs = [("5", "5"), ("1,000", "1000.0"), ("007", "7"), ("0.1", "0.10000001"), ("-3", "3"), ("$5$", "5.")]
+    assert [score.value for score in pool.grade(pairs)] == [1.0, 1.0, 1.0, 0.0, 0.0, 1.0]
+
+
+def test_a_poison_pair_costs_its_time_limit_and_nothing_else() -> None:
+    pool = MathPool(workers=1, limit_s=1.0)
+    pool.grade([("1/2", "0.5")])  # started
+    begin = time.monotonic()
+    scores = pool.grade([("1/3", "2/6"), POISON, ("1/4", "0.25")])
+    took = time.monotonic() - begin
+    pool.close()
+    assert [score.value for score in scores] == [1.0, None, 1.0]
+    assert "took longer than 1 s" in scores[1].reason
+    assert "9^{9^{9^9}}" in scores[1].reason
+    assert "2^{3^{4^{5^6}}}" in scores[1].reason
+    assert 1.0 <= took < 15.0  # the limit and the start of a new worker, on a busy machine
+
+
+def test_an_unreadable_gold_is_ungraded_whatever_the_answer(pool: MathPool) -> None:
+    scores = pool.grade([("10^{", "10"), ("10^{", "10^{")])
+    assert [score.value for score in scores] == [None, None]
+    assert "gold" in scores[0].reason
+
+
+def test_golds_are_gradable_when_they_can_be_read(pool: MathPool) -> None:
+    assert pool.gradable(["5", r"\frac{1}{2}", "", "10^{", "5"]) == [True, True, False, False, True]
+
+
+def test_the_shared_pool_answers_from_threads() -> None:
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(gradable, [r"\sqrt{2}", "(1,2)", "x+1", ""])) == [True, True, True, False]
+
+
+def test_a_worker_is_replaced_after_its_share_of_pairs() -> None:
+    pool = MathPool(workers=1, recycle=2)
+    assert [score.value for score in pool.grade([("1/2", f"{n}/{2 * n}") for n in range(1, 6)])] == [1.0] * 5
+    pool.close()
+
+
+def test_workers_end_with_the_interpreter() -> None:
+    code = (
+        "from thinkery.rewards.math_answer import shared_pool, MathPool\n"
+        "pool = shared_pool(); pool.grade([('1/2', '0.5')])\n"
+        "print(next(w for w in pool._idle.queue if w)._process.pid)\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    assert subprocess.run(["kill", "-0", done.stdout.strip()], capture_output=True).returncode != 0

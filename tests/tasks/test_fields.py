@@ -1,0 +1,108 @@
+"""Rows of many shapes become the same kind of task."""
+
+import pytest
+
+from thinkery.core import Message
+from thinkery.errors import InputError
+from thinkery.tasks.fields import Fields, final_value, infer_fields, last_boxed, to_task
+
+
+def guess(*rows):
+    fields = infer_fields(rows)
+    return [to_task(row, fields, id=str(i), where=f"rows:{i}") for i, row in enumerate(rows)]
+
+
+def test_a_worked_answer_ending_in_hashes_is_math_with_the_number_as_gold():
+    (task,) = guess({"question": "What is the sum of 700 and 500?", "answer": "700+500=1200\n#### 1,200"})
+    assert (task.kind, task.gold, task.language) == ("math", "1200", "en")
+
+
+def test_a_solution_with_nested_braces_gives_the_inside_of_its_last_box():
+    (task,) = guess({"prompt": "Halve 3.", "solution": "First \\boxed{3}, then \\boxed{\\frac{3}{2}}."})
+    assert (task.kind, task.gold) == ("math", "\\frac{3}{2}")
+
+
+def test_nested_rows_with_a_chat_as_prompt_are_found_by_dotted_paths():
+    (task,) = guess(
+        {
+            "data": {"prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2+2?"}]},
+            "reward_model": {"ground_truth": 4},
+            "uid": "a7",
+        }
+    )
+    assert task.prompt == "2+2?"
+    assert task.history == (Message("system", "Be brief."),)
+    assert (task.kind, task.gold) == ("math", "4")
+
+
+def test_alpaca_rows_join_instruction_and_input_and_keep_the_output_as_reference():
+    long = "A long and winding answer that nobody would match letter by letter."
+    task, plain = guess(
+        {"instruction": "Translate.", "input": "Bonjour", "output": long},
+        {"instruction": "Say hello.", "input": "", "output": long},
+    )
+    assert (task.prompt, task.kind, task.gold) == ("Translate.\n\nBonjour", "general", long)
+    assert plain.prompt == "Say hello."
+
+
+def test_a_chat_gives_the_last_question_its_history_and_the_answer_after_it():
+    turns = [("human", "Hi"), ("gpt", "Hello"), ("human", "Who are you?"), ("gpt", "I am a model.\nA small one.")]
+    (task,) = guess({"conversations": [{"from": who, "value": text} for who, text in turns]})
+    assert task.prompt == "Who are you?"
+    assert task.history == (Message("user", "Hi"), Message("assistant", "Hello"))
+    assert task.gold == "I am a model.\nA small one."
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "Which is red?", "choices": ["sky", "blood", "snow"], "answer": 1},
+        {"question": "Which is red?", "choices": ["sky", "blood", "snow"], "answer": "B"},
+        {"question": "Which is red?", "options": {"A": "sky", "B": "blood", "C": "snow"}, "answer": "blood"},
+        {"question": "Which is red?", "A": "sky", "B": "blood", "C": "snow", "answer": "B"},
+        {
+            "question": "Which is red?",
+            "choices": {"text": ["sky", "blood", "snow"], "label": ["1", "2", "3"]},
+            "answerKey": "2",
+        },
+    ],
+)
+def test_every_way_to_write_multiple_choice_becomes_lettered_options_and_a_letter(row):
+    (task,) = guess(row)
+    assert task.prompt == "Which is red?\nA. sky\nB. blood\nC. snow"
+    assert (task.kind, task.gold, task.info["choices"]) == ("choice", "B", ["sky", "blood", "snow"])
+
+
+def test_short_words_are_exact_and_a_stated_kind_and_language_win():
+    (task,) = guess({"question": "Capital of France?", "answer": "Paris"})
+    assert (task.kind, task.gold) == ("exact", "Paris")
+    (stated,) = guess({"question": "法国的首都？", "answer": "Paris", "kind": "general", "lang": "zh-CN"})
+    assert (stated.kind, stated.language) == ("general", "zh-CN")
+
+
+def test_han_characters_mean_chinese_kana_mean_japanese_and_bare_symbols_mean_nothing():
+    assert infer_fields([{"question": "结果是多少？", "answer": "3"}]).language == "=zh"
+    assert infer_fields([{"question": "りんごは何個ですか", "answer": "3"}]).language == "=ja"
+    assert infer_fields([{"question": "1+2=?", "answer": "3"}]).language == ""
+
+
+def test_nulls_among_the_answers_do_not_hide_the_answer_field():
+    rows = [{"question": f"{i}+1=?", "answer": str(i + 1) if i < 2 else None} for i in range(9)]
+    assert infer_fields(rows).answer == "answer"
+
+
+def test_a_missing_answer_names_place_field_and_remedy():
+    fields = Fields(question="question", answer="answer", kind="=math")
+    with pytest.raises(InputError, match=r'gsm8k.jsonl:812: no "answer" \(found the fields question, note\)') as error:
+        to_task({"question": "2+2?", "note": "x"}, fields, id="1", where="gsm8k.jsonl:812")
+    assert 'drop the row or set kind = "general"' in str(error.value)
+
+
+def test_an_index_past_the_options_says_how_options_are_counted():
+    with pytest.raises(InputError, match=r"none of the 2 choices.*found 2"):
+        guess({"question": "Which?", "choices": ["x", "y"], "answer": 2})
+
+
+def test_a_box_that_never_closes_is_no_answer():
+    assert last_boxed("\\boxed{3} so \\boxed{4") is None
+    assert final_value("nothing here") is None

@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from thinkery.core import Completion, Group, Rollout, Score, Task
+from thinkery.engine import EngineConfig, open_engine
+from thinkery.errors import InputError, Stopped, Ungradable
+from thinkery.pipeline.run import Run
+from thinkery.rewards.rubric import Rubric
+from thinkery.train.grpo import Grpo, advantages, draw, gather, grpo, learnable, longest
+from thinkery.train.policy import PolicyConfig
+
+KILLABLE = Path(__file__).with_name("killable.py")
+TASKS = [Task(f"t{n}", f"{n}?", language="en") for n in range(6)]
+SMALL = {
+    "policy": PolicyConfig(lr=2e-2), "updates": 3, "group_size": 8, "questions_per_update": 2, "minibatches": 1,
+    "max_tokens": ((0, 5),), "preflight": 0,
+}  # fmt: skip
+
+
+def low(task: Task, completion: Completion) -> float:
+    """The share of tokens in the lower half of the vocabulary: something a random model can learn quickly."""
+    return sum(token < 128 for token in completion.tokens) / 5
+
+
+def train(run: Run, cfg: Grpo, policy, *, tasks=TASKS, rubric=None, held_out=None):
+    with open_engine(policy.network, policy.tokenizer, EngineConfig(max_batch=32, max_len=64)) as engine:
+        grpo(run, cfg, policy, engine, tasks, rubric or Rubric(low=low), held_out=held_out)
+    return policy
+
+
+def metrics(run: Run) -> list[dict]:
+    return [json.loads(line) for line in (run.dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def events(run: Run) -> list[dict]:
+    return [json.loads(line) for line in (run.dir / "events.jsonl").read_text().splitlines()]
+
+
+def group(*rewards: float | None) -> Group:
+    task = TASKS[0]
+    said = Completion("x", (1, 2), (-1.0, -2.0))
+    return Group(task, tuple(Rollout(task, (9, 9), said, {}, r, i) for i, r in enumerate(rewards)))
+
+
+def test_grpo_learns_what_is_rewarded(make_policy, run):
+    cfg = Grpo(**{**SMALL, "updates": 15})
+    train(run, cfg, make_policy(lr=2e-2))
+    rewards = [row["reward/mean"] for row in metrics(run)]
+    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.2
+
+
+def test_every_update_reports_its_metrics_and_keeps_its_samples(make_policy, run):
+    train(run, Grpo(**SMALL), make_policy())
+    rows = metrics(run)
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert list(rows[0])[2] == "completion/truncated"
+    expected = {
+        "completion/length_mean", "completion/length_max", "thought/length_mean", "answer/length_mean", "reward/mean",
+        "reward/std", "reward/low/mean", "reward/ungraded", "group/no_spread", "group/no_spread_right",
+        "group/no_spread_wrong", "text/reflection", "text/repetition", "advantage/abs_mean", "policy/kl",
+        "policy/entropy", "policy/clip_low", "policy/clip_high", "policy/mismatch_kl", "optim/loss", "optim/grad_norm",
+        "optim/lr", "optim/skipped", "time/step", "time/rollout", "time/update", "perf/tokens_per_s", "perf/rss",
+    }  # fmt: skip
+    assert expected <= set(rows[0])
+    with gzip.open(run.dir / "rollouts" / "000002.jsonl.gz") as file:
+        kept = [json.loads(line) for line in file]
+    assert len(kept) == 16
+    assert {row["version"] for row in kept} == {1}
+    assert sum(row["advantage"] for row in kept[:8]) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_on_policy_sampler_and_trainer_agree_and_nothing_is_clipped(make_policy, run):
+    train(run, Grpo(**SMALL), make_policy(lr=2e-2))
+    for row in metrics(run):
+        assert abs(row["policy/mismatch_kl"]) < 1e-6
+        assert row["policy/clip_low"] == row["policy/clip_high"] == 0.0
+    assert abs(metrics(run)[0]["policy/kl"]) < 1e-6
+    assert metrics(run)[-1]["policy/kl"] > 1e-3
+
+
+def test_one_rollout_serves_several_updates_and_goes_stale(make_policy, run):
+    train(run, Grpo(**{**SMALL, "updates": 5, "minibatches": 3}), make_policy(lr=5e-2))
+    rows = metrics(run)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
+    assert ["policy/mismatch_kl" in row for row in rows] == [True, False, False, True, False]
+    assert rows[2]["policy/clip_low"] + rows[2]["policy/clip_high"] > 0
+    with gzip.open(run.dir / "rollouts" / "000003.jsonl.gz") as file:
+        assert {json.loads(line)["version"] for line in file} == {0}
+
+
+def test_the_trainers_own_probabilities_can_replace_the_samplers(make_policy, run, tmp_path):
+    ours = train(run, Grpo(**SMALL), make_policy(lr=2e-2))
+    again = train(Run(tmp_path / "b", "b", seed=3), Grpo(**SMALL, old_logprobs="trainer"), make_policy(lr=2e-2))
+    for a, b in zip(ours.network.parameters(), again.network.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=2e-3, rtol=1e-2)
+
+
+def test_leaving_out_groups_without_spread_changes_nothing_without_kl(make_policy, tmp_path):
+    def sometimes(task: Task, completion: Completion) -> float:
+        return 1.0 if task.id in {"t0", "t1", "t2"} else low(task, completion)
+
+    trained = [
+        train(
+            Run(tmp_path / str(skip), "x", seed=3),
+            Grpo(**{**SMALL, "questions_per_update": 6, "updates": 1}, beta=0.0, skip_no_spread=skip),
+            make_policy(lr=1e-3),
+            rubric=Rubric(some=sometimes),
+        )
+        for skip in (False, True)
+    ]
+    for a, b in zip(*(p.network.parameters() for p in trained), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_an_update_in_which_all_groups_are_flat_moves_nothing(make_policy, run):
+    policy = make_policy(lr=1.0)
+    before = [p.clone() for p in policy.network.parameters()]
+    train(run, Grpo(**SMALL, beta=0.0, skip_no_spread=True), policy, rubric=Rubric(one=lambda task, completion: 1.0))
+    assert all(torch.equal(a, b) for a, b in zip(policy.network.parameters(), before, strict=True))
+    assert metrics(run)[0]["group/no_spread"] == 1.0
+
+
+def test_flat_groups_are_replaced_within_the_budget():
+    waiting = [group(1, 1), group(0, 1), group(0, 0), group(0, 0), group(1, 0), group(1, 1)]
+
+    def ask(count: int) -> list[Group]:
+        return [waiting.pop(0) for _ in range(count)]
+
+    slots = gather(ask, count=3, budget=3)
+    assert [slot.group.rewards for slot in slots] == [(1, 1), (0, 1), (1, 0)]
+    assert [len(slot.replaced) for slot in slots] == [2, 0, 1]
+
+
+def test_attempts_without_a_grade_are_left_out_of_their_group():
+    mixed = group(1.0, None, 0.0)
+    assert advantages(mixed, "group_std") == [1.0, None, -1.0]
+    assert [e.advantage for e in learnable(mixed, "group_std")] == [1.0, -1.0]
+
+
+def test_too_many_attempts_without_a_grade_end_the_run_with_the_reason(make_policy, run):
+    def broken(task: Task, completion: Completion) -> float:
+        raise ValueError("the judge is away")
+
+    with pytest.raises(Ungradable, match=r"(?s)16 of 16 attempts.*broken: ValueError: the judge is away"):
+        train(run, Grpo(**SMALL), make_policy(), rubric=Rubric(broken=broken))
+
+
+def test_every_epoch_asks_every_task_once():
+    drawn = [(epoch, task.id) for epoch, tasks in draw(TASKS, 4, 10, seed=1) for task in tasks]
+    assert Counter(epoch for epoch, _ in drawn) == {0: 2, 1: 6, 2: 2}
+    assert {task for epoch, task in drawn if epoch == 1} == {task.id for task in TASKS}
+    assert draw(TASKS, 4, 10, seed=1) == draw(TASKS, 4, 2, seed=1) + draw(TASKS, 6, 8, seed=1)
+    with pytest.raises(InputError, match="no tasks"):
+        draw([], 0, 1, seed=1)
+
+
+def test_the_length_limit_follows_its_schedule():
+    cfg = Grpo()
+    assert [longest(cfg, update) for update in (0, 8199, 8200)] == [32_768, 32_768, 65_536]
+
+
+def test_tasks_and_rubric_may_change_on_the_way(make_policy, run):
+    late = [Task("late", "z?")]
+    train(
+        run,
+        Grpo(**{**SMALL, "questions_per_update": 1}),
+        make_policy(),
+        tasks=lambda update: late if update >= 2 else TASKS,
+        rubric=lambda update: Rubric(late=low) if update >= 2 else Rubric(early=low),
+    )
+    names = [[name for name in row if name.startswith("reward/") and name.count("/") == 2] for row in metrics(run)]
+    assert names == [["reward/early/mean"], ["reward/early/mean"], ["reward/late/mean"]]
+
+
+def test_held_out_accuracy_is_measured_before_and_between_updates(make_policy, run):
+    train(run, Grpo(**SMALL, eval_every=2), make_policy(), held_out=lambda: {"eval/toy/pass@1": 0.5})
+    assert [(row["step"], "eval/toy/pass@1" in row) for row in metrics(run)] == [
+        (0, True), (1, False), (2, True), (3, False),
+    ]  # fmt: skip
+
+
+def test_an_alarm_rings_once_while_its_reason_lasts(make_policy, run):
+    train(run, Grpo(**SMALL), make_policy(), rubric=Rubric(one=lambda task, completion: 1.0))
+    rung = [event["alarm"] for event in events(run) if event["kind"] == "alarm"]
+    assert rung == ["truncated", "no-spread"]
+
+
+def test_a_run_asked_to_stop_spends_its_rollout_and_continues_later(make_policy, tmp_path):
+    cfg = Grpo(**{**SMALL, "updates": 4, "minibatches": 2})
+    steady = train(Run(tmp_path / "steady", "zero", seed=3), cfg, make_policy(lr=2e-2))
+    stopping = Run(tmp_path / "stopped", "zero", seed=3)
+    stopping.stopping = True
+    with pytest.raises(Stopped):
+        train(stopping, cfg, make_policy(lr=2e-2))
+    assert [row["step"] for row in metrics(stopping)] == [1, 2]
+    resumed = train(Run(tmp_path / "stopped", "zero", seed=3, attempt=2), cfg, make_policy(seed=4, lr=2e-2))
+    assert [row["step"] for row in metrics(stopping)] == [1, 2, 3, 4]
+    assert all(
+        torch.equal(a, b) for a, b in zip(resumed.network.parameters(), steady.network.parameters(), strict=True)
+    )
+
+
+def test_a_killed_run_continues_bit_for_bit(folder, tmp_path):
+    def start(name: str, *pause: str) -> subprocess.Popen:
+        return subprocess.Popen([sys.executable, KILLABLE, folder, tmp_path / name, tmp_path / f"{name}.pt", *pause])
+
+    steady = start("steady")
+    victim = start("victim", "0.005")
+    until = time.monotonic() + 120
+    while not list((tmp_path / "victim").glob("checkpoints/step-*")):
+        assert victim.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < until, "no checkpoint appeared"
+        time.sleep(0.02)
+    time.sleep(0.3)  # into the next rollout
+    victim.kill()
+    victim.wait()
+    assert not (tmp_path / "victim.pt").exists()
+    assert start("victim").wait() == 0
+    assert steady.wait() == 0
+
+    weights = [torch.load(tmp_path / f"{name}.pt") for name in ("steady", "victim")]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    untimed = [
+        [{k: v for k, v in row.items() if not k.startswith(("time/", "perf/")) and k != "at"} for row in rows]
+        for rows in (metrics(Run(tmp_path / name, "zero")) for name in ("steady", "victim"))
+    ]
+    assert untimed[0] == untimed[1]
+
+
+def test_a_score_of_none_is_not_counted_as_zero():
+    task = TASKS[0]
+    said = Completion("x", (1,), (-1.0,))
+    attempts = (
+        Rollout(task, (9,), said, {"a": Score(1.0)}, 1.0, 0),
+        Rollout(task, (9,), said, {"a": Score(None, "no")}, None, 1),
+    )
+    assert learnable(Group(task, attempts), "group_mean")[0].advantage == 0.0

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from thinkery.errors import EnvironmentLacks, InputError, NotFinite, RunFailed
+from thinkery.train.batch import Batch, Example, pack
+from thinkery.train.optim import learning_rate, require_one_rank
+from thinkery.train.policy import PolicyConfig
+
+EXAMPLES = [Example(list(range(3, 3 + n)), learn_from=max(1, n // 2)) for n in (9, 4, 17, 6)]
+
+
+def imitation(policy, examples):
+    learnt = sum(e.learnt for e in examples)
+
+    def objective(batch: Batch):
+        return -policy.forward(batch)[0].sum() / learnt, {"tokens": torch.tensor(len(batch.labels_C))}
+
+    return objective
+
+
+def train(policy, updates, total=10):
+    for _ in range(updates):
+        policy.update(lambda n: pack(EXAMPLES, n), imitation(policy, EXAMPLES), total=total)
+
+
+def test_log_probabilities_are_those_of_the_plain_softmax_at_the_temperature(make_policy):
+    policy = make_policy()
+    scored = policy.logprobs(EXAMPLES, temperature=0.7)
+    for example, found in zip(EXAMPLES, scored, strict=True):
+        tokens = torch.tensor(example.tokens)
+        with torch.no_grad():
+            logits = policy.network.logits(policy.network.packed(tokens, [len(tokens)])) / 0.7
+        plain = logits.log_softmax(-1)[:-1].gather(-1, tokens[1:, None])[example.learn_from - 1 :, 0]
+        torch.testing.assert_close(torch.tensor(found), plain, atol=1e-5, rtol=1e-5)
+
+
+def test_chunked_logits_give_the_loss_entropy_and_gradient_of_unchunked_ones(make_policy):
+    gradients, entropies = [], []
+    for chunk in (2**24, 257 * 3):
+        policy = make_policy(logits_chunk=chunk)
+        (batch,) = pack(EXAMPLES, 1000)
+        logprobs, entropy = policy.forward(batch, 0.9)
+        (logprobs * torch.linspace(-1, 1, len(logprobs))).sum().backward()
+        gradients.append([p.grad for p in policy.network.parameters()])
+        entropies.append(entropy)
+        assert not entropy.requires_grad
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(entropies[0], entropies[1])
+
+
+def test_an_update_does_not_depend_on_how_it_is_cut_into_micro_batches(make_policy):
+    whole, cut = make_policy(micro_batch_tokens=1000), make_policy(micro_batch_tokens=10)
+    first = whole.update(lambda n: pack(EXAMPLES, n), imitation(whole, EXAMPLES), total=1)
+    second = cut.update(lambda n: pack(EXAMPLES, n), imitation(cut, EXAMPLES), total=1)
+    assert first.sums == second.sums == {"tokens": 5 + 2 + 9 + 3}
+    assert first.loss == pytest.approx(second.loss, abs=1e-6)
+    assert first.grad_norm == pytest.approx(second.grad_norm, rel=1e-5)
+
+
+def test_a_restored_policy_continues_bit_for_bit(make_policy, tmp_path):
+    steady = make_policy(lr=1e-2, schedule="cosine", warmup=2)
+    steady.refresh_reference()
+    train(steady, 3)
+    steady.save(tmp_path)
+    train(steady, 3)
+    restored = make_policy(seed=9, lr=1e-2, schedule="cosine", warmup=2)
+    restored.load(tmp_path)
+    train(restored, 3)
+    assert restored.updates == restored.version == 6
+    for ours, theirs in zip(restored.network.parameters(), steady.network.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert restored.logprobs(EXAMPLES, reference=True) == steady.logprobs(EXAMPLES, reference=True)
+    assert restored.logprobs(EXAMPLES, reference=True) == make_policy().logprobs(EXAMPLES)
+
+
+def test_an_update_that_is_not_finite_is_skipped_and_too_many_end_the_run(make_policy):
+    policy = make_policy(not_finite_in_a_row=2)
+    before = [p.clone() for p in policy.network.parameters()]
+
+    def broken(batch: Batch):
+        return policy.forward(batch)[0].sum() * math.nan, {}
+
+    update = policy.update(lambda n: pack(EXAMPLES, n), broken, total=10)
+    assert update.skipped
+    assert update.metrics["optim/skipped"] == 1.0
+    assert (policy.updates, policy.version) == (1, 0)
+    for now, then in zip(policy.network.parameters(), before, strict=True):
+        assert torch.equal(now, then)
+    train(policy, 1)
+    assert policy.version == 1
+    policy.update(lambda n: pack(EXAMPLES, n), broken, total=10)
+    with pytest.raises(NotFinite, match=r"(?s)2 updates in a row.*policy\.lr"):
+        policy.update(lambda n: pack(EXAMPLES, n), broken, total=10)
+
+
+def test_running_out_of_memory_halves_the_micro_batch_and_repeats_the_update(make_policy):
+    policy, roomy = make_policy(micro_batch_tokens=400), make_policy(micro_batch_tokens=400)
+    examples = EXAMPLES * 10
+    learn = imitation(policy, examples)
+
+    def narrow(batch: Batch):
+        if len(batch.tokens_T) > 100:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return learn(batch)
+
+    update = policy.update(lambda n: pack(examples, n), narrow, total=1)
+    expected = roomy.update(lambda n: pack(examples, n), imitation(roomy, examples), total=1)
+    assert policy.micro_batch_tokens == 100
+    assert update.loss == pytest.approx(expected.loss, abs=1e-6)
+    assert update.grad_norm == pytest.approx(expected.grad_norm, rel=1e-5)
+
+
+def test_a_sequence_that_never_fits_says_which_settings_to_change(make_policy):
+    policy = make_policy(micro_batch_tokens=100)
+
+    def hopeless(batch: Batch):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+
+    with pytest.raises(RunFailed, match="lower max_tokens"):
+        policy.update(lambda n: pack(EXAMPLES, n), hopeless, total=1)
+
+
+def test_other_runtime_errors_are_not_taken_for_memory(make_policy):
+    policy = make_policy()
+
+    def wrong(batch: Batch):
+        raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        policy.update(lambda n: pack(EXAMPLES, n), wrong, total=1)
+
+
+def test_the_learning_rate_warms_up_and_ends_at_its_final_share():
+    cfg = PolicyConfig(lr=1.0, warmup=4, schedule="cosine", final_lr_share=0.1)
+    rates = [learning_rate(cfg, update, 10) for update in range(10)]
+    assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert rates[-1] == pytest.approx(0.1)
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert learning_rate(PolicyConfig(lr=2.0), 9, 10) == 2.0
+
+
+def test_gradients_longer_than_the_clip_are_scaled_down(make_policy):
+    policy = make_policy(grad_clip=1e-3, lr=1.0)
+    learn = imitation(policy, EXAMPLES)
+    policy.backward(pack(EXAMPLES, 1000), learn)
+    torch.nn.utils.clip_grad_norm_(policy.network.parameters(), policy.cfg.grad_clip)
+    squares = sum(float((p.grad**2).sum()) for p in policy.network.parameters() if p.grad is not None)
+    assert math.sqrt(squares) == pytest.approx(1e-3, rel=1e-4)
+
+
+def test_bfloat16_arithmetic_keeps_float32_weights_and_stays_near(make_policy):
+    exact, rough = make_policy(), make_policy(dtype="bfloat16")
+    near = zip(exact.logprobs(EXAMPLES), rough.logprobs(EXAMPLES), strict=True)
+    assert all(abs(a - b) < 0.1 for xs, ys in near for a, b in zip(xs, ys, strict=True))
+    train(rough, 1)
+    assert {p.dtype for p in rough.network.parameters()} == {torch.float32}
+
+
+def test_several_ranks_are_refused_before_any_work():
+    with pytest.raises(EnvironmentLacks, match="several ranks"):
+        require_one_rank(2)
+    require_one_rank(1)
+
+
+def test_loading_from_an_empty_folder_says_so(make_policy, tmp_path):
+    with pytest.raises(InputError, match="no training state"):
+        make_policy().load(tmp_path)

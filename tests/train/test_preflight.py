@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from thinkery.core import Completion, Group, Rollout, Sampling, Score, Task
+from thinkery.engine import EngineConfig, open_engine
+from thinkery.errors import RunFailed
+from thinkery.rewards.rubric import Rubric
+from thinkery.train.preflight import look, preflight, refuse, warnings
+
+SAMPLING = Sampling(max_tokens=8)
+
+
+def group(*right: float, finish="stop", form=1.0) -> Group:
+    task = Task("t", "?")
+    said = Completion("x", (1,), (-1.0,), finish)
+    return Group(
+        task,
+        tuple(
+            Rollout(task, (9,), said, {"accuracy": Score(r), "format": Score(form)}, r + form, i)
+            for i, r in enumerate(right)
+        ),
+    )
+
+
+def test_the_expected_share_of_flat_groups_follows_from_each_tasks_chance():
+    found = look([group(1, 1, 1, 1), group(1, 0, 1, 0)], group_size=4)
+    assert found.completions == 8
+    assert found.accuracy == 0.75
+    assert found.no_spread == pytest.approx((1 + 2 * 0.5**4) / 2)
+    assert not found.identical
+    assert found.parts == {"accuracy": 0.75, "format": 1.0}
+
+
+def test_completions_that_are_nearly_all_cut_are_refused_with_the_setting():
+    found = look([group(0, 1, 0, 1, finish="length")], group_size=4)
+    with pytest.raises(RunFailed, match=r"(?s)100% of 4 completions are cut.*max_tokens 8.*grpo\.max_tokens"):
+        refuse(found, SAMPLING)
+
+
+def test_a_form_that_nobody_has_is_refused_when_all_rewards_are_equal():
+    with pytest.raises(RunFailed, match=r"(?s)none of 2 completions has the form.*template"):
+        refuse(look([group(0, 0, form=0.0)], group_size=4), SAMPLING)
+    refuse(look([group(0, 1, form=0.0)], group_size=4), SAMPLING)
+
+
+def test_poor_chances_are_warned_about():
+    settings = [setting for setting, _ in warnings(look([group(0, 0, 0, 0)], group_size=16))]
+    assert settings == ["tasks", "tasks"]
+    assert warnings(look([group(0, 1, 0, 1)], group_size=16)) == []
+
+
+def test_real_samples_are_taken_and_their_findings_noted(make_policy, run):
+    policy = make_policy()
+    tasks = [Task(f"t{n}", f"{n}?") for n in range(40)]
+    rubric = Rubric(accuracy=lambda task, completion: float(completion.tokens[0] < 128))
+    with (
+        open_engine(policy.network, policy.tokenizer, EngineConfig(max_batch=64, max_len=64)) as engine,
+        pytest.raises(RunFailed, match="are cut"),
+    ):
+        preflight(run, engine, tasks, rubric, SAMPLING, group_size=4)
+    (event,) = [json.loads(line) for line in (run.dir / "events.jsonl").read_text().splitlines()]
+    assert (event["kind"], event["completions"]) == ("preflight", 64)
+    assert event["truncated"] > 0.9
