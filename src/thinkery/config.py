@@ -435,7 +435,7 @@ def _over(default: Any, given: Any, info: FieldInfo) -> Any:
 def _did_you_mean(name: str, known: Sequence[str], by_name: bool = False) -> str:
     """The nearest known key as a question in brackets, or nothing; `by_name` compares only the last part."""
     names = {k.rpartition(".")[2] if by_name else k: k for k in reversed(known)}
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.8 if by_name else 0.6)
     return f" (did you mean {names[near[0]]!r}?)" if near else ""
 
 

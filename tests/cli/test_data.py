@@ -21,7 +21,7 @@ def test_made_tasks_are_read_back_as_the_same_tasks(thinkery, tmp_path: Path) ->
 def test_inspect_says_how_foreign_rows_are_read_and_what_cannot_be_graded(thinkery, tmp_path: Path) -> None:
     rows = [
         {"problem": "What is 2 + 2?", "ground_truth": "4"},
-        {"problem": "What is 3 + 3?", "ground_truth": "six or so"},
+        {"problem": "What is 3 + 3?", "ground_truth": "???"},
     ]
     file = tmp_path / "mine.jsonl"
     file.write_text("".join(json.dumps({**row, "kind": "math"}) + "\n" for row in rows))

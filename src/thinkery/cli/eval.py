@@ -1,17 +1,25 @@
-"""`thinkery eval MODEL --source gsm8k -k 4`: how often a model is right, with 95 % intervals over the questions."""
+"""`thinkery eval MODEL --suite math500`: how often a model is right, with 95 % intervals over the questions.
+
+A suite is a public benchmark asked by the paper's protocol; a source (`--source gsm8k -k 4`) is any tasks, asked as
+the options say.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from thinkery.cli import models, terminal
 from thinkery.core import Group, Task
+from thinkery.errors import UsageError
 
 if TYPE_CHECKING:
+    from thinkery.evals.benchmark import Benchmark
+    from thinkery.evals.suites import Suite
     from thinkery.rewards.rubric import Rubric
 
 
@@ -21,30 +29,40 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--source",
         action="append",
-        required=True,
+        default=[],
         metavar="NAME[:SPLIT]",
         help="world, gsm8k, math500, … or a .jsonl file; several are measured one after the other",
     )
-    parser.add_argument("--limit", type=int, default=400, help="questions of each source (default 400)")
-    parser.add_argument("-k", "--samples", type=int, default=4, help="attempts at each question (default 4)")
-    parser.add_argument("--reward", default="", metavar="FILE.py:NAME", help="also score with a reward of one's own")
+    parser.add_argument(
+        "--suite",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a public benchmark by the paper's protocol: aime2024, math500, gsm8k, mmlu, gpqa, ifeval, …",
+    )
+    parser.add_argument("--file", type=Path, help="your copy of a suite's questions, where it is not public (gpqa)")
+    parser.add_argument("--limit", type=int, help="questions of each (default: 400 of a source, all of a suite)")
+    parser.add_argument("-k", "--samples", type=int, help="attempts at each (default: 4, or what the suite is asked)")
+    parser.add_argument(
+        "--reward", default="", metavar="FILE.py:NAME", help="score sources with a reward of one's own too"
+    )
     parser.add_argument("--out", type=Path, help="write every attempt to this .jsonl file")
     parser.add_argument("--json", action="store_true", help="machine output on stdout")
     models.arguments(parser)
+    parser.set_defaults(max_tokens=None)  # 512 for sources, the protocol's for suites
 
 
 def main(args: argparse.Namespace) -> None:
-    """Measure every source and print a table, or JSON."""
-    exams = {name: exam_tasks(name, args.limit, args.seed) for name in args.source}
-    rubric = make_rubric(args.reward)
+    """Measure every suite and source and print a table, or JSON."""
+    benchmarks = chosen(args)
     attempts: list[Group] = []
     with models.open_model(args.model, args.template) as engine:
-        from thinkery.evals.benchmark import Benchmark, evaluate
+        from thinkery.evals.benchmark import evaluate
 
         results = {}
-        for name, tasks in exams.items():
-            benchmark = Benchmark(name, tasks, rubric, models.sampling(args), args.samples)
-            results[name] = evaluate(engine, benchmark, seed=args.seed, on_group=follow(name, len(tasks), attempts))
+        for name, benchmark in benchmarks.items():
+            seen = follow(name, len(benchmark.tasks), attempts)
+            results[name] = evaluate(engine, benchmark, seed=args.seed, on_group=seen)
     if args.out:
         write_attempts(args.out, attempts)
     if args.json:
@@ -56,6 +74,38 @@ def main(args: argparse.Namespace) -> None:
                 for m, e in estimates.items()
             ]
             print(terminal.table(rows, (name, "value", "95 %", "n")))
+
+
+def chosen(args: argparse.Namespace) -> dict[str, Benchmark]:
+    """The benchmarks that the arguments ask for, their questions loaded."""
+    from thinkery.evals.benchmark import Benchmark
+    from thinkery.evals.suites import PROTOCOL
+
+    if not args.suite and not args.source:
+        raise UsageError("nothing to measure on", hint="--suite math500, or --source with tasks of your own")
+    longest = args.max_tokens or PROTOCOL.max_tokens
+    sampling, brief = (replace(models.sampling(args), max_tokens=n) for n in (longest, args.max_tokens or 512))
+    benchmarks = {
+        name: find_suite(name).benchmark(
+            name, seed=args.seed, file=args.file, limit=args.limit, samples=args.samples, sampling=sampling
+        )
+        for name in args.suite
+    }
+    if args.source:
+        rubric = make_rubric(args.reward)
+        for name in args.source:
+            tasks = exam_tasks(name, args.limit or 400, args.seed)
+            benchmarks[name] = Benchmark(name, tasks, rubric, brief, args.samples or 4)
+    return benchmarks
+
+
+def find_suite(name: str) -> Suite:
+    """The suite of a name; UsageError lists what there is."""
+    from thinkery.evals.suites import SUITES
+
+    if name not in SUITES:
+        raise UsageError("no such suite", where="--suite", found=name, hint=f"one of {', '.join(SUITES)}")
+    return SUITES[name]
 
 
 def exam_tasks(name: str, limit: int, seed: int) -> list[Task]:

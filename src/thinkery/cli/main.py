@@ -24,6 +24,8 @@ VERBS = {
     "plan": "memory, time, tokens and disk of a recipe on this machine, before it starts",
     "show": "the graph of a run, what is done, and what each artifact came from",
     "eval": "measure a model on tasks",
+    "compare": "two models or stages side by side: differences, and which questions changed",
+    "score": "judge what was produced elsewhere: JSON lines in, verdicts out",
     "generate": "complete one prompt",
     "chat": "talk to a model",
     "report": "the stage table, plots and claims of a run",

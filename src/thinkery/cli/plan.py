@@ -45,6 +45,8 @@ def main(args: argparse.Namespace) -> None:
 
 def row(need: Need) -> list[str]:
     """What one step needs, as text."""
+    if not need.parameters:
+        return [need.step, need.what]
     sizes = (count(need.parameters), count(need.tokens), size_text(need.memory))
     return [need.step, need.what, *sizes, duration(need.seconds), size_text(need.disk)]
 

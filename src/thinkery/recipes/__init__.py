@@ -7,6 +7,7 @@ from typing import Any
 
 from thinkery.config import Config
 from thinkery.pipeline.step import Step
+from thinkery.recipes.distill import DistillRecipe, distill
 from thinkery.recipes.own import Own, own
 from thinkery.recipes.pretrain import PretrainRecipe, pretrain_bases
 from thinkery.recipes.r1 import R1, r1
@@ -14,6 +15,7 @@ from thinkery.recipes.r1 import R1, r1
 RECIPES: dict[str, tuple[type[Config], Callable[[Any], dict[str, Step]]]] = {
     "r1": (R1, r1),
     "own": (Own, own),
+    "distill": (DistillRecipe, distill),
     "pretrain": (PretrainRecipe, pretrain_bases),
 }
 """Graphs by the name that a recipe file gives in `recipe = "…"`, each with the class of its settings."""

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import torch
 
+from thinkery.engine import EngineConfig
 from thinkery.errors import EnvironmentLacks
 from thinkery.model.hf import read_config, shape_from_config
 from thinkery.model.locate import EMBEDDED, locate
@@ -32,14 +33,15 @@ from thinkery.pipeline.step import Step, ordered
 from thinkery.stages.cold_data import ColdData
 from thinkery.stages.collect import Collect
 from thinkery.stages.curate import Curate
-from thinkery.stages.evaluate import Evaluate
+from thinkery.stages.evaluate import Exam
 from thinkery.stages.fetch import Fetch
 from thinkery.stages.imitate import Imitate
-from thinkery.stages.own import Examine
-from thinkery.stages.preference import Labels, Pairs, RewardModel
+from thinkery.stages.preference import Labels, Pairs
+from thinkery.stages.published import Published, PublishedPairs, label_rows, pair_rows
 from thinkery.stages.reinforce import Reinforce
 from thinkery.tasks.sources import load_tasks
 from thinkery.train.optim import PolicyConfig
+from thinkery.train.preference import RewardModelConfig
 
 PROMPT_TOKENS = 128
 PROCESS_BYTES = 0.7e9
@@ -104,11 +106,13 @@ class Plan:
 
 
 def plan(steps: Mapping[str, Step], machine: Callable[[Shape], Machine], *, fill: float = 0.5) -> Plan:
-    """Estimate every step; `machine(shape)` measures for a model's shape, as `probe` does. Tasks are loaded, to count."""
+    """Estimate every step; `machine(shape)` measures for a model's shape, as `probe` does. Loads tasks, to count."""
     graph = ordered(steps)
     machines: dict[tuple[int, int], Machine] = {}
-    needs = []
+    needs: list[Need] = []
+    rows: dict[str, int] = {}
     for step in graph:
+        rows[step.name] = rows_of(step, rows)
         shape = shape_of(step)
         if shape is None:
             needs.append(Need(step.name))
@@ -116,30 +120,27 @@ def plan(steps: Mapping[str, Step], machine: Callable[[Shape], Machine], *, fill
         width = (shape.hidden_size, shape.intermediate_size)
         if width not in machines:
             machines[width] = machine(shape)
-        needs.append(need_of(step, shape, machines[width], fill))
+        needs.append(need_of(step, shape, machines[width], rows, fill))
     here = next(iter(machines.values()))
     return Plan(needs, warnings(graph, needs, here), (here.memory - PROCESS_BYTES) / RL_BYTES)
 
 
-def need_of(step: Step, shape: Shape, machine: Machine, fill: float) -> Need:
+def need_of(step: Step, shape: Shape, machine: Machine, rows: Mapping[str, int], fill: float) -> Need:
     """What one step needs, by the kind of its settings."""
     P, cfg = parameters(shape), step.config
     if isinstance(cfg, Fetch):
         return Need(step.name, "-", P, disk=4 * P if cfg.model.endswith(".gguf") or cfg.model == "smollm2" else 0)
     if isinstance(cfg, Reinforce):
         return reinforce_need(step.name, cfg, shape, machine, fill)
-    if isinstance(cfg, Imitate):
-        rows, longest = rows_of(step.inputs["corpus"]), cfg.sft.max_tokens
-        tokens = cfg.sft.epochs * rows * min(longest, row_tokens(step.inputs["corpus"], fill))
-        return learning_need(step.name, shape, cfg.sft.policy, machine, tokens, rows * cfg.sft.epochs / cfg.sft.batch)
-    if isinstance(cfg, RewardModel):
-        rows = 2 * rows_of(step.inputs["data"])
-        tokens = rows * min(cfg.train.max_tokens, row_tokens(step.inputs["data"], fill))
-        return learning_need(step.name, shape, cfg.train.policy, machine, tokens, rows / cfg.train.batch)
-    if isinstance(cfg, ColdData | Curate | Pairs | Labels | Evaluate | Examine):
-        samples = questions_of(step) * samples_of(cfg)
-        n = cfg.sampling.max_tokens
-        return sampling_need(step.name, shape, machine, samples, n, fill, cfg.engine.max_batch, cfg.engine.kv_memory)
+    if isinstance(cfg, Imitate | RewardModelConfig):
+        corpus = step.inputs["corpus" if isinstance(cfg, Imitate) else "data"]
+        loop, each = (cfg.sft, 1) if isinstance(cfg, Imitate) else (cfg, 2)  # a pair is two sequences
+        seen = loop.epochs * rows[corpus.name]
+        tokens = each * seen * min(loop.max_tokens, row_tokens(corpus, fill))
+        return learning_need(step.name, shape, loop.policy, machine, tokens, seen / loop.batch)
+    if isinstance(cfg, ColdData | Curate | Pairs | Labels | Exam):
+        samples, longest = questions_of(step, rows) * samples_of(cfg), cfg.sampling.max_tokens
+        return sampling_need(step.name, shape, machine, samples, longest, fill, cfg.engine)
     return Need(step.name)
 
 
@@ -148,7 +149,7 @@ def reinforce_need(name: str, cfg: Reinforce, shape: Shape, machine: Machine, fi
     g, P = cfg.grpo, parameters(shape)
     samples = g.updates * g.questions_per_update * g.group_size
     longest = max(tokens for start, tokens in g.max_tokens if start < g.updates)
-    sampled = sampling_need(name, shape, machine, samples, longest, fill, cfg.engine.max_batch, cfg.engine.kv_memory)
+    sampled = sampling_need(name, shape, machine, samples, longest, fill, cfg.engine)
     tokens = samples * (PROMPT_TOKENS + fill * longest)
     learnt = learning_need(name, shape, g.policy, machine, tokens, g.updates, reference=g.beta > 0)
     memory = max(learnt.memory, sampled.memory + (16 if g.beta > 0 else 12) * P)
@@ -183,13 +184,13 @@ def sampling_need(
     samples: float,
     longest: int,
     fill: float,
-    max_batch: int,
-    kv_memory: float,
+    engine: EngineConfig,
 ) -> Need:
     """What sampling takes with continuous batching, prompts computed once per sample at worst."""
     P, length = parameters(shape), PROMPT_TOKENS + fill * longest
     per_token = cache_bytes(shape)
-    batch = max(1.0, min(max_batch, samples, kv_memory * 2**30 / (per_token * (PROMPT_TOKENS + longest))))
+    room = engine.kv_memory * 2**30 / (per_token * (PROMPT_TOKENS + longest))
+    batch = max(1.0, min(engine.max_batch, samples, room))
     memory = PROCESS_BYTES + 4 * P + batch * per_token * (PROMPT_TOKENS + longest)
     step_s = max(2 * P * batch / machine.flops, 4 * P / machine.bandwidth)
     step_s += batch * length * per_token / machine.bandwidth + KERNELS * shape.num_hidden_layers * machine.latency_s
@@ -259,29 +260,30 @@ def gguf_shape(path: Path) -> Shape:
     )
 
 
-def rows_of(step: Step) -> int:
-    """The most rows that a step which makes a dataset can leave."""
+def rows_of(step: Step, rows: Mapping[str, int]) -> int:
+    """The most rows that a step can leave, given those of the steps before it; 0 for what makes no dataset."""
     cfg = step.config
     if isinstance(cfg, Collect):
         return len(load_tasks(cfg.sources, purpose=cfg.purpose))
     if isinstance(cfg, ColdData):
-        return questions_of(step) * min(cfg.keep, cfg.samples)
+        return questions_of(step, rows) * min(cfg.keep, cfg.samples)
     if isinstance(cfg, Curate):
-        general = step.inputs.get("general")
-        extra = min(cfg.general, rows_of(general)) if general else 0
-        return questions_of(step) * min(cfg.keep, cfg.samples) + extra
+        general = min(cfg.general, rows[step.inputs["general"].name]) if "general" in step.inputs else 0
+        return questions_of(step, rows) * min(cfg.keep, cfg.samples) + general
+    if isinstance(cfg, Published):
+        return sum(1 for _ in (pair_rows if isinstance(cfg, PublishedPairs) else label_rows)(cfg))
     if isinstance(cfg, Pairs):
-        return questions_of(step)
-    return questions_of(step) * cfg.answers if isinstance(cfg, Labels) else 0
+        return questions_of(step, rows)
+    return questions_of(step, rows) * cfg.answers if isinstance(cfg, Labels) else 0
 
 
-def questions_of(step: Step) -> int:
+def questions_of(step: Step, rows: Mapping[str, int]) -> int:
     """The questions that a sampling step asks."""
-    tasks = step.inputs.get("tasks") or step.inputs["exam"]
-    return min(getattr(step.config, "prompts", rows_of(tasks)), rows_of(tasks))
+    count = rows[(step.inputs.get("tasks") or step.inputs["exam"]).name]
+    return min(getattr(step.config, "prompts", count), count)
 
 
-def samples_of(cfg: ColdData | Curate | Pairs | Labels | Evaluate | Examine) -> int:
+def samples_of(cfg: ColdData | Curate | Pairs | Labels | Exam) -> int:
     """The attempts at each question."""
     return cfg.answers if isinstance(cfg, Pairs | Labels) else cfg.samples
 
@@ -326,9 +328,9 @@ def probe(shape: Shape, directory: Path, memory: float) -> Machine:
 
 def fastest(work: Callable[[], object], budget_s: float = 0.1) -> float:
     """The shortest of as many tries as fit into the budget, at least three."""
-    times: list[float] = []
-    while len(times) < 3 or sum(times) < budget_s:
+    best, tries, end = float("inf"), 0, time.perf_counter() + budget_s
+    while tries < 3 or time.perf_counter() < end:
         started = time.perf_counter()
         work()
-        times.append(time.perf_counter() - started)
-    return min(times)
+        best, tries = min(best, time.perf_counter() - started), tries + 1
+    return best

@@ -1,33 +1,39 @@
 """How the two embedded bases were made: `thinkery run pretrain`, about half an hour on two cores.
 
-documents ──► base-start ──► base          documents ──► student-start ──► student
+crawl ──► base-start ──► base-schooled (reads textbooks) ──► base (reads the crawl)          the student likewise
 """
 
 from __future__ import annotations
 
 from thinkery.config import Config
 from thinkery.pipeline.step import Step, step
-from thinkery.stages.pretrain import Corpus, Fresh, Pretrain, fresh, pretrain, world_corpus
+from thinkery.stages.pretrain import Corpus, Fresh, Pretrain, School, fresh, pretrain, world_corpus
 
 
 class PretrainRecipe(Config):
     """Settings of the embedded bases."""
 
-    documents: Corpus = Corpus()
-    """What both read."""
+    textbooks: Corpus = Corpus(kind="textbooks", documents=80_000)
+    """What both read first."""
+    crawl: Corpus = Corpus(kind="crawl", documents=90_000)
+    """What both read then."""
     base: Fresh = Fresh()
     """The base's size."""
-    student: Fresh = Fresh(width=96, layers=2, heads=3, feed_forward=256)
+    student: Fresh = Fresh(width=96, layers=3, heads=3, feed_forward=256)
     """The student's size."""
-    train: Pretrain = Pretrain()
-    """How both are trained."""
+    school: School = School()
+    """How both read the textbooks."""
+    read: Pretrain = Pretrain()
+    """How both read the crawl."""
 
 
 def pretrain_bases(cfg: PretrainRecipe) -> dict[str, Step]:
-    """Documents, then each model fresh and trained."""
-    documents = step("documents", world_corpus, cfg.documents)
-    base_start = step("base-start", fresh, cfg.base, corpus=documents)
-    base = step("base", pretrain, cfg.train, start=base_start, corpus=documents)
-    student_start = step("student-start", fresh, cfg.student, corpus=documents)
-    student = step("student", pretrain, cfg.train, start=student_start, corpus=documents)
-    return {one.name: one for one in (documents, base_start, base, student_start, student)}
+    """Documents, then each model fresh, schooled and well read."""
+    textbooks = step("textbooks", world_corpus, cfg.textbooks)
+    crawl = step("crawl", world_corpus, cfg.crawl)
+    steps = [textbooks, crawl]
+    for name, size in (("base", cfg.base), ("student", cfg.student)):
+        start = step(f"{name}-start", fresh, size, corpus=crawl)
+        schooled = step(f"{name}-schooled", pretrain, cfg.school, start=start, corpus=textbooks)
+        steps += [start, schooled, step(name, pretrain, cfg.read, start=schooled, corpus=crawl)]
+    return {one.name: one for one in steps}

@@ -5,7 +5,8 @@
     refine ──answers──► pairs, labels ──► helpful, harmless
     refine ──GRPO with both──► align                    student + corpus ──SFT──► distill
 
-Both fine-tunings start again from the base. Every model sits the same exam.
+Both fine-tunings start again from the base. Every model sits the same exam. Models may be wired in as editor of the
+cold data and as judge; published preference data may stand in for the answers of refine and a judge of them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from thinkery.stages.evaluate import Evaluate, evaluate
 from thinkery.stages.fetch import Fetch, fetch
 from thinkery.stages.imitate import Distill, Imitate, imitate
 from thinkery.stages.preference import Harmless, Helpful, Labels, Pairs, compare_answers, label_safety, reward_model
+from thinkery.stages.published import PublishedLabels, PublishedPairs, published_labels, published_pairs
 from thinkery.stages.reason import Reason, reason
 from thinkery.stages.report import ReportConfig, report
 from thinkery.stages.zero import Zero, zero
@@ -32,6 +34,10 @@ class R1(Config):
     """The base model."""
     student: Fetch = Fetch(model="tiny-student")
     """The smaller base model that learns from the corpus."""
+    editor: Fetch | None = None
+    """The model that rewrites the cold data, for `cold_data.editor.who = "model"`."""
+    judge: Fetch | None = None
+    """The model that judges answers, for `who = "model"` in `judge` of corpus, pairs and labels."""
     exam: Collect = Collect(purpose="exam")
     """Held-out questions that every model answers."""
     problems: Collect = Collect()
@@ -54,6 +60,10 @@ class R1(Config):
     """Preference pairs."""
     labels: Labels = Labels()
     """Safety labels."""
+    published_pairs: PublishedPairs | None = None
+    """Published pairs instead of judged answers; `pairs` is then left out."""
+    published_labels: PublishedLabels | None = None
+    """Published labels instead of judged responses; `labels` is then left out."""
     helpful: Helpful = Helpful()
     """The helpful reward model."""
     harmless: Harmless = Harmless()
@@ -72,18 +82,30 @@ def r1(cfg: R1) -> dict[str, Step]:
     """The whole recipe, from a base model to the report."""
     base = step("base", fetch, cfg.base)
     student = step("student", fetch, cfg.student)
+    editor = step("editor", fetch, cfg.editor) if cfg.editor else None
+    judge = step("judge", fetch, cfg.judge) if cfg.judge else None
     exam = step("exam", collect, cfg.exam)
     problems = step("problems", collect, cfg.problems, exam=exam)
     general = step("general", collect, cfg.general, exam=exam)
 
     zeroed = step("zero", zero, cfg.zero, base=base, tasks=problems)
-    drafts = step("cold-data", cold_data, cfg.cold_data, teacher=zeroed, tasks=problems)
+    drafts = step("cold-data", cold_data, cfg.cold_data, teacher=zeroed, tasks=problems, editor=editor)
     cold = step("cold-start", imitate, cfg.cold_start, base=base, corpus=drafts)
     reasoner = step("reason", reason, cfg.reason, start=cold, tasks=problems)
-    corpus = step("corpus", curate, cfg.corpus, teacher=reasoner, tasks=problems, general=general, exam=exam)
+    corpus = step(
+        "corpus", curate, cfg.corpus, teacher=reasoner, tasks=problems, general=general, exam=exam, judge=judge
+    )
     refined = step("refine", imitate, cfg.refine, base=base, corpus=corpus)
-    pairs = step("pairs", compare_answers, cfg.pairs, model=refined, tasks=general)
-    labels = step("labels", label_safety, cfg.labels, model=refined, tasks=general)
+    pairs = (
+        step("pairs", published_pairs, cfg.published_pairs)
+        if cfg.published_pairs
+        else step("pairs", compare_answers, cfg.pairs, model=refined, tasks=general, judge=judge)
+    )
+    labels = (
+        step("labels", published_labels, cfg.published_labels)
+        if cfg.published_labels
+        else step("labels", label_safety, cfg.labels, model=refined, tasks=general, judge=judge)
+    )
     helpful = step("helpful", reward_model, cfg.helpful, base=refined, data=pairs)
     harmless = step("harmless", reward_model, cfg.harmless, base=refined, data=labels)
     final = step(
@@ -106,6 +128,6 @@ def r1(cfg: R1) -> dict[str, Step]:
     }
     last = step("report", report, cfg.report, **exams)
     return {one.name: one for one in (
-        base, student, exam, problems, general, zeroed, drafts, cold, reasoner, corpus, refined,
+        base, student, editor, judge, exam, problems, general, zeroed, drafts, cold, reasoner, corpus, refined,
         pairs, labels, helpful, harmless, final, distilled, *exams.values(), last,
-    )}  # fmt: skip
+    ) if one}  # fmt: skip

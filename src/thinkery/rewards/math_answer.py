@@ -18,6 +18,7 @@ import json
 import os
 import queue
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ from thinkery.errors import EnvironmentLacks
 
 _NUMBER = re.compile(r"\$?\s*([-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?)\s*\$?\.?")
 START_S = 60.0  # a worker imports sympy first
+PATIENCE = 30  # how often a pair whose worker was killed is given to another
 
 
 class MathPool:
@@ -76,19 +78,32 @@ class MathPool:
             return list(threads.map(self._ask, requests))
 
     def _ask(self, request: dict[str, str]) -> dict[str, Any]:
-        """The reply of the next free worker; a worker that is late, broken or worn out gives its place up."""
+        """A worker's reply; where one was killed from outside, another's."""
+        for _ in range(PATIENCE):
+            try:
+                return self._ask_one(request)
+            except _Killed:
+                continue
+        return {"error": f"the comparing process was killed {PATIENCE} times"}
+
+    def _ask_one(self, request: dict[str, str]) -> dict[str, Any]:
+        """The reply of the next free worker; a worker that is late, dead or worn out gives its place up."""
         worker = self._idle.get()
         keep: _Worker | None = None
         try:
             worker = worker or _Worker(self.limit_s)
             reply = worker.ask(request, self.limit_s)
-            if reply.get("lost") or worker.asked >= self.recycle:
-                worker.kill()
-            else:
+            if not reply.get("lost") and worker.asked < self.recycle:
                 keep = worker
             return reply
         finally:
+            if worker and not keep:
+                worker.kill()
             self._idle.put(keep)
+
+
+class _Killed(Exception):
+    """Somebody killed the process: it may have been another's pair, or the system short of memory."""
 
 
 class _Worker:
@@ -105,7 +120,12 @@ class _Worker:
             encoding="utf-8",
             start_new_session=True,
         )
-        if "ready" not in self._reply(START_S):
+        try:
+            ready = "ready" in self._reply(START_S)
+        except _Killed:
+            self._end()
+            raise
+        if not ready:
             complaint = self._end()
             raise EnvironmentLacks(
                 "the process that compares mathematical answers does not start",
@@ -121,7 +141,7 @@ class _Worker:
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            return {"lost": True, "error": "the comparing process had died"}
+            return self._lost()
         return self._reply(limit_s)
 
     def kill(self) -> None:
@@ -133,7 +153,14 @@ class _Worker:
         if not wait([self._process.stdout.fileno()], limit_s):
             return {"lost": True, "error": f"took longer than {limit_s:g} s"}
         line = self._process.stdout.readline()
-        return json.loads(line) if line else {"lost": True, "error": "the comparing process died"}
+        return json.loads(line) if line.endswith("\n") else self._lost()
+
+    def _lost(self) -> dict[str, Any]:
+        """The reply of a process that has closed its pipe; raises _Killed where it did not end by itself."""
+        self._process.kill()
+        if self._process.wait() == -signal.SIGKILL:
+            raise _Killed
+        return {"lost": True, "error": "the comparing process died"}
 
     def _end(self) -> str:
         """Kill, reap, close the pipes; returns what the process wrote to stderr."""

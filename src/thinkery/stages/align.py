@@ -21,10 +21,13 @@ from thinkery.train.grpo import Grpo
 
 
 class AlignGrpo(Grpo):
-    """Stage 4's loop (v2 §B.4.3)."""
+    """Stage 4's loop (v2 §B.4.3): stage 2's, colder and for fewer updates."""
 
     updates: int = 1700
     temperature: float = 0.7
+    clip_low: float = 10.0
+    clip_high: float = 10.0
+    max_tokens: tuple[tuple[int, int], ...] = ((0, 32_768),)
 
 
 class Align(Reinforce):

@@ -22,8 +22,8 @@ from thinkery.pipeline.run import Run
 from thinkery.rewards.accuracy import accuracy
 from thinkery.rewards.format import thinks
 from thinkery.rewards.rubric import Part, Rubric
-from thinkery.stages.common import reads_well, sample_chunks
-from thinkery.stages.roles import Edit, Role, editor_of
+from thinkery.stages.common import open_model, reads_well, sample_chunks
+from thinkery.stages.roles import Edit, Editor, editor_of
 
 
 class ColdData(Config):
@@ -43,8 +43,8 @@ class ColdData(Config):
     """What a sample must be like to be rewritten; mixed languages can be mended."""
     readable: Readable = Readable()
     """What a rewritten thought must be like."""
-    editor: Role = Role()
-    """Who rewrites: the world's fixed rules, an LLM endpoint, or the model wired in as `editor`."""
+    editor: Editor = Editor()
+    """Who rewrites: the world's fixed rules, an LLM endpoint, the model wired in as `editor`, or nobody."""
     engine: EngineConfig = EngineConfig()
     """The sampler."""
     chunk: int = Field(default=64, json_schema_extra={"key": False})
@@ -56,11 +56,10 @@ def cold_data(run: Run, cfg: ColdData, teacher: Model, tasks: Dataset, editor: M
     asked = list(tasks.tasks())[: cfg.prompts]
     rubric = Rubric(accuracy=accuracy, readable=Part(reads_well(cfg.worth_editing), weight=0))
     writer = run.dataset()
-    with editor_of(cfg.editor, editor) as edit:
+    with editor_of(cfg.editor, editor) as edit, open_model(cfg.engine, teacher, examples=cfg.examples) as engine:
         for key, groups in sample_chunks(
-            run, cfg.engine, teacher, asked, cfg.sampling, rubric, writer,
-            samples=cfg.samples, chunk=cfg.chunk, examples=cfg.examples,
-        ):  # fmt: skip
+            run, engine, asked, cfg.sampling, rubric, writer, samples=cfg.samples, chunk=cfg.chunk
+        ):
             drafts = [rollout for group in groups for rollout in worth_editing(cfg, group, writer)]
             for number, rewritten in enumerate(edited(cfg, drafts, edit, writer)):
                 writer.add(rewritten, f"{key}/{number:04d}")

@@ -29,7 +29,7 @@ def collect(run: Run, cfg: Collect, exam: Dataset | None = None) -> Dataset:
     tasks = load_tasks(cfg.sources, seed=run.seed, purpose=cfg.purpose)
     writer.count("loaded", len(tasks))
     tasks, dropped = check_gold(tasks)
-    for task, reason in dropped:
+    for _, reason in dropped:
         writer.count(f"ungradable gold: {reason}")
     index = Index.of(exam.tasks(), n=cfg.ngram) if exam else None
     for number, task in enumerate(tasks):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from thinkery.chat import R1_ZERO, THINK_CHAT
 from thinkery.core import Completion, Group, Reward, Rollout, Sampling, Score, Task
 from thinkery.data.keep import Readable, readable
-from thinkery.engine import EngineConfig, open_engine
+from thinkery.engine import Engine, EngineConfig, open_engine
 from thinkery.model.hf import load_model
 from thinkery.model.tokenizer import require_chat
 from thinkery.pipeline.artifact import Model
@@ -27,10 +28,19 @@ def template_of(setting: str) -> str:
     return TEMPLATES.get(setting, setting)
 
 
+@contextmanager
+def open_model(cfg: EngineConfig, model: Model, *, examples: str = "") -> Iterator[Engine]:
+    """An engine around an artifact's weights; `examples` is text put before every prompt."""
+    network, tokenizer = load_model(model.folder)
+    if examples:
+        tokenizer = tokenizer.with_template(f"{{{{ {json.dumps(examples)} }}}}" + require_chat(tokenizer))
+    with open_engine(network, tokenizer, cfg) as engine:
+        yield engine
+
+
 def sample_chunks(
     run: Run,
-    cfg: EngineConfig,
-    model: Model,
+    engine: Engine,
     tasks: Sequence[Task],
     sampling: Sampling,
     rubric: Rubric,
@@ -38,32 +48,26 @@ def sample_chunks(
     *,
     samples: int,
     chunk: int,
-    examples: str = "",
 ) -> Iterator[tuple[str, list[Group]]]:
     """Judged groups, `chunk` tasks at a time in their order, each chunk with the prefix of its rows' keys.
 
     A chunk is sampled alone and always whole, and one that was finished is skipped: a killed run therefore
-    continues with the very samples that an uninterrupted one would have drawn. `examples` is text put before
-    every prompt.
+    continues with the very samples that an uninterrupted one would have drawn.
     """
-    network, tokenizer = load_model(model.folder)
-    if examples:
-        tokenizer = tokenizer.with_template(f"{{{{ {json.dumps(examples)} }}}}" + require_chat(tokenizer))
-    with open_engine(network, tokenizer, cfg) as engine:
-        for first in range(0, len(tasks), chunk):
-            key = f"{first:08d}"
-            if key in writer.keys:
-                continue
-            some = tasks[first : first + chunk]
-            judged = rollouts(engine, some, sampling, rubric, samples=samples, seed=run.seed, step=first)
-            by_task = {group.task.id: group for group in judged}
-            groups = [by_task[task.id] for task in some]
-            run.rollouts(first, groups)
-            yield key, groups
-            writer.skip(key)
-            run.progress(first + len(some), len(tasks))
-            if run.stopping and first + chunk < len(tasks):
-                run.stop()
+    for first in range(0, len(tasks), chunk):
+        key = f"{first:08d}"
+        if key in writer.keys:
+            continue
+        some = tasks[first : first + chunk]
+        judged = rollouts(engine, some, sampling, rubric, samples=samples, seed=run.seed, step=first)
+        by_task = {group.task.id: group for group in judged}
+        groups = [by_task[task.id] for task in some]
+        run.rollouts(first, groups)
+        yield key, groups
+        writer.skip(key)
+        run.progress(first + len(some), len(tasks))
+        if run.stopping and first + chunk < len(tasks):
+            run.stop()
 
 
 def reads_well(limits: Readable) -> Reward:

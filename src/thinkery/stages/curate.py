@@ -7,6 +7,9 @@ The teacher may also be any OpenAI-style endpoint, with a cap on what it may cos
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from pydantic import Field
 
 from thinkery.config import Config
@@ -15,13 +18,18 @@ from thinkery.data.conversations import Conversation, to_row
 from thinkery.data.decontaminate import Index
 from thinkery.data.deduplicate import Deduplicator
 from thinkery.data.keep import Readable
-from thinkery.engine import EngineConfig
+from thinkery.engine import Engine, EngineConfig
+from thinkery.engine.http import HttpConfig, HttpEngine
+from thinkery.errors import ConfigError
 from thinkery.pipeline.artifact import Dataset, Model
 from thinkery.pipeline.dataset import DatasetWriter
 from thinkery.pipeline.run import Run
 from thinkery.rewards.rubric import Part, Rubric
-from thinkery.stages.common import is_general, is_reasoning, reads_well, sample_chunks
+from thinkery.stages.common import is_general, is_reasoning, open_model, reads_well, sample_chunks
 from thinkery.stages.roles import Role, accuracy_of
+
+MILLION = 1_000_000
+SPENT = "spent on the endpoint, in millionths"
 
 
 class Curate(Config):
@@ -43,6 +51,8 @@ class Curate(Config):
     """Who compares answers with the reference where no rule can: an LLM endpoint or the model wired in as `judge`."""
     ngram: int = 10
     """Words in a row shared with an exam that drop a sample."""
+    endpoint: HttpConfig | None = None
+    """An OpenAI-style API that teaches instead of the model wired in; its `max_cost` holds over all attempts."""
     engine: EngineConfig = EngineConfig()
     """The sampler."""
     chunk: int = Field(default=64, json_schema_extra={"key": False})
@@ -50,24 +60,58 @@ class Curate(Config):
 
 
 def curate(
-    run: Run, cfg: Curate, teacher: Model, tasks: Dataset, general: Dataset | None = None,
-    exam: Dataset | None = None, judge: Model | None = None,
-) -> Dataset:  # fmt: skip
+    run: Run,
+    cfg: Curate,
+    tasks: Dataset,
+    teacher: Model | None = None,
+    general: Dataset | None = None,
+    exam: Dataset | None = None,
+    judge: Model | None = None,
+) -> Dataset:
     """Write the corpus: conversations of right and readable samples, then the general ones."""
     writer = run.dataset()
     index = Index.of(exam.tasks(), n=cfg.ngram) if exam else None
     asked = [task for task in tasks.tasks() if is_reasoning(task)][: cfg.prompts]
-    with accuracy_of(cfg.judge, judge) as accuracy:
+    paid = 0
+    with accuracy_of(cfg.judge, judge) as accuracy, teaching(cfg, teacher, writer) as engine:
         rubric = Rubric(accuracy=accuracy, readable=Part(reads_well(cfg.readable), weight=0))
         for key, groups in sample_chunks(
-            run, cfg.engine, teacher, asked, cfg.sampling, rubric, writer, samples=cfg.samples, chunk=cfg.chunk
+            run, engine, asked, cfg.sampling, rubric, writer, samples=cfg.samples, chunk=cfg.chunk
         ):
             for place, group in enumerate(groups):
                 keep_samples(cfg, writer, f"{key}/{place:04d}", group.task, group.rollouts, index)
+            if cost := cost_of(engine) - paid:
+                writer.count(SPENT, cost)  # counted with the chunk, so that a continued run keeps to the same budget
+                paid += cost
     answered = [task for task in general.tasks() if is_general(task) and task.gold] if general else []
     for place, task in enumerate(answered[: cfg.general]):
         keep_general(writer, f"general/{place:08d}", task)
     return writer.finish()
+
+
+@contextmanager
+def teaching(cfg: Curate, teacher: Model | None, writer: DatasetWriter) -> Iterator[Engine]:
+    """The teacher: the model wired in, or the endpoint with what is left of its budget."""
+    if cfg.endpoint is None:
+        if teacher is None:
+            raise ConfigError(
+                "nobody teaches", where="corpus", hint="wire a teacher in, or set endpoint.url and .model"
+            )
+        with open_model(cfg.engine, teacher) as engine:
+            yield engine
+        return
+    spent = writer.funnel.get(SPENT, 0) / MILLION
+    left = None if cfg.endpoint.max_cost is None else max(0.0, cfg.endpoint.max_cost - spent)
+    engine = HttpEngine(cfg.endpoint.model_copy(update={"max_cost": left}))
+    try:
+        yield engine
+    finally:
+        engine.release()
+
+
+def cost_of(engine: Engine) -> int:
+    """What an endpoint has cost in this attempt, in millionths of its currency; 0 for a model of our own."""
+    return round(engine.usage.cost * MILLION) if isinstance(engine, HttpEngine) else 0
 
 
 def keep_samples(

@@ -20,7 +20,7 @@ from thinkery.pipeline.artifact import Dataset, Model, task_to_row
 from thinkery.pipeline.run import Run
 from thinkery.rewards.preference import Reads, RewardModel
 from thinkery.rewards.rubric import Rubric
-from thinkery.stages.common import is_general, is_helpful, sample_chunks
+from thinkery.stages.common import is_general, is_helpful, open_model, sample_chunks
 from thinkery.stages.roles import Role, compare_of, label_of
 from thinkery.train.preference import RewardModelConfig, train_reward_model
 
@@ -62,9 +62,9 @@ def compare_answers(run: Run, cfg: Pairs, model: Model, tasks: Dataset, judge: M
     """Rows {messages, chosen, rejected, …}: pairs of answers between which the judge saw a clear difference."""
     asked = [task for task in tasks.tasks() if is_helpful(task)][: cfg.prompts]
     writer = run.dataset()
-    with compare_of(cfg.judge, judge) as compare:
+    with compare_of(cfg.judge, judge) as compare, open_model(cfg.engine, model) as engine:
         for key, groups in sample_chunks(
-            run, cfg.engine, model, asked, cfg.sampling, Rubric(), writer, samples=cfg.answers, chunk=cfg.chunk
+            run, engine, asked, cfg.sampling, Rubric(), writer, samples=cfg.answers, chunk=cfg.chunk
         ):
             writer.count("prompts", len(groups))
             pairs = [pair for group in groups if (pair := different_answers(group))]
@@ -109,9 +109,9 @@ def label_safety(run: Run, cfg: Labels, model: Model, tasks: Dataset, judge: Mod
     """Rows {messages, label}: the model's responses to general prompts, each labelled 1 (safe) or 0."""
     asked = [task for task in tasks.tasks() if is_general(task)][: cfg.prompts]
     writer = run.dataset()
-    with label_of(cfg.judge, judge) as label:
+    with label_of(cfg.judge, judge) as label, open_model(cfg.engine, model) as engine:
         for key, groups in sample_chunks(
-            run, cfg.engine, model, asked, cfg.sampling, Rubric(), writer, samples=cfg.answers, chunk=cfg.chunk
+            run, engine, asked, cfg.sampling, Rubric(), writer, samples=cfg.answers, chunk=cfg.chunk
         ):
             said = [(group.task, rollout.completion) for group in groups for rollout in group.rollouts]
             for number, ((task, completion), safe) in enumerate(zip(said, label(said), strict=True)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -15,7 +16,7 @@ from thinkery.model.tokenizer import Tokenizer as ChatTokenizer
 from thinkery.model.transformer import Shape, Transformer
 from thinkery.pipeline.artifact import Dataset, Model
 from thinkery.pipeline.run import Run
-from thinkery.tasks.world import documents
+from thinkery.tasks.world import documents, textbooks
 from thinkery.train.policy import open_policy
 from thinkery.train.sft import Sft, SftPolicy, sft
 
@@ -25,17 +26,23 @@ PIECES = Regex(r" ?\p{N}{1,2}| ?[A-Za-z]+| ?\p{Han}+| ?[^\s\p{L}\p{N}]+|\s+| ?\p
 """Where the tokenizer may not merge across: numbers of at most two digits are one token each."""
 
 
-class Corpus(Config):
-    """How much to read."""
+CORPORA = {"textbooks": textbooks, "crawl": documents}
+"""What there is to read, by the name a recipe uses."""
 
-    documents: int = 300_000
-    """Documents of the embedded world, about 45 tokens each."""
+
+class Corpus(Config):
+    """What to read, and how much."""
+
+    kind: Literal["textbooks", "crawl"] = "crawl"
+    """Worked problems and single steps, or a crawl of mixed quality."""
+    documents: int = 90_000
+    """Documents of 45 to 60 tokens."""
 
 
 def world_corpus(run: Run, cfg: Corpus) -> Dataset:
     """Write documents of the embedded world as rows {"text": …}."""
     writer = run.dataset()
-    for number, text in enumerate(islice(documents(run.seed), cfg.documents)):
+    for number, text in enumerate(islice(CORPORA[cfg.kind](run.seed), cfg.documents)):
         writer.add({"text": text}, f"{number:08d}")
         if number % 1000 == 999:
             run.progress(number + 1, cfg.documents)
@@ -54,11 +61,13 @@ class Fresh(Config):
     layers: int = 4
     """Blocks."""
     heads: int = 4
-    """Query heads; half as many key/value heads."""
+    """Attention heads, each with its own keys and values."""
     feed_forward: int = 384
     """Inner width of the feed-forward."""
     positions: int = 1024
     """Longest text in tokens."""
+    std: float = 0.06
+    """Standard deviation of the weights; 0.02, usual for wide models, is small for this width."""
 
 
 def fresh(run: Run, cfg: Fresh, corpus: Dataset) -> Model:
@@ -66,11 +75,11 @@ def fresh(run: Run, cfg: Fresh, corpus: Dataset) -> Model:
     texts = (row["text"] for row in islice(corpus.rows(), cfg.tokenizer_documents))
     tokenizer = ChatTokenizer(train_bpe(texts, cfg.vocabulary), eos=EOS, pad=EOS)
     shape = Shape(
-        "llama", cfg.vocabulary, cfg.width, cfg.feed_forward, cfg.layers, cfg.heads, max(1, cfg.heads // 2),
+        "llama", cfg.vocabulary, cfg.width, cfg.feed_forward, cfg.layers, cfg.heads, cfg.heads,
         cfg.width // cfg.heads, max_position_embeddings=cfg.positions,
     )  # fmt: skip
     network = Transformer(shape)
-    network.initialise(torch.Generator().manual_seed(run.seed))
+    network.initialise(torch.Generator().manual_seed(run.seed), cfg.std)
 
     def write(folder: Path) -> None:
         hf.save_model(folder, network, tokenizer)
@@ -103,22 +112,42 @@ def without_tags(text: str) -> str:
     return text
 
 
-class PretrainLoop(Sft):
-    """One pass over the documents at a learning rate for a small model."""
+class SchoolLoop(Sft):
+    """One pass over the textbooks: small batches, which teach a small model most per token."""
 
-    policy: SftPolicy = SftPolicy(lr=3e-3, warmup=50, weight_decay=0.1, dtype="bfloat16", micro_batch_tokens=4096)
+    policy: SftPolicy = SftPolicy(
+        lr=1.5e-3, betas=(0.9, 0.98), warmup=100, final_lr_share=0.5, weight_decay=0.1, dtype="bfloat16",
+        micro_batch_tokens=2048,
+    )  # fmt: skip
     epochs: int = 1
-    batch: int = 380
+    batch: int = 24
     max_tokens: int = 1024
+    checkpoint_every: int = 500
+
+
+class CrawlLoop(SchoolLoop):
+    """One pass over the crawl."""
+
+    policy: SftPolicy = SftPolicy(
+        lr=1e-3, betas=(0.9, 0.98), warmup=100, weight_decay=0.1, dtype="bfloat16", micro_batch_tokens=2048
+    )
+    batch: int = 40
 
 
 class Pretrain(Config):
-    """Settings of the pretraining."""
+    """Settings of next-token prediction."""
 
-    sft: Sft = PretrainLoop()
+    sft: Sft = CrawlLoop()
     """The loop."""
     held_out: int = 500
     """Documents that only measure."""
+
+
+class School(Pretrain):
+    """The first reading."""
+
+    sft: Sft = SchoolLoop()
+    """The loop."""
 
 
 def pretrain(run: Run, cfg: Pretrain, start: Model, corpus: Dataset) -> Model:

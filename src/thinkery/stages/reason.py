@@ -17,6 +17,7 @@ class ReasonGrpo(Grpo):
 
     clip_low: float = 10.0
     clip_high: float = 10.0
+    max_tokens: tuple[tuple[int, int], ...] = ((0, 32_768),)
 
 
 class Reason(Reinforce):

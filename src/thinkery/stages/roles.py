@@ -44,6 +44,14 @@ class Role(Config):
     """The sampler, for `who = "model"`."""
 
 
+class Editor(Role):
+    """Who rewrites zero's samples."""
+
+    who: Literal["world", "endpoint", "model", "none"] = "world"
+    """`world`, `endpoint` and `model` as for every role; `none`: nobody, right and readable samples stay as they are,
+    which is honest where no model at hand can edit."""
+
+
 @contextmanager
 def engine_of(role: Role, model: Model | None) -> Iterator[Engine]:
     """The language model that plays a role."""
@@ -90,8 +98,11 @@ class RuleOrReference:
 
 
 @contextmanager
-def editor_of(role: Role, model: Model | None) -> Iterator[Edit]:
+def editor_of(role: Editor, model: Model | None) -> Iterator[Edit]:
     """The editor of cold-start data."""
+    if role.who == "none":
+        yield lambda drafts: [Edited(thought, answer) for _, thought, answer, _ in drafts]
+        return
     if role.who == "world":
         yield lambda drafts: [Edited(*rewrite(*draft)) for draft in drafts]
         return

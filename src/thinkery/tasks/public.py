@@ -3,16 +3,20 @@
 `train` splits may be learned from; `test` splits are for exams only, which `load_tasks` enforces.
 The general prompts come only from files without AlpacaEval's instructions; oasst1_en_validation,
 self_instruct_user_oriented and pandalm_testset_v1 hold hundreds of them and are left alone.
+hh_harmless_base_test is one file for two purposes: the half of its dialogues that `may_learn` picks, by a hash of the
+first turn, is for learning; the other half is left for evaluating safety.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
+from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from thinkery.core import Task
+from thinkery.core import Message, Role, Task
 from thinkery.errors import InputError
 from thinkery.tasks.fields import Fields, final_value, last_boxed, to_task, with_choices
 from thinkery.tasks.files import Place, read_rows
@@ -33,6 +37,15 @@ EXAM_FILES = (
     "arena_hard/baseline_gpt-4-0314.jsonl.gz",
 )
 """Files whose rows must never be trained on, whatever source reads them."""
+
+NAME, AUTHOR = "Thinkery", "the people who ran this recipe"
+"""Who a model says it is and who made it, in the self-descriptions that it learns."""
+
+HARMLESS = {"set": "harmless"}
+"""What marks a prompt to which the right answer is often a refusal."""
+
+Preferred = tuple[Task, str, str]
+"""A prompt, the answer that was preferred, and the other one."""
 
 
 def data_root() -> Path | None:
@@ -59,9 +72,27 @@ def is_exam_file(path: Path) -> bool:
 
 
 def gsm8k(split: str) -> Iterator[Task]:
-    """Grade-school word problems; gold is what follows `####`."""
+    """Grade-school word problems; gold is what follows `####`. `steps` has train's single calculations instead."""
+    if split == "steps":
+        yield from _gsm8k_steps()
+        return
     for i, (_, row) in enumerate(_rows("gsm8k", {"train": "train.jsonl.gz", "test": "test.jsonl.gz"}, split)):
         yield _math("gsm8k", split, i, row["question"], final_value(row["answer"]))
+
+
+def _gsm8k_steps() -> Iterator[Task]:
+    """Every different sum, difference and product of two whole numbers that train's solutions mark as `<<6*4=24>>`.
+
+    The easiest problems there are: what a very small model can already do now and then.
+    """
+    seen: set[str] = set()
+    for _, row in _rows("gsm8k", {"steps": "train.jsonl.gz"}, "steps"):
+        for a, sign, b in re.findall(r"<<(\d{1,4})([-+*])(\d{1,4})=\d+>>", row["answer"]):
+            question = f"What is {a} {sign} {b}?"
+            if question not in seen:
+                seen.add(question)
+                value = {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b)}[sign]
+                yield _math("gsm8k", "steps", len(seen) - 1, question, str(value))
 
 
 def math(split: str) -> Iterator[Task]:
@@ -101,15 +132,20 @@ def mmlu(split: str) -> Iterator[Task]:
 
 
 def general(split: str) -> Iterator[Task]:
-    """Prompts without a rule: `train` asks for help, `harmless` holds first turns of red-team dialogue (offensive)."""
+    """Prompts without a rule: `train` asks for help, `identity` who the model is; `harmless` is offensive.
+
+    `harmless` holds the first turns of red-team dialogue, of the half that may be learned from.
+    """
     if split == "harmless":
         yield from _harmless()
+    elif split == "identity":
+        yield from _identity()
     elif split == "train":
         yield from _seed_tasks()
         yield from _dialogues()
         yield from _short_tasks()
     else:
-        raise _no_split("general", split, ("train", "harmless"))
+        raise _no_split("general", split, ("train", "identity", "harmless"))
 
 
 def _seed_tasks() -> Iterator[Task]:
@@ -130,11 +166,60 @@ def _short_tasks() -> Iterator[Task]:
         yield to_task(row, fields, id=f"general/short-{i}", where=where, source="general")
 
 
+def _identity() -> Iterator[Task]:
+    fields = Fields(question="instruction", context="input", answer="output", language="=en")
+    for i, (where, row) in enumerate(read_rows(public_file("sft/identity.json"))):
+        row = {key: text.replace("{{name}}", NAME).replace("{{author}}", AUTHOR) for key, text in row.items()}
+        yield to_task(row, fields, id=f"general/identity-{i}", where=where, source="general")
+
+
 def _harmless() -> Iterator[Task]:
     for i, (_, row) in enumerate(read_rows(public_file("preference/hh_harmless_base_test.jsonl.gz"))):
-        first = row["chosen"].split("\n\nAssistant:")[0].removeprefix("\n\nHuman:").strip()
-        if first:
-            yield Task(f"general/harmless-{i}", first, language="en", source="general", info={"set": "harmless"})
+        first, *_ = _dialogue(row["chosen"])
+        if first.content and may_learn(first.content):
+            yield Task(f"general/harmless-{i}", first.content, language="en", source="general", info=HARMLESS)
+
+
+def preferences(name: Literal["dpo-demo", "hh-harmless"]) -> Iterator[Preferred]:
+    """Published choices between two answers: `dpo-demo` by helpfulness, `hh-harmless` by harm (offensive text)."""
+    return _dpo_demo() if name == "dpo-demo" else _hh_harmless()
+
+
+def may_learn(first: str) -> bool:
+    """Whether a red-team dialogue that begins so is for learning, not for evaluating: half of them, by hash."""
+    return blake2b(" ".join(first.split()).lower().encode(), digest_size=8).digest()[-1] % 2 == 0
+
+
+def _dpo_demo() -> Iterator[Preferred]:
+    rows = read_rows(public_file("preference/dpo_en_demo.json.gz"))
+    for task, (_, row) in zip(_dialogues(), rows, strict=True):
+        yield task, row["chosen"]["value"], row["rejected"]["value"]
+
+
+def _hh_harmless() -> Iterator[Preferred]:
+    for i, (_, row) in enumerate(read_rows(public_file("preference/hh_harmless_base_test.jsonl.gz"))):
+        *before, chosen = _dialogue(row["chosen"])
+        *also, rejected = _dialogue(row["rejected"])
+        if (
+            before == also
+            and before[0].content
+            and may_learn(before[0].content)
+            and chosen.content
+            and rejected.content
+        ):
+            *history, asked = before
+            id = f"general/harmless-{i}"
+            task = Task(id, asked.content, language="en", source="general", history=tuple(history), info=HARMLESS)
+            yield task, chosen.content, rejected.content
+
+
+def _dialogue(text: str) -> list[Message]:
+    """The turns of Anthropic's transcripts, `\\n\\nHuman: … \\n\\nAssistant: …`."""
+    turns = re.split(r"\n\n(Human|Assistant):", text)[1:]
+    roles: dict[str, Role] = {"Human": "user", "Assistant": "assistant"}
+    return [Message(roles[who], said.strip()) for who, said in zip(turns[::2], turns[1::2], strict=True)]
+
+
 
 
 def _rows(folder: str, files: Mapping[str, str], split: str) -> Iterator[Place]:

@@ -1,0 +1,104 @@
+"""Two measurements of the same questions: how far apart, with what certainty, and which questions changed.
+
+    change = compare(read_sheet(rows_before), read_sheet(rows_after))
+    change.difference        # {"value": 0.04, "low": 0.01, "high": 0.07, "n": 400}
+    change.lost              # questions that were mostly right and no longer are
+
+The questions are the same, so their differences are what is resampled: a paired bootstrap sees a change that two
+separate intervals would hide. Rows are those of the record (`docs/record.md`) and of `thinkery eval --out`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from thinkery.errors import InputError
+from thinkery.evals.metrics import Estimate, paired_difference
+from thinkery.pipeline.read import RunRecord, open_run
+from thinkery.tasks.files import read_rows
+
+EXAM = "eval-"
+"""How the steps that measure a stage are named: eval-zero measures zero."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """One measurement: for each question the mean score of its attempts, and its words."""
+
+    scores: Mapping[str, float]
+    prompts: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What differs between two sheets on the questions both have."""
+
+    difference: Estimate
+    gained: tuple[str, ...]
+    """Questions that went from wrong to right; right is a mean score of a half or more."""
+    lost: tuple[str, ...]
+    """Questions that went from right to wrong."""
+
+
+def compare(before: Sheet, after: Sheet, *, seed: int = 0) -> Change:
+    """The change from one sheet to another; InputError when they share no question."""
+    shared = [id for id in before.scores if id in after.scores]
+    if not shared:
+        raise InputError("the two share no question", hint="compare measurements of the same tasks and seed")
+    was, now = ({id: sheet.scores[id] >= 0.5 for id in shared} for sheet in (before, after))
+    return Change(
+        difference=paired_difference(before.scores, after.scores, seed=seed),
+        gained=tuple(id for id in shared if now[id] and not was[id]),
+        lost=tuple(id for id in shared if was[id] and not now[id]),
+    )
+
+
+def read_sheet(rows: Iterable[Mapping[str, Any]], reward: str = "accuracy") -> Sheet:
+    """The sheet of judged attempts; an attempt that the reward did not grade is left out."""
+    scores: dict[str, list[float]] = {}
+    prompts: dict[str, str] = {}
+    for row in rows:
+        value = row["scores"].get(reward, {}).get("value")
+        if value is not None:
+            scores.setdefault(row["task"], []).append(value)
+            prompts[row["task"]] = row["prompt"]
+    return Sheet({id: fmean(values) for id, values in scores.items()}, prompts)
+
+
+def open_sheets(name: str, reward: str = "accuracy") -> dict[str, Sheet]:
+    """What a name means: RUN:STAGE is that stage's exam, RUN every exam of the run, else a file of attempts.
+
+    InputError when there is nothing of the kind, or the reward graded nothing in it.
+    """
+    run, _, stage = name.rpartition(":")
+    if (Path(name) / "run.json").is_file():
+        sheets = _exams(open_run(Path(name)), reward)
+    elif run and (Path(run) / "run.json").is_file():
+        sheets = {name: read_sheet(_attempts(open_run(Path(run)), stage), reward)}
+    else:
+        sheets = {name: read_sheet((row for _, row in read_rows(Path(name))), reward)}
+    for found, sheet in sheets.items():
+        if not sheet.scores:
+            raise InputError(f"no attempt has a score called {reward!r}", where=found, hint="--reward NAME")
+    return sheets
+
+
+def _exams(run: RunRecord, reward: str) -> dict[str, Sheet]:
+    """Every finished exam of a run, by stage, in the order of the graph."""
+    done = [name for name, step in run.steps.items() if name.startswith(EXAM) and step.status == "done"]
+    if not done:
+        raise InputError("no exam of this run is done", where=str(run.path), hint="name a stage, as RUN:STAGE")
+    return {name.removeprefix(EXAM): read_sheet(_attempts(run, name), reward) for name in done}
+
+
+def _attempts(run: RunRecord, stage: str) -> list[dict[str, Any]]:
+    """The attempts of a stage's exam, or else the last that the step itself recorded."""
+    step = EXAM + stage if EXAM + stage in run.steps else stage
+    numbers = run.rollout_steps(step)
+    if not numbers:
+        raise InputError(f"step {step!r} has recorded no attempts", where=str(run.path))
+    return run.rollouts(step, numbers[-1])

@@ -1,0 +1,96 @@
+"""Benchmarks whose answers are programs: HumanEval, MBPP, CodeContests and LiveCodeBench as tasks of kind "code".
+
+The program is the last fenced block of an answer (R1 v2 §D.1); `rewards.code_tests` says what a task carries.
+"""
+
+from __future__ import annotations
+
+import ast
+import base64
+import io
+import json
+import pickle
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from thinkery.core import Task
+from thinkery.errors import InputError
+from thinkery.tasks.files import read_rows
+from thinkery.tasks.public import public_file
+
+FUNCTION = "Write the function in Python, with the imports it needs, and end with the whole code in one fenced block."
+PROGRAM = "Write a Python program from standard input to standard output, and end with it in one fenced block."
+METHOD = "Complete the class in Python, keep the names that are given, and end with the whole code in one fenced block."
+MBPP_TEST = range(11, 511)
+"""The ids of MBPP's test questions."""
+
+
+def humaneval(file: Path | None) -> Iterator[Task]:
+    """HumanEval: a signature with a docstring is to be completed; a continuation of it alone will do as well."""
+    for _, row in read_rows(file or public_file("humaneval/HumanEval.jsonl.gz")):
+        prompt = f"{FUNCTION}\n\n```python\n{row['prompt']}```"
+        yield _task(
+            "humaneval", row["task_id"], prompt, test=row["test"], entry_point=row["entry_point"], before=row["prompt"]
+        )
+
+
+def mbpp(file: Path | None) -> Iterator[Task]:
+    """MBPP's 500 test questions; the assertions are shown, since only they name the function."""
+    for _, row in read_rows(file or public_file("mbpp/mbpp.jsonl.gz")):
+        if row["task_id"] in MBPP_TEST:
+            tests = "\n".join(row["test_list"])
+            prompt = f"{row['text']}\nYour code should pass these tests:\n\n{tests}\n\n{FUNCTION}"
+            yield _task("mbpp", row["task_id"], prompt, test=f"{row['test_setup_code']}\n{tests}")
+
+
+def code_contests(file: Path | None) -> Iterator[Task]:
+    """CodeContests: a program from standard input to standard output."""
+    for i, (_, row) in enumerate(read_rows(file or public_file("code/code_contests_test.jsonl.gz"))):
+        tests = ast.literal_eval(row["tests"]) if isinstance(row["tests"], str) else row["tests"]
+        pairs = zip(tests["inputs"], tests["outputs"], strict=True)
+        prompt = f"{row['problem'].strip()}\n\n{PROGRAM}"
+        yield _task("codecontests", i, prompt, tests=[{"stdin": given, "stdout": wanted} for given, wanted in pairs])
+
+
+def livecodebench(file: Path | None) -> Iterator[Task]:
+    """LiveCodeBench from the user's copy of a release (`test.jsonl`), with its public and private tests."""
+    assert file
+    for where, row in read_rows(file):
+        try:
+            tests = json.loads(row["public_test_cases"]) + _private_tests(row["private_test_cases"])
+            function = json.loads(row.get("metadata") or "{}").get("func_name", "")
+            starter = row.get("starter_code") or ""
+            asked = f"{METHOD}\n\n```python\n{starter}\n```" if starter else PROGRAM
+            prompt = f"{row['question_content']}\n\n{asked}"
+            yield _task("livecodebench", row["question_id"], prompt, tests=[_livecode_test(t, function) for t in tests])
+        except (KeyError, ValueError, TypeError, zlib.error, pickle.UnpicklingError) as problem:
+            hint = "each line is a problem as LiveCodeBench's code_generation files have it"
+            raise InputError(f"not a problem: {type(problem).__name__}: {problem}", where=where, hint=hint) from problem
+
+
+def _task(source: str, id: Any, prompt: str, **info: Any) -> Task:
+    return Task(f"{source}/{id}", prompt, "code", None, "en", source, info=info)
+
+
+def _livecode_test(test: Mapping[str, str], function: str) -> dict[str, Any]:
+    """A test of standard input, or a call whose arguments stand on a line each, as JSON."""
+    if test["testtype"] != "functional":
+        return {"stdin": test["input"], "stdout": test["output"]}
+    arguments = [json.loads(line) for line in test["input"].splitlines() if line.strip()]
+    return {"function": function, "arguments": arguments, "result": json.loads(test["output"])}
+
+
+def _private_tests(packed: str) -> list[dict[str, str]]:
+    """Tests as JSON, or as the released files hide them: JSON in a pickle, compressed, in base64."""
+    if packed.lstrip().startswith("["):
+        return json.loads(packed)
+    return json.loads(_PlainData(io.BytesIO(zlib.decompress(base64.b64decode(packed)))).load())
+
+
+class _PlainData(pickle.Unpickler):
+    """Reads pickles of plain data only: one that names a class or a function is refused, so none can run anything."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"the pickle names {module}.{name}")

@@ -1,0 +1,90 @@
+"""Software engineering: does a change to a small repository make its hidden tests pass?
+
+A task of kind "software" asks with an issue text and the files (`tasks.mutants.software_prompt`), and carries in `info`
+    {"files": {"bag/totals.py": "…"}, "test": "from bag.totals import total\\ndef test_total(): assert …"}
+The answer is a change in either form, after the thought:
+    a unified diff in a ```diff block (or the last block that is one), or
+    whole files in fenced blocks that name their path: ```python bag/totals.py
+A repository with one file may be answered by one block without a path. 1 where every hidden test passes on the
+changed files, else 0; trouble with the sandbox is ungraded. The tests run in a process of their own (thinkery.sandbox),
+so the change cannot alter them, and files of the answer that would replace the tests do nothing.
+Anything with files, an issue and tests fits: sets of the SWE-bench kind need only a source that makes such tasks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+
+from thinkery.core import Completion, Score, Task
+from thinkery.errors import ThinkeryError
+from thinkery.rewards.patch import PatchFailed, apply_patch
+from thinkery.sandbox import Asserts, Limits, Pool, Program, run_tests, shared_pool
+
+_FENCE = re.compile(r"^(```+|~~~+)[ \t]*([^\n`]*)\n(.*?)^\1[ \t]*$", re.MULTILINE | re.DOTALL)
+_DIFF = re.compile(r"^--- .*\n\+\+\+ .*\n@@ ", re.MULTILINE)
+MAX_BYTES = 1 << 20
+
+
+class SoftwareTests:
+    """1 for a change that makes every hidden test pass, 0 for any other or none."""
+
+    def __init__(self, pool: Pool | None = None, limits: Limits | None = None) -> None:
+        self.limits, self._pool = limits or Limits(), pool
+
+    def __call__(self, task: Task, completion: Completion) -> Score:
+        return self.batch([(task, completion)])[0]
+
+    def batch(self, pairs: Sequence[tuple[Task, Completion]]) -> list[Score]:
+        """One score per pair, in order; as many at a time as the pool has sandboxes."""
+        pool = self._pool or shared_pool()
+        return pool.map(lambda pair: self._judge(*pair, pool), pairs)
+
+    def _judge(self, task: Task, completion: Completion, pool: Pool) -> Score:
+        if not task.info.get("files") or not task.info.get("test"):
+            return Score(None, "the task has no files or no tests")
+        if completion.thought is not None and not completion.closed:
+            return Score(0.0, "thought not closed")
+        try:
+            files = changed_files(task.info["files"], completion.answer)
+        except PatchFailed as problem:
+            return Score(0.0, str(problem))
+        try:
+            result = run_tests(Program(files=files, limits=self.limits), [Asserts(task.info["test"])], pool)
+        except (ThinkeryError, SyntaxError) as problem:
+            return Score(None, f"{type(problem).__name__}: {problem}"[:500])
+        if result.verdict == "pass":
+            return Score(1.0, "every hidden test passed")
+        return Score(0.0, f"{result.verdict}: {result.detail}")
+
+
+software_tests = SoftwareTests()
+
+
+def changed_files(files: Mapping[str, str], answer: str) -> dict[str, str]:
+    """The files after the change that an answer proposes; raises PatchFailed where there is none or it does not fit."""
+    blocks = [(info.strip(), text) for _, info, text in _FENCE.findall(answer)]
+    diffs = [text for info, text in blocks if info.split()[:1] in (["diff"], ["patch"]) or _DIFF.search(text)]
+    changed = apply_patch(files, diffs[-1]) if diffs else dict(files) | _whole_files(files, blocks)
+    for path in changed:
+        if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or not path:
+            raise PatchFailed(f"the path {path!r} leaves the repository")
+    if sum(map(len, changed.values())) > MAX_BYTES:
+        raise PatchFailed("the changed files are too large")
+    return changed
+
+
+def _whole_files(files: Mapping[str, str], blocks: Sequence[tuple[str, str]]) -> dict[str, str]:
+    named = {path: text for info, text in blocks if (path := _path(info, files))}
+    if named:
+        return named
+    if len(files) == 1 and blocks:
+        return {next(iter(files)): blocks[-1][1]}
+    raise PatchFailed("no diff and no file in the answer")
+
+
+def _path(info: str, files: Mapping[str, str]) -> str:
+    """The path that the info string of a block names, as in `python bag/totals.py`; "" where it names none."""
+    words = [word.removeprefix("path=").strip("'\"") for word in info.replace(":", " ").split()]
+    return next((word for word in reversed(words) if word in files or "/" in word or word.endswith(".py")), "")

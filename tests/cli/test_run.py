@@ -1,0 +1,69 @@
+"""thinkery run as a process: stopped, continued, branched."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from thinkery.pipeline.read import open_run
+
+QUICK = """
+[train.grpo]
+updates = 5000
+group_size = 2
+questions_per_update = 2
+max_tokens = [[0, 96]]
+
+[evaluate]
+samples = 2
+sampling = { max_tokens = 24 }
+"""
+
+
+@pytest.fixture
+def folder(thinkery, tiny_qwen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a recipe of many quick updates on one's own data and reward."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my.py").write_text("def length(task, completion):\n    return min(len(completion.text), 9) / 9\n")
+    rows = [{"question": f"What is {a} + {b}?", "answer": str(a + b)} for a in range(6) for b in range(6)]
+    (tmp_path / "my.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert thinkery("init", "--data", "my.jsonl", "--reward", "my.py:length", "--model", tiny_qwen)[0] == 0
+    (tmp_path / "quick.toml").write_text(QUICK)
+    return tmp_path
+
+
+def interrupted(*words: str) -> tuple[int, str]:
+    """Run a command until its third update, then press Ctrl-C; (exit code, stderr)."""
+    command = [sys.executable, "-m", "thinkery.cli", *words]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=env) as run:
+        assert run.stderr
+        seen = []
+        for line in run.stderr:
+            seen.append(line)
+            if "step 3/" in line:
+                run.send_signal(signal.SIGINT)
+        return run.wait(60), "".join(seen)
+
+
+def test_ctrl_c_stops_with_75_and_the_command_that_continues(thinkery, folder: Path) -> None:
+    words = ("run", "my.toml", "-c", "quick.toml", "--dir", "runs/a")
+    code, err = interrupted(*words)
+    assert code == 75, err
+    assert err.rstrip().endswith("try: to continue: thinkery run my.toml -c quick.toml --dir runs/a")
+    assert open_run(folder / "runs/a").steps["trained"].status == "stopped"
+
+    code, _, err = thinkery(*words, "train.grpo.updates=1", "--branch", "runs/a@trained", "--dir", "runs/b")
+    assert code == 0, err
+    assert open_run(folder / "runs/b").artifacts["trained"].manifest["branched_from"]["at"] >= 3
+    code, out, _ = thinkery(*words, "--dry-run", "--json")
+    assert {one["step"]: one["action"] for one in json.loads(out)}["trained"] == "resume"
+    code, _, err = thinkery(*words, "--seed", 7)
+    assert code == 2
+    assert "a run keeps its seed for life" in err

@@ -1,0 +1,103 @@
+"""Paired comparisons, on files of attempts and on the record of a real run."""
+
+import json
+
+import pytest
+
+from thinkery.cli.main import main
+from thinkery.config import Config
+from thinkery.core import Completion, Group, Rollout, Score, Task
+from thinkery.errors import InputError
+from thinkery.evals.compare import compare, open_sheets, read_sheet
+from thinkery.pipeline.artifact import Report
+from thinkery.pipeline.build import build
+from thinkery.pipeline.record import rollout_row
+from thinkery.pipeline.run import Run
+from thinkery.pipeline.step import step
+
+
+class Exam(Config):
+    """Which of the four questions are right."""
+
+    right: tuple[int, ...]
+
+
+def groups(right):
+    """Two attempts at each of four questions; a right one has both right."""
+    for i in range(4):
+        task = Task(f"q{i}", f"What is {i} + {i}?", "math", str(2 * i))
+        score = {"accuracy": Score(float(i in right))}
+        yield Group(task, tuple(Rollout(task, (), Completion("…"), score, 1.0, sample) for sample in range(2)))
+
+
+def sit(run: Run, cfg: Exam) -> Report:
+    """Record the attempts as an evaluation does."""
+    run.rollouts(0, list(groups(cfg.right)))
+    return run.save_report({"stage": run.step.removeprefix("eval-"), "metrics": {}})
+
+
+@pytest.fixture
+def run(tmp_path):
+    steps = {
+        "eval-base": step("eval-base", sit, Exam(right=(0,))),
+        "eval-zero": step("eval-zero", sit, Exam(right=(1, 2))),
+    }
+    build(steps, tmp_path / "run", seed=0)
+    return tmp_path / "run"
+
+
+def rows(right):
+    return [json.loads(json.dumps(rollout_row(0, rollout))) for group in groups(right) for rollout in group.rollouts]
+
+
+def test_questions_that_changed_sides_are_named():
+    change = compare(read_sheet(rows((0, 1))), read_sheet(rows((1, 2, 3))))
+    assert (change.gained, change.lost) == (("q2", "q3"), ("q0",))
+    assert (change.difference["value"], change.difference["n"]) == (0.25, 4)
+
+
+def test_the_bootstrap_is_over_pairs_so_that_a_constant_gain_is_certain():
+    before = [{"task": f"q{i}", "prompt": "", "scores": {"accuracy": {"value": i / 20}}} for i in range(10)]
+    after = [row | {"scores": {"accuracy": {"value": row["scores"]["accuracy"]["value"] + 0.25}}} for row in before]
+    found = compare(read_sheet(before), read_sheet(after)).difference
+    assert found["low"] == pytest.approx(found["high"]) == pytest.approx(0.25)
+
+
+def test_ungraded_attempts_are_left_out_and_the_rest_is_averaged():
+    values = [1.0, None, 0.0]
+    made = [{"task": "q", "prompt": "?", "scores": {"accuracy": {"value": value}}} for value in values]
+    assert read_sheet(made).scores == {"q": 0.5}
+    assert read_sheet([{"task": "q", "prompt": "?", "scores": {}}]).scores == {}
+
+
+def test_sheets_without_a_common_question_cannot_be_compared():
+    with pytest.raises(InputError, match="share no question"):
+        compare(read_sheet(rows(())), read_sheet([{"task": "x", "prompt": "", "scores": {"accuracy": {"value": 1}}}]))
+
+
+def test_a_run_has_a_sheet_for_every_exam_and_a_stage_names_one(run):
+    assert list(open_sheets(str(run))) == ["base", "zero"]
+    assert open_sheets(f"{run}:zero")[f"{run}:zero"].scores == {"q0": 0.0, "q1": 1.0, "q2": 1.0, "q3": 0.0}
+    with pytest.raises(InputError, match="no step"):
+        open_sheets(f"{run}:cero")
+    with pytest.raises(InputError, match="'fluency'"):
+        open_sheets(str(run), "fluency")
+
+
+def test_the_command_compares_stages_with_files_of_attempts(run, tmp_path, capsys):
+    file = tmp_path / "attempts.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows((0, 1, 2, 3))))
+    assert main(["compare", str(run), str(file), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["first"]["base"]["value"]["value"] == 0.25
+    assert found["compared"]["zero"]["lost"] == ["q0"]
+    assert found["compared"][str(file)]["difference"]["value"] == 0.75
+    assert main(["compare", str(run)]) == 0
+    out = capsys.readouterr().out
+    assert "zero lost q0 (1 to 0): What is 0 + 0?" in out
+    assert "+0.250" in out
+
+
+def test_one_thing_alone_is_refused(run, capsys):
+    assert main(["compare", f"{run}:zero"]) == 2
+    assert "nothing to be compared with" in capsys.readouterr().err

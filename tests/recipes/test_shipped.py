@@ -1,0 +1,95 @@
+"""Every shipped recipe loads, wires, and plans; the R1 graph with models and data in the roles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from thinkery.cli.recipe import open_recipe
+from thinkery.config import PRESETS
+from thinkery.model.hf import save_model
+from thinkery.model.locate import locate
+from thinkery.model.tokenizer import Tokenizer
+from thinkery.model.transformer import Shape, Transformer
+from thinkery.pipeline.step import Step
+from thinkery.recipes import plan
+from thinkery.tasks.public import data_root
+
+SHIPPED = sorted(path.stem for path in PRESETS.glob("*.toml"))
+GRAPH_OF_R1 = ("tiny", "smollm2", "r1")
+MACHINE = plan.Machine(flops=1e11, bandwidth=1e10, latency_s=1e-6, memory=16e9, disk=1e12)
+
+
+def graph(name: str, *settings: str) -> dict[str, Step]:
+    return open_recipe([name], settings, environ={}).graph()
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random decoder with the embedded base's tokenizer, to plan with where the real weights are not at hand."""
+    tokenizer = Tokenizer.load(locate("tiny"))
+    network = Transformer(Shape("llama", tokenizer.vocab_size, 16, 32, 2, 2, 1, 8))
+    network.initialise(torch.Generator().manual_seed(0))
+    folder = tmp_path_factory.mktemp("models") / "small"
+    save_model(folder, network, tokenizer)
+    return folder
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_recipe_loads_and_wires(name: str) -> None:
+    steps = graph(name)
+    assert all(name == step.name for name, step in steps.items())
+
+
+@pytest.mark.parametrize("name", GRAPH_OF_R1)
+def test_a_shipped_recipe_plans_every_step(name: str, small: Path) -> None:
+    if name != "tiny" and data_root() is None:
+        pytest.skip("THINKERY_DATA is not set")
+    steps = graph(name, f"base.model={small}", f"student.model={small}")
+    made = plan.plan(steps, lambda shape: MACHINE)
+    needs = {need.step: need for need in made.needs}
+    assert needs.keys() == steps.keys()
+    working = (
+        "zero",
+        "cold-data",
+        "cold-start",
+        "reason",
+        "corpus",
+        "refine",
+        "helpful",
+        "harmless",
+        "align",
+        "distill",
+    )
+    assert [name for name in working if not needs[name].tokens] == []
+
+
+def test_r1_has_the_papers_numbers() -> None:
+    recipe = open_recipe(["r1"], environ={}).loaded.config
+    for stage in (recipe.zero, recipe.reason, recipe.align):
+        assert (stage.grpo.policy.lr, stage.grpo.beta, stage.grpo.group_size) == (3e-6, 0.001, 16)
+        assert (stage.grpo.questions_per_update, stage.grpo.minibatches, stage.grpo.reference_every) == (32, 16, 400)
+    assert (recipe.reason.grpo.clip_high, recipe.align.grpo.temperature) == (10.0, 0.7)
+    assert (recipe.zero.grpo.updates, recipe.align.grpo.updates, recipe.align.preference_from) == (10_400, 1_700, 1_300)
+    assert (recipe.refine.sft.batch, recipe.distill.sft.batch, recipe.refine.sft.policy.lr) == (128, 64, 5e-5)
+    assert (recipe.helpful.batch, recipe.helpful.policy.lr, recipe.pairs.judgements) == (256, 6e-6, 4)
+
+
+def test_smollm2_makes_two_updates_in_every_rl_stage_and_needs_no_judge() -> None:
+    recipe = open_recipe(["smollm2"], environ={}).loaded.config
+    assert [stage.grpo.updates for stage in (recipe.zero, recipe.reason, recipe.align)] == [2, 2, 2]
+    steps = graph("smollm2")
+    assert not steps["pairs"].inputs
+    assert not steps["labels"].inputs
+
+
+def test_models_wired_in_as_editor_and_judge_reach_the_stages_that_ask_them() -> None:
+    steps = graph("tiny", "editor.model=smollm2", "judge.model=smollm2")
+    assert steps["cold-data"].inputs["editor"] is steps["editor"]
+    assert {name for name, step in steps.items() if step.inputs.get("judge")} == {"corpus", "pairs", "labels"}
+
+
+def test_without_roles_the_graph_has_no_steps_for_them() -> None:
+    assert not graph("tiny").keys() & {"editor", "judge"}

@@ -1,0 +1,32 @@
+"""Alignment: who is judged by what, and how the tasks are mixed."""
+
+from __future__ import annotations
+
+import pytest
+
+from thinkery.core import Task
+from thinkery.stages.align import mix
+from thinkery.stages.common import is_harmful, is_helpful, is_reasoning
+
+
+def tasks(count: int, kind: str) -> list[Task]:
+    return [Task(f"{kind}{n}", "?", kind) for n in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "general", "share", "expected"),
+    [(100, 100, 0.5, (100, 100)), (100, 10, 0.5, (10, 10)), (30, 100, 0.25, (30, 10)), (10, 10, 0.0, (10, 0))],
+)
+def test_the_share_of_general_prompts_is_kept(
+    reasoning: int, general: int, share: float, expected: tuple[int, int]
+) -> None:
+    mixed = mix(tasks(reasoning, "math"), tasks(general, "general"), share)
+    assert (sum(is_reasoning(t) for t in mixed), sum(not is_reasoning(t) for t in mixed)) == expected
+
+
+def test_a_general_prompt_belongs_to_one_set() -> None:
+    helpful = Task("a", "Hello")
+    harmful = Task("b", "Help me steal", info={"set": "harmless"})
+    maths = Task("c", "1+1", "math", "2")
+    assert [is_helpful(t) for t in (helpful, harmful, maths)] == [True, False, False]
+    assert [is_harmful(t) for t in (helpful, harmful, maths)] == [False, True, False]
