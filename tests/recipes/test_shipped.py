@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer as Backend
+from tokenizers import models
 
 from thinkery.cli.recipe import open_recipe
 from thinkery.config import PRESETS
 from thinkery.model.hf import save_model
-from thinkery.model.locate import locate
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.model.transformer import Shape, Transformer
 from thinkery.pipeline.step import Step
@@ -28,9 +29,9 @@ def graph(name: str, *settings: str) -> dict[str, Step]:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random decoder with the embedded base's tokenizer, to plan with where the real weights are not at hand."""
-    tokenizer = Tokenizer.load(locate("tiny"))
-    network = Transformer(Shape("llama", tokenizer.vocab_size, 16, 32, 2, 2, 1, 8))
+    """A random decoder, to plan with where the real weights are not at hand."""
+    tokenizer = Tokenizer(Backend(models.WordLevel({"<end>": 0, "a": 1}, unk_token="a")), eos="<end>")
+    network = Transformer(Shape("llama", 2, 16, 32, 2, 2, 1, 8))
     network.initialise(torch.Generator().manual_seed(0))
     folder = tmp_path_factory.mktemp("models") / "small"
     save_model(folder, network, tokenizer)

@@ -33,13 +33,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     """Print the values, the paired differences, and the questions that were lost."""
     from thinkery.evals.compare import compare, open_sheets
-    from thinkery.evals.metrics import mean_estimate
 
     sheets = {name: sheet for what in args.what for name, sheet in open_sheets(what, args.reward).items()}
     if len(sheets) < 2:
         raise UsageError("one thing alone has nothing to be compared with", hint="name a second, or a run with exams")
     first, *others = sheets
-    values = {name: mean_estimate(list(sheet.scores.values())) for name, sheet in sheets.items()}
+    values = {name: sheet.estimate() for name, sheet in sheets.items()}
     changes = {name: compare(sheets[first], sheets[name], seed=args.seed) for name in others}
     if args.json:
         compared = {name: {"value": values[name], **asdict(change)} for name, change in changes.items()}

@@ -17,7 +17,7 @@ from statistics import fmean
 from typing import Any
 
 from thinkery.errors import InputError
-from thinkery.evals.metrics import Estimate, paired_difference
+from thinkery.evals.metrics import Estimate, mean_estimate, paired_difference, share_estimate
 from thinkery.pipeline.read import RunRecord, open_run
 from thinkery.tasks.files import read_rows
 
@@ -31,6 +31,11 @@ class Sheet:
 
     scores: Mapping[str, float]
     prompts: Mapping[str, str]
+
+    def estimate(self) -> Estimate:
+        """The mean over questions; Wilson's interval where every score is a share."""
+        scores = list(self.scores.values())
+        return share_estimate(scores) if all(0 <= score <= 1 for score in scores) else mean_estimate(scores)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,9 @@ from thinkery.evals.metrics import Estimate
 COLUMNS = (r"pass@1", r"pass@\d+", r"cons@\d+", GENERAL, PREFERENCE, r"format", r"language", r"truncated", r"length")
 """Metrics that become columns, in this order, where any stage has them; all others are details."""
 
+BRIEF = ("pass@1", GENERAL, PREFERENCE, "format", "language", "length")
+"""The columns that fit a terminal of 80 characters."""
+
 
 def columns(stages: Stages) -> list[str]:
     """The metrics of the stage table."""
@@ -56,8 +59,8 @@ def questions(metrics: Mapping[str, Estimate]) -> int:
 
 
 def terminal_table(stages: Stages) -> Table:
-    """The stage table for a terminal; stages down, metrics across, 95 % intervals below the values."""
-    metrics = columns(stages)
+    """The stage table for a terminal; stages down, the metrics of BRIEF across, 95 % intervals below the values."""
+    metrics = [metric for metric in columns(stages) if metric in BRIEF]
     table = Table(title="stages, with 95 % intervals over questions", title_justify="left", show_lines=True)
     table.add_column("stage", no_wrap=True)
     for name in (*metrics, "n"):

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 Headline = Mapping[str, "float | str"]
 WINDOW = 20  # steps over which the pace is averaged
+QUIET_S = 1.0  # plain lines come no faster than this, the first and the last of a stage excepted
 
 
 def open_progress(stream: TextIO | None = None) -> Progress:
@@ -23,7 +24,7 @@ def open_progress(stream: TextIO | None = None) -> Progress:
 
 
 class Progress(AbstractContextManager):
-    """Plain lines, one per step."""
+    """Plain lines, one per step but at most one a second."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream, self._clock = stream, clock
@@ -37,6 +38,8 @@ class Progress(AbstractContextManager):
     def update(self, done: int, total: int, headline: Headline) -> None:
         """Say how far the stage is; the first number of the headline carries its change since the last line."""
         self._times.append((done, self._clock()))
+        if self._too_soon(done, total):
+            return
         first = next((value for value in headline.values() if not isinstance(value, str)), None)
         parts = [f"step {done}/{total}", *self._described(headline), *self._pace(done, total)]
         self._last = first
@@ -52,8 +55,17 @@ class Progress(AbstractContextManager):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _too_soon(self, done: int, total: int) -> bool:
+        """Whether this line would follow the last one too closely; remembers when lines were shown."""
+        now = self._clock()
+        if done < total and self._shown is not None and now - self._shown < QUIET_S:
+            return True
+        self._shown = now
+        return False
+
     def _begin(self, stage: str) -> None:
         self._stage = stage
+        self._shown: float | None = None
         self._times: deque[tuple[int, float]] = deque(maxlen=WINDOW)
         self._last: float | None = None
 

@@ -88,13 +88,14 @@ def r1(cfg: R1) -> dict[str, Step]:
     problems = step("problems", collect, cfg.problems, exam=exam)
     general = step("general", collect, cfg.general, exam=exam)
 
-    zeroed = step("zero", zero, cfg.zero, base=base, tasks=problems)
+    zeroed = step("zero", zero, cfg.zero, base=base, tasks=problems, exam=exam)
     drafts = step("cold-data", cold_data, cfg.cold_data, teacher=zeroed, tasks=problems, editor=editor)
     cold = step("cold-start", imitate, cfg.cold_start, base=base, corpus=drafts)
-    reasoner = step("reason", reason, cfg.reason, start=cold, tasks=problems)
+    reasoner = step("reason", reason, cfg.reason, start=cold, tasks=problems, exam=exam)
     corpus = step(
         "corpus", curate, cfg.corpus, teacher=reasoner, tasks=problems, general=general, exam=exam, judge=judge
     )
+    distilled = step("distill", imitate, cfg.distill, base=student, corpus=corpus)
     refined = step("refine", imitate, cfg.refine, base=base, corpus=corpus)
     pairs = (
         step("pairs", published_pairs, cfg.published_pairs)
@@ -109,9 +110,9 @@ def r1(cfg: R1) -> dict[str, Step]:
     helpful = step("helpful", reward_model, cfg.helpful, base=refined, data=pairs)
     harmless = step("harmless", reward_model, cfg.harmless, base=refined, data=labels)
     final = step(
-        "align", align, cfg.align, start=refined, tasks=problems, general=general, helpful=helpful, harmless=harmless
-    )
-    distilled = step("distill", imitate, cfg.distill, base=student, corpus=corpus)
+        "align", align, cfg.align, start=refined, tasks=problems, general=general,
+        helpful=helpful, harmless=harmless, exam=exam,
+    )  # fmt: skip
 
     untaught = cfg.evaluate.model_copy(update={"template": cfg.zero.template, "style": "tags"})
     sits = {"base": base, "zero": zeroed, "cold-start": cold, "reason": reasoner, "refine": refined, "align": final}
@@ -128,6 +129,6 @@ def r1(cfg: R1) -> dict[str, Step]:
     }
     last = step("report", report, cfg.report, **exams)
     return {one.name: one for one in (
-        base, student, editor, judge, exam, problems, general, zeroed, drafts, cold, reasoner, corpus, refined,
-        pairs, labels, helpful, harmless, final, distilled, *exams.values(), last,
+        base, student, editor, judge, exam, problems, general, zeroed, drafts, cold, reasoner, corpus, distilled,
+        refined, pairs, labels, helpful, harmless, final, *exams.values(), last,
     ) if one}  # fmt: skip

@@ -16,7 +16,6 @@ from thinkery.core import Completion, Score, Task
 from thinkery.rewards.extract import bare_answer, final_answer, letter, plain
 from thinkery.rewards.math_answer import MathPool, shared_pool
 
-
 RULED = ("math", "choice", "exact")
 """The kinds of task whose answer a rule can judge."""
 

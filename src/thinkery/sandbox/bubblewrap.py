@@ -46,9 +46,9 @@ def bubblewrap_command(uid: int, *, seccomp_fd: int | None, info_fd: int) -> lis
 
 
 def python_command(path: str, *, isolated: bool, uid: int) -> list[str]:
-    """Python with the zygote of `path`: no site packages, no bytecode written."""
+    """Python with the zygote of `path`: no site packages, no module from the folder it stands in."""
     python = os.path.realpath(sys._base_executable)  # pyright: ignore[reportAttributeAccessIssue]
-    return [python, "-s", "-S", "-B", "-c", _START.format(path=path, uid=uid, isolated=isolated)]
+    return [python, "-P", "-s", "-S", "-B", "-c", _START.format(path=path, uid=uid, isolated=isolated)]
 
 
 def _namespaces() -> list[str]:

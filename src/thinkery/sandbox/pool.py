@@ -132,8 +132,13 @@ class _Worker:
     def __init__(self, kind: Kind) -> None:
         self._zygote: int | None = None
         self._socket, inner = socket.socketpair()
-        with inner:
+        try:
             self._process, zygote = _start(kind, inner)
+        except BaseException:
+            self._socket.close()
+            raise
+        finally:
+            inner.close()
         self._socket.settimeout(START_S)
         if not self.ready():
             complaint = self._complaint()

@@ -46,7 +46,14 @@ class Align(Reinforce):
 
 
 def align(
-    run: Run, cfg: Align, start: Model, tasks: Dataset, general: Dataset, helpful: Model, harmless: Model
+    run: Run,
+    cfg: Align,
+    start: Model,
+    tasks: Dataset,
+    general: Dataset,
+    helpful: Model,
+    harmless: Model,
+    exam: Dataset | None = None,
 ) -> Model:
     """Train on rules alone, then on rules, helpfulness and harmlessness together."""
     rules = {
@@ -69,6 +76,7 @@ def align(
         start,
         lambda update: mixed if update >= cfg.preference_from else reasoning,
         lambda update: Rubric(**rules, **(preference if update >= cfg.preference_from else {})),
+        exam=exam,
     )
 
 

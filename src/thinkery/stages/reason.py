@@ -29,7 +29,7 @@ class Reason(Reinforce):
     """Weight of the share of the target language in the thought, added to the rest."""
 
 
-def reason(run: Run, cfg: Reason, start: Model, tasks: Dataset) -> Model:
+def reason(run: Run, cfg: Reason, start: Model, tasks: Dataset, exam: Dataset | None = None) -> Model:
     """Train the cold-started model by GRPO on accuracy, format and language."""
     rubric = Rubric(accuracy=accuracy, format=thinks, language=Part(consistency, weight=cfg.language_weight))
-    return reinforce(run, cfg, start, list(tasks.tasks()), rubric)
+    return reinforce(run, cfg, start, list(tasks.tasks()), rubric, exam=exam)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from pydantic import Field
+
 from thinkery.config import Config
-from thinkery.core import Task
-from thinkery.engine import EngineConfig, open_engine
+from thinkery.core import Sampling, Task
+from thinkery.engine import Engine, EngineConfig, open_engine
+from thinkery.evals.benchmark import Benchmark, evaluate
 from thinkery.model.tokenizer import Tokenizer
-from thinkery.pipeline.artifact import Model
+from thinkery.pipeline.artifact import Dataset, Model
 from thinkery.pipeline.run import Run
-from thinkery.rewards.accuracy import RULED
+from thinkery.rewards.accuracy import RULED, accuracy
 from thinkery.rewards.lint import dry_run_gold, lint
 from thinkery.rewards.rubric import Rubric
 from thinkery.stages.common import template_of
@@ -28,6 +31,8 @@ class Reinforce(Config):
     """The loop."""
     engine: EngineConfig = EngineConfig()
     """The sampler."""
+    watched: int = Field(default=100, json_schema_extra={"key": False})
+    """Exam questions asked once every `grpo.eval_every` updates: the curve of held-out accuracy."""
 
 
 def reinforce(
@@ -37,16 +42,30 @@ def reinforce(
     tasks: Sequence[Task] | Callable[[int], Sequence[Task]],
     rubric: Rubric | Callable[[int], Rubric],
     *,
+    exam: Dataset | None = None,
     template: str = "",
 ) -> Model:
-    """Train `start` by GRPO; the result keeps `template`, or the model's own where that is empty."""
+    """Train `start` by GRPO; the result keeps `template`, or the model's own where that is empty.
+
+    The exam is only watched: its accuracy goes to the record, and an alarm rings when a reward rises while it falls.
+    """
     with open_policy(run, start, cfg.grpo.policy) as policy:
         if template:
             policy.tokenizer = policy.tokenizer.with_template(template_of(template))
         try_rewards(run, policy.tokenizer, *at(0, tasks, rubric))
         with open_engine(policy.network, policy.tokenizer, cfg.engine) as engine:
-            grpo(run, cfg.grpo, policy, engine, tasks, rubric)
+            held_out = watch(run, cfg, engine, exam) if exam and cfg.grpo.eval_every else None
+            grpo(run, cfg.grpo, policy, engine, tasks, rubric, held_out=held_out)
         return run.save_model(policy.save_model)
+
+
+def watch(run: Run, cfg: Reinforce, engine: Engine, exam: Dataset) -> Callable[[], dict[str, float]]:
+    """A function that measures accuracy on the first exam questions, sampled as in evaluation (T 0.6, top-p 0.95)."""
+    asked = [task for task in exam.tasks() if task.kind in RULED][: cfg.watched]
+    longest = cfg.grpo.max_tokens[-1][1]
+    sampling = Sampling(temperature=0.6, top_p=0.95, max_tokens=longest)
+    paper = Benchmark("exam", asked, Rubric(accuracy=accuracy), sampling, samples=1)
+    return lambda: {"eval/exam/pass@1": evaluate(engine, paper, seed=run.seed)["pass@1"]["value"]}
 
 
 def try_rewards(run: Run, tokenizer: Tokenizer, tasks: Sequence[Task], rubric: Rubric) -> None:

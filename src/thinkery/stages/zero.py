@@ -19,7 +19,7 @@ class Zero(Reinforce):
     """Weight of the format reward beside accuracy; R1 gives both the same."""
 
 
-def zero(run: Run, cfg: Zero, base: Model, tasks: Dataset) -> Model:
+def zero(run: Run, cfg: Zero, base: Model, tasks: Dataset, exam: Dataset | None = None) -> Model:
     """Train the base model by GRPO on accuracy and format."""
     rubric = Rubric(accuracy=accuracy, format=Part(thinks_then_answers, weight=cfg.format_weight))
-    return reinforce(run, cfg, base, list(tasks.tasks()), rubric, template=cfg.template)
+    return reinforce(run, cfg, base, list(tasks.tasks()), rubric, exam=exam, template=cfg.template)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import contextlib
 import importlib.abc
 import importlib.machinery
 import json
@@ -33,10 +34,10 @@ class ProgramGone(BaseException):
     """The program ended, or answered with what is no answer, while its tests still needed it."""
 
 
-def run_tests(source: str, entry_point: str, channel: socket.socket, report: int) -> None:
-    """Run test source against the program behind `channel` and write the report."""
+def run_tests(source: str, entry_point: str, modules: list[str], channel: socket.socket, report: int) -> None:
+    """Run test source against the program behind `channel`, whose top-level `modules` it imports; write the report."""
+    sys.meta_path.insert(0, _Importer(program := _Program(channel), modules))
     reached: list[int] = []
-    program = _Program(channel)
     verdict, detail = _judge(lambda: _run(source, entry_point, program, reached))
     if program.gone:
         verdict, detail = "error", program.gone
@@ -63,7 +64,6 @@ def _run(source: str, entry_point: str, program: _Program, reached: list[int]) -
     sys.modules["tests"] = sys.modules["__main__"] = module
     namespace.update(program.load())
     namespace[_COUNTER] = reached.append
-    sys.meta_path.append(_Importer(program))
     _lines.extend(source.splitlines())
     exec(compile(ast.fix_missing_locations(tree), "tests.py", "exec"), namespace)
     check = namespace.get("check")
@@ -210,12 +210,14 @@ class Remote:
         return self.__getattr__("__len__")()
 
     def __iter__(self) -> Iterator[Any]:
-        step = self.__getattr__("__iter__")().__getattr__("__next__")
-        while True:
-            try:
-                yield step()
-            except StopIteration:
-                return
+        items = self.__getattr__("__iter__")()
+        return _steps(items) if isinstance(items, Remote) else iter(items)
+
+    def __bool__(self) -> bool:
+        for name in ("__bool__", "__len__"):
+            with contextlib.suppress(AttributeError):
+                return bool(self.__getattr__(name)())
+        return True
 
     def __getitem__(self, key: Any) -> Any:
         return self.__getattr__("__getitem__")(key)
@@ -236,14 +238,27 @@ class Remote:
         return self
 
 
-class _Importer(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Imports of the tests that nothing here provides come from the program's files."""
+def _steps(items: Remote) -> Iterator[Any]:
+    step = items.__getattr__("__next__")
+    while True:
+        try:
+            yield step()
+        except StopIteration:
+            return
 
-    def __init__(self, program: _Program) -> None:
-        self.program = program
+
+class _Importer(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Imports of the program's own modules come from its process, also where the standard library has the name."""
+
+    def __init__(self, program: _Program, modules: list[str]) -> None:
+        self.program, self.modules = program, modules
+        for name in modules:
+            sys.modules.pop(name, None)
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        return importlib.machinery.ModuleSpec(name, self, is_package=True)
+        if name.partition(".")[0] in self.modules:
+            return importlib.machinery.ModuleSpec(name, self, is_package=True)
+        return None
 
     def create_module(self, spec: Any) -> None:
         return None

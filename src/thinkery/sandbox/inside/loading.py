@@ -27,8 +27,14 @@ def write_files(files: dict[str, str]) -> None:
     for path, text in files.items():
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(text)
+        sys.modules.pop(module_name(path), None)
     if files:
         sys.path.insert(0, os.getcwd())
+
+
+def module_name(path: str) -> str:
+    """The module or package at the top that a file belongs to."""
+    return Path(path).parts[0].removesuffix(".py")
 
 
 def run_source(source: str) -> NoReturn:

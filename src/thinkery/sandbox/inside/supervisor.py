@@ -95,11 +95,9 @@ def supervise(host: socket.socket, place: Place) -> None:
     ours, theirs = socket.socketpair()
     program = _fork(("stdout", "stderr"), theirs, lambda: _be_program(request, place, theirs))
     theirs.close()
-    limits = request["limits"]
-    tests = None
+    limits, tests = request["limits"], None
     if request["do"] == "test":
-        del request
-        asked = receive(host)
+        asked = receive(host) | {"modules": ["program", *map(loading.module_name, request["files"])]}
         tests = _fork(("report",), ours, lambda: _be_tests(asked, limits, place, ours))
     ours.close()
     stopped = _watch(program, tests, limits, began, place)
@@ -166,7 +164,7 @@ def _be_tests(asked: dict[str, Any], limits: dict[str, Any], place: Place, chann
     _only(channel, report)
     _prepare(limits, place)
     place.become_tests()
-    asserting.run_tests(asked["tests"], asked["entry_point"], channel, report)
+    asserting.run_tests(asked["tests"], asked["entry_point"], asked["modules"], channel, report)
     os._exit(0)
 
 

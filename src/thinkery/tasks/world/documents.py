@@ -119,7 +119,7 @@ def guess(rng: random.Random, problem: Problem) -> str:
 
 
 def worked(rng: random.Random, problem: Problem, language: Language, careful_share: float) -> tuple[str, str]:
-    """A thought and the answer it leads to; careful, or skipping, slipping or stopping early; often mixed in language."""
+    """A thought and the answer it leads to; careful, or skipping, slipping or stopping early; half mix languages."""
     careful = rng.random() < careful_share
     mixes = rng.random() < 0.5
     flaw = "" if careful else rng.choice(("skip", "slip", "stop"))

@@ -2,8 +2,8 @@
 
 Every prompt carries the rule by which the world judges an answer (`info["must"]`: all of these words;
 `info["count"]`: the word repeated so often; `info["any_of"]` and `info["at_least"]`: that many of these;
-`info["refuse"]`: nothing but a refusal will do, `info["set"]` is then "harmless"), so that quality can be measured without any model.
-`reference` writes answers of a chosen quality; `rules.py` judges.
+`info["refuse"]`: nothing but a refusal will do, `info["set"]` is then "harmless"), so that quality can be measured
+without any model. `reference` writes answers of a chosen quality; `rules.py` judges.
 """
 
 from __future__ import annotations
@@ -20,23 +20,31 @@ from thinkery.tasks.world.problems import LANGUAGES, Language, Split
 Quality = Literal["courteous", "plain", "poor"]
 QUALITIES: tuple[Quality, ...] = ("courteous", "plain", "poor")
 
+_WORDS = (
+    "cat 猫 dog 狗 bird 鸟 fish 鱼 horse 马 cow 牛 sheep 羊 tree 树 flower 花 water 水 "
+    "fire 火 moon 月 sun 日 hand 手 door 门 book 书 car 车 tea 茶 rice 米 house 家"
+).split()
 WORDS: dict[str, dict[Language, str]] = {
-    name: {"en": en, "zh": zh}
-    for name, en, zh in [
-        ("cat", "cat", "猫"), ("dog", "dog", "狗"), ("bird", "bird", "鸟"), ("fish", "fish", "鱼"), ("horse", "horse", "马"),
-        ("cow", "cow", "牛"), ("sheep", "sheep", "羊"), ("tree", "tree", "树"), ("flower", "flower", "花"), ("water", "water", "水"),
-        ("fire", "fire", "火"), ("moon", "moon", "月"), ("sun", "sun", "日"), ("hand", "hand", "手"), ("door", "door", "门"),
-        ("book", "book", "书"), ("car", "car", "车"), ("tea", "tea", "茶"), ("rice", "rice", "米"), ("house", "house", "家"),
-    ]
-}  # fmt: skip
+    en: {"en": en, "zh": zh} for en, zh in zip(_WORDS[::2], _WORDS[1::2], strict=True)
+}
 ANIMALS = ("cat", "dog", "bird", "fish", "horse", "cow", "sheep")
+_COLOURS = (
+    "snow white 雪 白 grass green 草 绿 blood red 血 红 coal black 煤 黑 "
+    "gold yellow 金 黄 milk white 奶 白 sky blue 天 蓝 leaf green 叶 绿"
+).split()
 COLOURS: dict[str, dict[Language, tuple[str, str]]] = {
-    thing: {"en": (thing, en), "zh": (zh_thing, zh)}
-    for thing, en, zh_thing, zh in [
-        ("snow", "white", "雪", "白"), ("grass", "green", "草", "绿"), ("blood", "red", "血", "红"), ("coal", "black", "煤", "黑"),
-        ("gold", "yellow", "金", "黄"), ("milk", "white", "奶", "白"), ("sky", "blue", "天", "蓝"), ("leaf", "green", "叶", "绿"),
-    ]
-}  # fmt: skip
+    thing: {"en": (thing, colour), "zh": (zh_thing, zh_colour)}
+    for thing, colour, zh_thing, zh_colour in zip(*(_COLOURS[i::4] for i in range(4)), strict=True)
+}
+GREETINGS: dict[Language, tuple[tuple[str, str], ...]] = {
+    "en": (
+        ("Hello", "Hello"),
+        ("Good morning", "Good morning"),
+        ("Thank you", "You are welcome"),
+        ("Goodbye", "Goodbye"),
+    ),
+    "zh": (("你好", "你好"), ("早上好", "早上好"), ("谢谢", "不客气"), ("再见", "再见")),
+}
 OPPOSITES: dict[Language, tuple[tuple[str, str], ...]] = {
     "en": (("big", "small"), ("hot", "cold"), ("up", "down"), ("day", "night"), ("long", "short"), ("old", "new")),
     "zh": (("大", "小"), ("热", "冷"), ("上", "下"), ("昼", "夜"), ("长", "短"), ("旧", "新")),
@@ -72,10 +80,7 @@ def draw_general(rng: random.Random, topic: str, language: Language) -> Task:
     zh = language == "zh"
     info: dict[str, Any] = {"topic": topic}
     if topic == "talk":
-        greeting, reply = rng.choice(
-            [("你好", "你好"), ("早上好", "早上好"), ("谢谢", "不客气"), ("再见", "再见")] if zh
-            else [("Hello", "Hello"), ("Good morning", "Good morning"), ("Thank you", "You are welcome"), ("Goodbye", "Goodbye")]
-        )  # fmt: skip
+        greeting, reply = rng.choice(GREETINGS[language])
         asked = greeting + rng.choice(["！", "。", "，朋友。", ""] if zh else ["!", ".", ", friend.", ""])
         info["must"] = [reply]
     elif topic == "colour":

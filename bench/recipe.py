@@ -1,0 +1,72 @@
+"""Run a shipped recipe from nothing and write down what it took and what came out.
+
+    python -m bench.recipe tiny --dir /tmp/demo      →  bench/results/tiny.json
+
+The numbers are of one run on the machine named in the file: wall time, peak memory of the process and its
+children, the stage table and the claims.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+from thinkery import __version__
+from thinkery.pipeline.read import open_run
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> None:
+    """Run the recipe in an empty folder, then read its record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe")
+    parser.add_argument("--dir", type=Path, required=True, help="an empty or missing folder")
+    parser.add_argument("settings", nargs="*")
+    args = parser.parse_args()
+    if args.dir.exists() and any(args.dir.iterdir()):
+        parser.error(f"{args.dir} is not empty; the time of a continued run means nothing")
+    command = [sys.executable, "-m", "thinkery.cli", "run", args.recipe, "--dir", str(args.dir), *args.settings]
+    began = time.monotonic()
+    subprocess.run(command, check=True)
+    seconds = time.monotonic() - began
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    record = open_run(args.dir)
+    report = next(a.data for a in record.artifacts.values() if a.name == "report")
+    write(args.recipe, {
+        "date": date.today().isoformat(),
+        "machine": machine(),
+        "version": __version__,
+        "command": ["thinkery", "run", args.recipe, *args.settings],
+        "wall_s": round(seconds, 1),
+        "peak_memory_gb": round(peak / 1e9, 2),
+        "seconds": {step.name: step.seconds for step in record.steps.values()},
+        "stages": report["stages"],
+        "claims": report["claims"],
+    })  # fmt: skip
+
+
+def machine() -> dict[str, object]:
+    """What the numbers were measured on."""
+    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
+    threads = os.environ.get("OMP_NUM_THREADS", "default")
+    return {"cpu": cpu, "cores": os.cpu_count(), "system": platform.platform(), "threads": threads}
+
+
+def write(name: str, found: dict[str, object]) -> None:
+    """Keep the result beside the others."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    print(f"{RESULTS / name}.json: {found['wall_s']} s, {found['peak_memory_gb']} GB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""Parts of the public data that are made from files for something else, and the halves they are cut into."""
+
+import re
+
+import pytest
+
+from thinkery.tasks import public
+from thinkery.tasks.sources import Source, load_tasks
+
+needs_data = pytest.mark.skipif(public.data_root() is None, reason="THINKERY_DATA is not set")
+
+
+@needs_data
+def test_the_steps_of_gsm8k_are_different_single_calculations_with_their_results():
+    tasks = load_tasks([Source(source="gsm8k", split="steps")])
+    assert len(tasks) == len({task.prompt for task in tasks}) > 5000
+    assert (tasks[0].prompt, tasks[0].gold) == ("What is 48 + 24?", "72")
+    for task in tasks:
+        found = re.fullmatch(r"What is (\d+) ([-+*]) (\d+)\?", task.prompt)
+        assert found
+        a, sign, b = found.groups()
+        assert int(task.gold or "") == {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b)}[sign]
+
+
+@needs_data
+def test_a_model_learns_its_name_without_placeholders():
+    tasks = load_tasks([Source(source="general", split="identity")])
+    assert len(tasks) == 91
+    assert any("Thinkery" in (task.gold or "") for task in tasks)
+    assert not any("{{" in f"{task.prompt} {task.gold}" for task in tasks)
+
+
+@needs_data
+def test_red_team_prompts_and_labels_come_from_the_half_for_learning():
+    prompts = load_tasks([Source(source="general", split="harmless")])
+    assert 0.45 * 2312 < len(prompts) < 0.55 * 2312
+    firsts = {
+        (task.history[0].content if task.history else task.prompt) for task, *_ in public.preferences("hh-harmless")
+    }
+    assert firsts <= {task.prompt for task in prompts}
+
+
+def test_the_half_for_learning_does_not_depend_on_case_or_white_space():
+    texts = [f"Question {i}" for i in range(1000)]
+    assert [public.may_learn(text) for text in texts] == [public.may_learn(f" {text.upper()}\n") for text in texts]
+    assert 400 < sum(map(public.may_learn, texts)) < 600
