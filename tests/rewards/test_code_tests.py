@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,8 @@ ADD = {"test": "assert add(1, 2) == 3\nassert add(-1, 1) == 0"}
 
 @pytest.fixture(scope="module")
 def reward() -> Iterator[CodeTests]:
+    if not shutil.which("bwrap"):
+        pytest.skip("needs bubblewrap: apt-get install bubblewrap")
     with Pool(workers=2) as pool:
         yield CodeTests(pool)
 
@@ -75,6 +78,13 @@ def test_input_and_output_calls_and_limits_come_from_the_task(reward: CodeTests)
     assert slow == Score(0.0, "timeout: test 1: took longer than 0.3 s")
 
 
+def test_what_stands_before_a_continuation_is_not_doubled(reward: CodeTests) -> None:
+    before = "from math import pi\ndef half(x):\n    return x / 2\ndef area(r):\n"
+    info = {"before": before, "test": "assert area(2) > 6.28 and half(2) == 1", "entry_point": "area"}
+    assert score(reward, info, python("    return pi * r * r")).value == 1.0
+    assert score(reward, info, python("def area(r):\n    return pi * half(2 * r * r)")).value == 1.0
+
+
 @pytest.mark.parametrize("info", [{}, {"tests": []}, {"test": "assert ("}, {"tests": [{"stdin": "1"}]}])
 def test_tests_that_cannot_be_used_leave_an_answer_ungraded(reward: CodeTests, info: dict) -> None:
     assert score(reward, info, python("print(1)")).value is None
@@ -109,7 +119,7 @@ CHEATS = (
     "    return None",
     "    import os; os._exit(0)",
     "    exit(0)",
-    "    return type('Any', (), {'__eq__': lambda s, o: True, '__lt__': lambda s, o: True, '__sub__': lambda s, o: 0})()",
+    "    return type('Any', (), {'__eq__': lambda a, b: True, '__sub__': lambda a, b: 0})()",
 )
 
 

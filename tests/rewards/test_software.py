@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import difflib
+import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -28,6 +29,8 @@ DIFF = "".join(
 
 @pytest.fixture(scope="module")
 def reward() -> Iterator[SoftwareTests]:
+    if not shutil.which("bwrap"):
+        pytest.skip("needs bubblewrap: apt-get install bubblewrap")
     with Pool(workers=1) as pool:
         yield SoftwareTests(pool)
 
@@ -60,6 +63,7 @@ def test_a_repair_in_any_form_earns_1(reward: SoftwareTests, answer: str) -> Non
         (f"```diff\n{DIFF.replace('sum(prices)', 'add(prices)')}```", "hunk 1 does not fit bag/totals.py"),
         (f"```diff\n{DIFF.replace('bag/totals', 'bag/missing')}```", "bag/missing.py does not exist"),
         ("```python ../x.py\nx = 1\n```", "leaves the repository"),
+        ("```python math.py\nx = 1\n```", "would replace a module of the standard library"),
         ("```python /tmp/x.py\nx = 1\n```", "leaves the repository"),
     ],
 )

@@ -315,6 +315,22 @@ def test_success_cannot_be_forged(pool: Pool, source: str) -> None:
         assert result.detail
 
 
+def test_a_program_cannot_replace_the_builtins_and_modules_its_tests_use(pool: Pool) -> None:
+    tests = "def check(f):\n    assert abs(f(3) - 9) < 1e-6\n    assert set([f(1)]) == set([1])"
+    cheat = "abs = lambda x: 0\nset = lambda x: 0\ndef f(n): return n"
+    assert judge(pool, cheat, tests, "f").verdict == "wrong"
+    assert judge(pool, cheat, "assert abs(f(3) - 9) < 1e-6").verdict == "wrong"
+    fake = "class math:\n    isclose = lambda *a: True\ndef f(n): return n"
+    assert judge(pool, fake, "assert math.isclose(f(3), 9)").verdict == "error"
+    assert judge(pool, "def sum(a, b): return a + b", "assert sum(1, 2) == 3").verdict == "pass"
+
+
+def test_modules_of_a_program_never_run_among_its_tests(pool: Pool) -> None:
+    files = {"shop.py": "import os\nos._exit(0)", "helper.py": "import builtins\nbuiltins.abs = lambda x: 0"}
+    for tests in ("import shop\nassert shop", "import helper\nassert abs(1) == 0"):
+        assert run_tests(Program(files=files), [Asserts(tests)], pool).verdict in ("wrong", "error")
+
+
 def test_tests_are_not_to_be_found_in_the_memory_of_a_program(pool: Pool) -> None:
     search = """
         import ctypes, re

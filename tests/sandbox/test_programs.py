@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -191,6 +192,7 @@ def test_many_threads_get_their_own_answers(pool: Pool) -> None:
         assert list(outputs) == [f"{2 * i}\n" for i in range(60)]
 
 
+@pytest.mark.skipif(not shutil.which("bwrap"), reason="needs bubblewrap")
 def test_killed_sandboxes_lose_and_double_nothing() -> None:
     with Pool(workers=2) as pool:
         running = threading.Event()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,8 @@ AREA = Original("area", "Return the area.", "def area(a, b):\n    return a * b\n
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[Pool]:
+    if not shutil.which("bwrap"):
+        pytest.skip("needs bubblewrap: apt-get install bubblewrap")
     with Pool(workers=2) as pool:
         yield pool
 
@@ -28,7 +31,10 @@ def verdict(task: Task, files: dict[str, str], pool: Pool) -> str:
 
 
 def test_mistakes_are_single_different_and_valid() -> None:
-    source = "def f(xs, n):\n    total = 0\n    for i in range(n):\n        if xs[i] > 1 and xs:\n            total += pow(i, 2)\n    return total\n"
+    source = (
+        "def f(xs, n):\n    total = 0\n    for i in range(n):\n        if xs[i] > 1 and xs:\n"
+        "            total += pow(i, 2)\n    return total\n"
+    )
     made = list(mutations(source))
     sources = [text for _, text in made]
     assert len(set(sources)) == len(sources)

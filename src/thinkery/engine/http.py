@@ -247,7 +247,7 @@ class Purse:
 
     def __init__(self, cfg: HttpConfig) -> None:
         self.cfg, self.usage = cfg, Usage()
-        self.reserved = 0.0
+        self.reserved, self.under_way = 0.0, 0
         self.changed = threading.Condition()
 
     def price(self, prompt: int, completion: int) -> float:
@@ -259,7 +259,7 @@ class Purse:
         price, cap = self.price(prompt, completion), self.cfg.max_cost
         with self.changed:
             while cap is not None and self.usage.cost + self.reserved + price > cap:
-                if self.reserved == 0:
+                if not self.under_way:
                     raise RunFailed(
                         "the endpoint's cost cap is reached",
                         where=self.cfg.url,
@@ -268,12 +268,14 @@ class Purse:
                     )
                 self.changed.wait(1.0)  # whoever raised gave nothing back
             self.reserved += price
+            self.under_way += 1
         return price
 
     def settle(self, price: float, prompt: int, completion: int) -> None:
         """Replace what was set aside by what was used."""
         with self.changed:
-            self.reserved = max(0.0, self.reserved - price)
+            self.under_way -= 1
+            self.reserved = self.reserved - price if self.under_way else 0.0  # no rounding is left behind
             self.usage.requests += 1
             self.usage.prompt_tokens += prompt
             self.usage.completion_tokens += completion

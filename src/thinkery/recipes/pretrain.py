@@ -13,9 +13,9 @@ from thinkery.stages.pretrain import Corpus, Fresh, Pretrain, School, fresh, pre
 class PretrainRecipe(Config):
     """Settings of the embedded bases."""
 
-    textbooks: Corpus = Corpus(kind="textbooks", documents=80_000)
+    textbooks: Corpus = Corpus(kind="textbooks", documents=60_000)
     """What both read first."""
-    crawl: Corpus = Corpus(kind="crawl", documents=90_000)
+    crawl: Corpus = Corpus(kind="crawl", documents=60_000)
     """What both read then."""
     base: Fresh = Fresh()
     """The base's size."""

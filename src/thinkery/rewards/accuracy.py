@@ -3,6 +3,8 @@
     math     mathematically equal, judged in a killable worker (math_answer)
     choice   the same letter
     exact    the same text, case and white space aside
+    code     a program that passes hidden tests in the sandbox (code_tests)
+    software a patch after which a repository's hidden tests pass (software)
 
 `accuracy` asks for an answer in a tag or a box. `lenient_accuracy` also takes an untuned base model's bare
 answer; it is for evaluating, since it pays for any text that ends in the right number.
@@ -13,10 +15,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from thinkery.core import Completion, Score, Task
+from thinkery.rewards.code_tests import code_tests
 from thinkery.rewards.extract import bare_answer, final_answer, letter, plain
 from thinkery.rewards.math_answer import MathPool, shared_pool
+from thinkery.rewards.software import software_tests
 
-RULED = ("math", "choice", "exact")
+TESTED = {"code": code_tests, "software": software_tests}
+"""The kinds whose answer is run."""
+RULED = ("math", "choice", "exact", *TESTED)
 """The kinds of task whose answer a rule can judge."""
 
 
@@ -38,7 +44,12 @@ class Accuracy:
         """One score per pair, in order; all mathematical answers are compared side by side."""
         scores: dict[int, Score] = {}
         maths: dict[int, tuple[str, str]] = {}
+        for kind, tests in TESTED.items():
+            rows = [i for i, (task, _) in enumerate(pairs) if task.kind == kind]
+            scores.update(zip(rows, tests.batch([pairs[i] for i in rows]), strict=True))
         for i, (task, completion) in enumerate(pairs):
+            if i in scores:
+                continue
             answer = self.extract(completion, task.kind)
             if task.kind == "math" and task.gold and answer is not None:
                 maths[i] = (task.gold, answer)

@@ -42,11 +42,11 @@ class CodeTests:
     def _judge(self, task: Task, completion: Completion, pool: Pool) -> Score:
         if completion.thought is not None and not completion.closed:
             return Score(0.0, "thought not closed")
-        block = last_block(completion.answer)
-        if block is None:
+        found = blocks(completion.answer)
+        if not found:
             return Score(0.0, "no code block")
         try:
-            program = program_of(task.info, *block, limits=self.limits)
+            program = program_of(task.info, *found[-1], limits=self.limits)
             result = run_tests(program, tests_of(task.info), pool)
         except (ThinkeryError, ValueError, KeyError, TypeError, SyntaxError) as problem:
             return Score(None, f"{type(problem).__name__}: {problem}"[:500])
@@ -62,21 +62,24 @@ def extract_code(output: str) -> str | None:
     A thought that is still open, or was opened by the prompt and never closed, has no program after it.
     """
     parts = split(output, opened="</think>" in output)
-    block = last_block(parts.answer)
-    return block[1] if block else None
+    found = blocks(parts.answer)
+    return found[-1][1] if found else None
 
 
-def last_block(text: str) -> tuple[str, str] | None:
-    """(info string, content) of the last closed fenced block of Markdown, None where there is none."""
-    found = _FENCE.findall(text)
-    return (found[-1][1].strip(), found[-1][2]) if found else None
+def blocks(text: str) -> list[tuple[str, str]]:
+    """(info string, content) of every closed fenced block of Markdown, in order."""
+    return [(info.strip(), content) for _, info, content in _FENCE.findall(text)]
 
 
 def program_of(info: Mapping[str, Any], language: str, source: str, limits: Limits) -> Program:
-    """The program of a block, with the task's own limits; C++ where the block or the task says so."""
+    """The program of a block, with the task's own limits; C++ where the block or the task says so.
+
+    Of what stands before a continuation, only the part above the entry point is kept where the block repeats it.
+    """
     limits = replace(limits, **info.get("limits", {}))
-    if "before" in info and f"def {info.get('entry_point', '')}" not in source:
-        source = info["before"] + source
+    head = f"def {info.get('entry_point', '')}("
+    before = info.get("before", "")
+    source = (before.partition(head)[0] if head in source else before) + source
     tag = (language.split() or [info.get("language", "python")])[0].lower()
     return Program(source, "cpp" if tag in _CPP else "python", limits=limits)
 

@@ -14,15 +14,16 @@ Anything with files, an issue and tests fits: sets of the SWE-bench kind need on
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
 from thinkery.core import Completion, Score, Task
 from thinkery.errors import ThinkeryError
+from thinkery.rewards.code_tests import blocks
 from thinkery.rewards.patch import PatchFailed, apply_patch
 from thinkery.sandbox import Asserts, Limits, Pool, Program, run_tests, shared_pool
 
-_FENCE = re.compile(r"^(```+|~~~+)[ \t]*([^\n`]*)\n(.*?)^\1[ \t]*$", re.MULTILINE | re.DOTALL)
 _DIFF = re.compile(r"^--- .*\n\+\+\+ .*\n@@ ", re.MULTILINE)
 MAX_BYTES = 1 << 20
 
@@ -64,23 +65,25 @@ software_tests = SoftwareTests()
 
 def changed_files(files: Mapping[str, str], answer: str) -> dict[str, str]:
     """The files after the change that an answer proposes; raises PatchFailed where there is none or it does not fit."""
-    blocks = [(info.strip(), text) for _, info, text in _FENCE.findall(answer)]
-    diffs = [text for info, text in blocks if info.split()[:1] in (["diff"], ["patch"]) or _DIFF.search(text)]
-    changed = apply_patch(files, diffs[-1]) if diffs else dict(files) | _whole_files(files, blocks)
+    found = blocks(answer)
+    diffs = [text for info, text in found if info.split()[:1] in (["diff"], ["patch"]) or _DIFF.search(text)]
+    changed = apply_patch(files, diffs[-1]) if diffs else dict(files) | _whole_files(files, found)
     for path in changed:
         if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or not path:
             raise PatchFailed(f"the path {path!r} leaves the repository")
+        if path not in files and PurePosixPath(path).parts[0].removesuffix(".py") in sys.stdlib_module_names:
+            raise PatchFailed(f"{path} would replace a module of the standard library")
     if sum(map(len, changed.values())) > MAX_BYTES:
         raise PatchFailed("the changed files are too large")
     return changed
 
 
-def _whole_files(files: Mapping[str, str], blocks: Sequence[tuple[str, str]]) -> dict[str, str]:
-    named = {path: text for info, text in blocks if (path := _path(info, files))}
+def _whole_files(files: Mapping[str, str], found: Sequence[tuple[str, str]]) -> dict[str, str]:
+    named = {path: text for info, text in found if (path := _path(info, files))}
     if named:
         return named
-    if len(files) == 1 and blocks:
-        return {next(iter(files)): blocks[-1][1]}
+    if len(files) == 1 and found:
+        return {next(iter(files)): found[-1][1]}
     raise PatchFailed("no diff and no file in the answer")
 
 

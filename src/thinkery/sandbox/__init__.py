@@ -22,6 +22,8 @@ What this does NOT cover:
 - holes in the kernel, in bubblewrap or in the hardware; side channels (timing, caches, load); it is no virtual machine;
 - memory between two looks, 20 ms apart: a program may hold more than its total for that long;
 - a program that recognises the inputs of a test: it may answer those alone, as any program may;
+- arguments changed in place: what a call makes of a list, dict or set is seen by the tests, as in one process, so that
+  `assert f(xs) == sorted(xs)` holds for an f that empties xs;
 - other programs on the same machine: it is slowed by them, and wall-clock limits are not CPU limits;
 - run by another user than root, the program and its tests share a user id: it may end its tests (judged an error), not
   read or alter them;

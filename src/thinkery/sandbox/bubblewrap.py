@@ -1,4 +1,4 @@
-"""The command that builds a sandbox with bubblewrap and starts the zygote in it.
+"""The command that builds a sandbox with bubblewrap (0.7 or newer) and starts the zygote in it.
 
 As root the sandbox has no user namespace: the zygote keeps three capabilities to turn programs into users without a
 name, and may send them signals while they may not send it any. As another user a user namespace is needed, and

@@ -114,8 +114,9 @@ class Pool:
         worker = self._idle.get()
         keep: _Worker | None = None
         try:
-            if worker is None or not worker.ready():
-                worker = _Worker(self.kind)
+            if worker and not worker.ready():
+                worker = None
+            worker = worker or _Worker(self.kind)
             reply = worker.ask(messages, limit_s)
             if reply is not None:
                 keep = worker
@@ -173,8 +174,10 @@ class _Worker:
         return reply
 
     def kill(self) -> None:
-        """End the sandbox with everything in it, and reap it."""
+        """End the sandbox with everything in it, and reap it; an idle zygote tidies up and ends by itself."""
         self._socket.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(0.2)
         if self._zygote is not None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._zygote, signal.SIGKILL)
@@ -215,7 +218,7 @@ def outcome(reply: dict[str, Any], program: Program) -> Outcome:
         verdict, detail = "timeout", f"took longer than {limits.wall_s:g} s"
     elif stopped:
         detail = _STOPPED[stopped]
-    elif code in (-signal.SIGXCPU, -signal.SIGKILL) and reply["cpu_s"] >= limits.cpu_s * 0.95:
+    elif code == -signal.SIGXCPU or (code == -signal.SIGKILL and reply["cpu_s"] >= limits.cpu_s):
         verdict, detail = "timeout", f"used more than {limits.cpu_s:g} s of CPU"
     elif code < 0:
         detail = f"ended by {_signal_name(-code)}"

@@ -120,7 +120,7 @@ def _as_asserts(calls: Sequence[Call]) -> Asserts:
         arguments, result = json.dumps(list(call.arguments)), json.dumps(call.result)
         lines.append(f"_answer = _function({call.function!r})(*_loads({arguments!r}))")
         lines.append(f"assert _plain(_answer) == _loads({result!r})  # {call.function}{arguments[1:-1]!s:.100}")
-    return Asserts(_CALLING + "\n".join(lines))
+    return Asserts(_CALLING + "\n".join(lines), calls[0].function)
 
 
 _CALLING = """

@@ -116,7 +116,7 @@ class SchoolLoop(Sft):
     """One pass over the textbooks: small batches, which teach a small model most per token."""
 
     policy: SftPolicy = SftPolicy(
-        lr=1.5e-3, betas=(0.9, 0.98), warmup=100, final_lr_share=0.5, weight_decay=0.1, dtype="bfloat16",
+        lr=1.5e-3, betas=(0.9, 0.98), warmup=100, final_lr_share=0.3, weight_decay=0.1, dtype="bfloat16",
         micro_batch_tokens=2048,
     )  # fmt: skip
     epochs: int = 1
@@ -129,7 +129,7 @@ class CrawlLoop(SchoolLoop):
     """One pass over the crawl."""
 
     policy: SftPolicy = SftPolicy(
-        lr=1e-3, betas=(0.9, 0.98), warmup=100, weight_decay=0.1, dtype="bfloat16", micro_batch_tokens=2048
+        lr=7e-4, betas=(0.9, 0.98), warmup=100, weight_decay=0.1, dtype="bfloat16", micro_batch_tokens=2048
     )
     batch: int = 40
 

@@ -193,7 +193,14 @@ def _set_item(items: list, index: int, value: object, what: str) -> Change:
 
 def _hidden_tests(original: Original, module: str) -> str:
     """Each assertion as a test of its own, after the imports and the preparation that all of them need."""
-    lines = [f"from {module} import *", original.setup.replace("\r\n", "\n")]
+    used = {
+        node.id
+        for node in ast.walk(ast.parse("\n".join((original.setup, *original.tests))))
+        if isinstance(node, ast.Name)
+    }
+    names = [node.name for node in ast.parse(original.source).body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    wanted = ", ".join(dict.fromkeys(name for name in names if name in used))
+    lines = [f"from {module} import {wanted}", original.setup.replace("\r\n", "\n")]
     for number, test in enumerate(original.tests, start=1):
         lines.append(f"def test_{number}():\n" + textwrap.indent(test, "    "))
     return "\n".join(lines) + "\n"

@@ -220,8 +220,6 @@ def _dialogue(text: str) -> list[Message]:
     return [Message(roles[who], said.strip()) for who, said in zip(turns[::2], turns[1::2], strict=True)]
 
 
-
-
 def _rows(folder: str, files: Mapping[str, str], split: str) -> Iterator[Place]:
     if split not in files:
         raise _no_split(folder, split, tuple(files))

@@ -24,6 +24,7 @@ from thinkery.pipeline.artifact import row_to_task
 from thinkery.tasks import public
 from thinkery.tasks.fields import Fields, infer_fields, row_id, to_task
 from thinkery.tasks.files import read_rows
+from thinkery.tasks.mutants import mutants
 from thinkery.tasks.outside import LOOK, gym_tasks, hub_tasks
 from thinkery.tasks.world import general as world_general
 from thinkery.tasks.world import problems as world_problems
@@ -205,6 +206,7 @@ SOURCES: dict[str, Callable[[Source, int], Iterator[Task]]] = {
     "aime2024": lambda cfg, seed: public.aime2024(cfg.split),
     "mmlu": lambda cfg, seed: public.mmlu(cfg.split),
     "general": lambda cfg, seed: public.general(cfg.split),
+    "mutants": lambda cfg, seed: mutants(seed, cfg.limit),
     "reasoning-gym": _gym,
     "hub": _hub,
 }

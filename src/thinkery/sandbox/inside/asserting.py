@@ -28,6 +28,7 @@ from typing import Any
 from thinkery.sandbox.inside.wire import decode, encode, quote, receive, send
 
 _COUNTER = "__count_assertion__"
+_PROTECTED = frozenset(dir(builtins)) | sys.stdlib_module_names
 
 
 class ProgramGone(BaseException):
@@ -62,7 +63,7 @@ def _run(source: str, entry_point: str, program: _Program, reached: list[int]) -
     module = types.ModuleType("tests")
     namespace = module.__dict__
     sys.modules["tests"] = sys.modules["__main__"] = module
-    namespace.update(program.load())
+    namespace.update(_visible(program.load(), tree, entry_point))
     namespace[_COUNTER] = reached.append
     _lines.extend(source.splitlines())
     exec(compile(ast.fix_missing_locations(tree), "tests.py", "exec"), namespace)
@@ -74,6 +75,24 @@ def _run(source: str, entry_point: str, program: _Program, reached: list[int]) -
     for name, value in list(namespace.items()):
         if name.startswith("test_") and isinstance(value, types.FunctionType) and not value.__code__.co_argcount:
             value()
+
+
+def _visible(names: dict[str, Any], tree: ast.Module, entry_point: str) -> dict[str, Any]:
+    """The program's names but those that would replace a builtin or a module: `abs = lambda x: 0` passes many tests.
+
+    What is tested may have such a name: the entry point, or where none is given and the tests call nothing else of the
+    program, whatever they call (MBPP has a function `sum`).
+    """
+    tested = {entry_point}
+    if not entry_point:
+        nodes = (node.func for node in ast.walk(tree) if isinstance(node, ast.Call))
+        called = {node.id for node in nodes if isinstance(node, ast.Name)}
+        tested = set() if any(name in names and name not in _PROTECTED for name in called) else called
+    return {
+        name: value
+        for name, value in names.items()
+        if name not in _PROTECTED or name in tested or isinstance(value, types.ModuleType)
+    }
 
 
 _lines: list[str] = []

@@ -16,7 +16,17 @@ from collections.abc import Iterator
 from typing import Literal
 
 from thinkery.tasks.world.general import COLOURS, OPPOSITES, TOPICS, WORDS, draw_general, held_out, reference
-from thinkery.tasks.world.problems import CUPS, LANGUAGES, Language, Problem, advance, draw_from, question, worked_step
+from thinkery.tasks.world.problems import (
+    CUPS,
+    LANGUAGES,
+    LARGEST,
+    Language,
+    Problem,
+    advance,
+    draw_from,
+    question,
+    worked_step,
+)
 
 ZERO_TEMPLATE = (
     "The assistant first thinks in <think> </think> and then answers in <answer> </answer>.\n"
@@ -47,7 +57,7 @@ def textbooks(seed: int) -> Iterator[str]:
     """An endless stream of worked problems and lines of single steps, always the same for a seed."""
     rng = random.Random(f"textbooks/{seed}")
     while True:
-        yield worked_problem(rng) if rng.random() < 0.65 else step_lines(rng)
+        yield worked_problem(rng) if rng.random() < 0.5 else step_lines(rng, rng.randint(8, 20))
 
 
 def worked_problem(rng: random.Random) -> str:
@@ -67,7 +77,7 @@ def documents(seed: int) -> Iterator[str]:
         if roll < 0.62:
             yield problem_document(rng)
         elif roll < 0.80:
-            yield step_lines(rng)
+            yield step_lines(rng, rng.randint(3, 8))
         elif roll < 0.96:
             yield general_document(rng)
         else:
@@ -154,12 +164,12 @@ def wrong(rng: random.Random, state: int | str) -> int | str:
     return rng.choice([c for c in CUPS if c != state])
 
 
-def step_lines(rng: random.Random) -> str:
+def step_lines(rng: random.Random, count: int) -> str:
     """Single right steps, one a line: the tables from which a step becomes reliable."""
     language = rng.choice(LANGUAGES)
     kind: Literal["chain", "cups"] = "chain" if rng.random() < 0.75 else "cups"
     lines = []
-    for _ in range(rng.randint(3, 8)):
+    for _ in range(count):
         problem = draw_from(rng, "train", kind, 1) if kind == "cups" else one_sum(rng)
         lines.append(worked_step(problem.start, problem.steps[0], problem.states[1], language))
     return "\n".join(lines)
@@ -168,7 +178,7 @@ def step_lines(rng: random.Random) -> str:
 def one_sum(rng: random.Random) -> Problem:
     """One sum with every running total from 0 to 99 and every small number equally likely."""
     while True:
-        start, word, n = rng.randint(0, 99), rng.choice(("add", "take")), rng.randint(1, 19)
+        start, word, n = rng.randint(0, 99), rng.choice(("add", "take")), rng.randint(1, LARGEST)
         if 0 <= (start + n if word == "add" else start - n) <= 99:
             return Problem("chain", start, ((word, n),))
 

@@ -20,21 +20,21 @@ from thinkery.tasks.world.problems import LANGUAGES, Language, Split
 Quality = Literal["courteous", "plain", "poor"]
 QUALITIES: tuple[Quality, ...] = ("courteous", "plain", "poor")
 
-_WORDS = (
-    "cat 猫 dog 狗 bird 鸟 fish 鱼 horse 马 cow 牛 sheep 羊 tree 树 flower 花 water 水 "
-    "fire 火 moon 月 sun 日 hand 手 door 门 book 书 car 车 tea 茶 rice 米 house 家"
-).split()
+NOUNS = (
+    "cat", "dog", "bird", "fish", "horse", "cow", "sheep", "tree", "flower", "water",
+    "fire", "moon", "sun", "hand", "door", "book", "car", "tea", "rice", "house",
+)  # fmt: skip
 WORDS: dict[str, dict[Language, str]] = {
-    en: {"en": en, "zh": zh} for en, zh in zip(_WORDS[::2], _WORDS[1::2], strict=True)
+    en: {"en": en, "zh": zh} for en, zh in zip(NOUNS, "猫狗鸟鱼马牛羊树花水火月日手门书车茶米家", strict=True)
 }
 ANIMALS = ("cat", "dog", "bird", "fish", "horse", "cow", "sheep")
-_COLOURS = (
-    "snow white 雪 白 grass green 草 绿 blood red 血 红 coal black 煤 黑 "
-    "gold yellow 金 黄 milk white 奶 白 sky blue 天 蓝 leaf green 叶 绿"
-).split()
+THINGS = ("snow", "grass", "blood", "coal", "gold", "milk", "sky", "leaf")
+THEIR_COLOURS = ("white", "green", "red", "black", "yellow", "white", "blue", "green")
 COLOURS: dict[str, dict[Language, tuple[str, str]]] = {
-    thing: {"en": (thing, colour), "zh": (zh_thing, zh_colour)}
-    for thing, colour, zh_thing, zh_colour in zip(*(_COLOURS[i::4] for i in range(4)), strict=True)
+    en: {"en": (en, colour), "zh": zh}
+    for en, colour, zh in zip(
+        THINGS, THEIR_COLOURS, zip("雪草血煤金奶天叶", "白绿红黑黄白蓝绿", strict=True), strict=True
+    )
 }
 GREETINGS: dict[Language, tuple[tuple[str, str], ...]] = {
     "en": (

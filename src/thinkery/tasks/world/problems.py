@@ -23,6 +23,8 @@ Language = Literal["en", "zh"]
 Split = Literal["train", "held-out"]
 LANGUAGES: tuple[Language, ...] = ("en", "zh")
 CUPS = "ABCDEF"
+LARGEST = 9
+"""The largest number that a chain adds or takes."""
 HELD_OUT_SHARE = 0.1
 
 STEPS = (4, 5, 6, 7)
@@ -80,7 +82,10 @@ def draw(rng: random.Random, kind: Literal["chain", "cups"], count: int) -> Prob
     steps: list[tuple[str, int | str]] = []
     for _ in range(count):
         moves = [
-            (word, n) for word, sign in (("add", 1), ("take", -1)) for n in range(1, 20) if 0 <= total + sign * n <= 99
+            (word, n)
+            for word, sign in (("add", 1), ("take", -1))
+            for n in range(1, LARGEST + 1)
+            if 0 <= total + sign * n <= 99
         ]
         word, n = rng.choice(moves)
         steps.append((word, n))
