@@ -31,9 +31,9 @@ class Task:
     """Something to ask a model, with what is needed to judge the answer.
 
     `kind` names the way of judging: "math", "choice", "exact", "code" and "software" (hidden tests, in `info`),
-    or "general" (no rule; reward models or a judge). `gold` is the reference answer, None where there is none. `language` is the BCP-47 tag of
-    the question ("en", "zh"), None when unknown. `id` is unique inside its source and stable across
-    runs. `info` holds whatever a source or a reward wants to carry along; it must survive JSON.
+    or "general" (no rule; reward models or a judge). `gold` is the reference answer, None where there is none.
+    `language` is the BCP-47 tag of the question ("en", "zh"), None when unknown. `id` is unique inside its source
+    and stable across runs. `info` holds whatever a source or a reward wants to carry along; it must survive JSON.
     """
 
     id: str

@@ -16,20 +16,47 @@ import pytest
 from thinkery.pipeline.artifact import load_artifact
 from thinkery.pipeline.read import open_run
 
-SMALL = """
-exam.sources.0.limit=16 exam.sources.1.limit=12 problems.sources.0.limit=120 general.sources.0.limit=90
-zero.grpo.updates=3 zero.grpo.questions_per_update=4 zero.grpo.group_size=4 zero.grpo.preflight=8
-zero.grpo.checkpoint_every=1 zero.grpo.eval_every=2 zero.watched=8
-cold_data.prompts=60 cold_data.samples=8 cold_data.chunk=20 cold_start.sft.epochs=1 cold_start.sft.batch=4
-cold_start.sft.checkpoint_every=2
-reason.grpo.updates=2 reason.grpo.questions_per_update=4 reason.grpo.group_size=4 reason.grpo.preflight=8
-reason.grpo.checkpoint_every=1
-corpus.prompts=24 corpus.chunk=8 refine.sft.epochs=1 refine.sft.checkpoint_every=2
-pairs.prompts=40 pairs.chunk=20 labels.prompts=40 labels.chunk=20
-align.grpo.updates=2 align.preference_from=1 align.grpo.questions_per_update=4 align.grpo.group_size=4
-align.grpo.preflight=8 align.grpo.checkpoint_every=1 distill.sft.epochs=1 distill.sft.checkpoint_every=2
-evaluate.samples=2
-""".split()
+SMALL = [
+    "exam.sources.0.limit=16",
+    "exam.sources.1.limit=12",
+    "problems.sources.0.limit=120",
+    "general.sources.0.limit=90",
+    "zero.grpo.updates=3",
+    "zero.grpo.questions_per_update=4",
+    "zero.grpo.group_size=4",
+    "zero.grpo.preflight=8",
+    "zero.grpo.checkpoint_every=1",
+    "zero.grpo.eval_every=2",
+    "zero.watched=8",
+    "cold_data.prompts=60",
+    "cold_data.samples=8",
+    "cold_data.chunk=20",
+    "cold_start.sft.epochs=1",
+    "cold_start.sft.batch=4",
+    "cold_start.sft.checkpoint_every=2",
+    "reason.grpo.updates=2",
+    "reason.grpo.questions_per_update=4",
+    "reason.grpo.group_size=4",
+    "reason.grpo.preflight=8",
+    "reason.grpo.checkpoint_every=1",
+    "corpus.prompts=24",
+    "corpus.chunk=8",
+    "refine.sft.epochs=1",
+    "refine.sft.checkpoint_every=2",
+    "pairs.prompts=40",
+    "pairs.chunk=20",
+    "labels.prompts=40",
+    "labels.chunk=20",
+    "align.grpo.updates=2",
+    "align.preference_from=1",
+    "align.grpo.questions_per_update=4",
+    "align.grpo.group_size=4",
+    "align.grpo.preflight=8",
+    "align.grpo.checkpoint_every=1",
+    "distill.sft.epochs=1",
+    "distill.sft.checkpoint_every=2",
+    "evaluate.samples=2",
+]
 
 
 def start(folder: Path) -> subprocess.Popen[str]:
