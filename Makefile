@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 BIN := .venv/bin
 LACKING = $(shell command -v bwrap >/dev/null || echo bubblewrap; command -v chromium >/dev/null || echo chromium)
 
-.PHONY: setup system demo test check proof bench clean
+.PHONY: setup system demo test check proof base clean
 
 setup: .venv/ready system ## a virtual environment with pinned packages, and the system's parts
 
@@ -33,11 +33,16 @@ check: setup ## format, lint, types, tests
 	$(BIN)/pyright
 	$(BIN)/pytest -m "not slow"
 
-proof: setup ## the long tests
+proof: setup ## the long tests, then both recipes from nothing; the numbers go to bench/results/
 	$(BIN)/pytest -m slow --timeout 7200
+	rm -rf runs/proof
+	$(BIN)/python -m bench.recipe tiny --dir runs/proof/tiny
+	$(BIN)/python -m bench.recipe smollm2 --dir runs/proof/smollm2
 
-bench: setup ## how fast each part is on this machine
-	$(BIN)/python -m bench
+base: setup ## the two embedded base models anew, about half an hour
+	$(BIN)/thinkery run pretrain --dir runs/pretrain
+	for model in base student; do \
+		rm -rf src/thinkery/assets/$$model && cp -r runs/pretrain/steps/$$model-????????/model src/thinkery/assets/$$model; done
 
 clean: ## everything that was built, but no runs
 	rm -rf .venv build dist .pytest_cache .ruff_cache

@@ -56,7 +56,8 @@ def main() -> None:
 
 def machine() -> dict[str, object]:
     """What the numbers were measured on."""
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
     threads = os.environ.get("OMP_NUM_THREADS", "default")
     return {"cpu": cpu, "cores": os.cpu_count(), "system": platform.platform(), "threads": threads}
 

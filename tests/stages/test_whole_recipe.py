@@ -16,53 +16,76 @@ import pytest
 from thinkery.pipeline.artifact import load_artifact
 from thinkery.pipeline.read import open_run
 
-SMALL = [
-    "exam.sources.0.limit=16",
-    "exam.sources.1.limit=12",
-    "problems.sources.0.limit=120",
-    "general.sources.0.limit=90",
-    "zero.grpo.updates=3",
-    "zero.grpo.questions_per_update=4",
-    "zero.grpo.group_size=4",
-    "zero.grpo.preflight=8",
-    "zero.grpo.checkpoint_every=1",
-    "zero.grpo.eval_every=2",
-    "zero.watched=8",
-    "cold_data.prompts=60",
-    "cold_data.samples=8",
-    "cold_data.chunk=20",
-    "cold_start.sft.epochs=1",
-    "cold_start.sft.batch=4",
-    "cold_start.sft.checkpoint_every=2",
-    "reason.grpo.updates=2",
-    "reason.grpo.questions_per_update=4",
-    "reason.grpo.group_size=4",
-    "reason.grpo.preflight=8",
-    "reason.grpo.checkpoint_every=1",
-    "corpus.prompts=24",
-    "corpus.chunk=8",
-    "refine.sft.epochs=1",
-    "refine.sft.checkpoint_every=2",
-    "pairs.prompts=40",
-    "pairs.chunk=20",
-    "labels.prompts=40",
-    "labels.chunk=20",
-    "align.grpo.updates=2",
-    "align.preference_from=1",
-    "align.grpo.questions_per_update=4",
-    "align.grpo.group_size=4",
-    "align.grpo.preflight=8",
-    "align.grpo.checkpoint_every=1",
-    "distill.sft.epochs=1",
-    "distill.sft.checkpoint_every=2",
-    "evaluate.samples=2",
+SMALL = """
+extends = "tiny"
+
+[exam]
+sources = [
+    { source = "world", split = "held-out", limit = 16 },
+    { source = "world-general", split = "held-out", limit = 12 },
 ]
+[problems]
+sources = [{ source = "world", limit = 120 }]
+[general]
+sources = [{ source = "world-general", limit = 90 }]
+[zero]
+watched = 8
+[zero.grpo]
+updates = 3
+questions_per_update = 4
+group_size = 4
+preflight = 8
+checkpoint_every = 1
+eval_every = 2
+[cold_data]
+prompts = 60
+samples = 8
+chunk = 20
+[cold_start.sft]
+epochs = 1
+batch = 4
+checkpoint_every = 2
+[reason.grpo]
+updates = 2
+questions_per_update = 4
+group_size = 4
+preflight = 8
+checkpoint_every = 1
+[corpus]
+prompts = 24
+chunk = 8
+[refine.sft]
+epochs = 1
+checkpoint_every = 2
+[pairs]
+prompts = 40
+chunk = 20
+[labels]
+prompts = 40
+chunk = 20
+[align]
+preference_from = 1
+[align.grpo]
+updates = 2
+questions_per_update = 4
+group_size = 4
+preflight = 8
+checkpoint_every = 1
+[distill.sft]
+epochs = 1
+checkpoint_every = 2
+[evaluate]
+samples = 2
+"""
 
 
 def start(folder: Path) -> subprocess.Popen[str]:
-    """`thinkery run tiny` in a process of its own."""
+    """`thinkery run` of the small recipe in a process of its own."""
+    folder.parent.mkdir(exist_ok=True)
+    recipe = folder.parent / "small.toml"
+    recipe.write_text(SMALL)
     environ = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "thinkery.cli", "run", "tiny", "--dir", str(folder), *SMALL]
+    command = [sys.executable, "-m", "thinkery.cli", "run", str(recipe), "--dir", str(folder)]
     return subprocess.Popen(command, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 

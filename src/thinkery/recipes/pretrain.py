@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from thinkery.config import Config
 from thinkery.pipeline.step import Step, step
-from thinkery.stages.pretrain import Corpus, Fresh, Pretrain, School, fresh, pretrain, world_corpus
+from thinkery.stages.pretrain import Corpus, Drill, Fresh, Pretrain, School, fresh, pretrain, world_corpus
 
 
 class PretrainRecipe(Config):
@@ -15,6 +15,8 @@ class PretrainRecipe(Config):
 
     textbooks: Corpus = Corpus(kind="textbooks", documents=60_000)
     """What both read first."""
+    exercises: Corpus = Corpus(kind="exercises", documents=45_000)
+    """What both work through."""
     crawl: Corpus = Corpus(kind="crawl", documents=60_000)
     """What both read then."""
     base: Fresh = Fresh()
@@ -23,17 +25,21 @@ class PretrainRecipe(Config):
     """The student's size."""
     school: School = School()
     """How both read the textbooks."""
+    drill: Drill = Drill()
+    """How both work through the exercises."""
     read: Pretrain = Pretrain()
     """How both read the crawl."""
 
 
 def pretrain_bases(cfg: PretrainRecipe) -> dict[str, Step]:
-    """Documents, then each model fresh, schooled and well read."""
+    """Documents, then each model fresh, schooled, drilled and well read."""
     textbooks = step("textbooks", world_corpus, cfg.textbooks)
     crawl = step("crawl", world_corpus, cfg.crawl)
-    steps = [textbooks, crawl]
+    exercises = step("exercises", world_corpus, cfg.exercises)
+    steps = [textbooks, exercises, crawl]
     for name, size in (("base", cfg.base), ("student", cfg.student)):
         start = step(f"{name}-start", fresh, size, corpus=crawl)
         schooled = step(f"{name}-schooled", pretrain, cfg.school, start=start, corpus=textbooks)
-        steps += [start, schooled, step(name, pretrain, cfg.read, start=schooled, corpus=crawl)]
+        drilled = step(f"{name}-drilled", pretrain, cfg.drill, start=schooled, corpus=exercises)
+        steps += [start, schooled, drilled, step(name, pretrain, cfg.read, start=drilled, corpus=crawl)]
     return {one.name: one for one in steps}

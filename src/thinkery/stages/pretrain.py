@@ -16,7 +16,7 @@ from thinkery.model.tokenizer import Tokenizer as ChatTokenizer
 from thinkery.model.transformer import Shape, Transformer
 from thinkery.pipeline.artifact import Dataset, Model
 from thinkery.pipeline.run import Run
-from thinkery.tasks.world import documents, textbooks
+from thinkery.tasks.world import documents, exercises, textbooks
 from thinkery.train.policy import open_policy
 from thinkery.train.sft import Sft, SftPolicy, sft
 
@@ -26,15 +26,15 @@ PIECES = Regex(r" ?\p{N}{1,2}| ?[A-Za-z]+| ?\p{Han}+| ?[^\s\p{L}\p{N}]+|\s+| ?\p
 """Where the tokenizer may not merge across: numbers of at most two digits are one token each."""
 
 
-CORPORA = {"textbooks": textbooks, "crawl": documents}
+CORPORA = {"textbooks": textbooks, "exercises": exercises, "crawl": documents}
 """What there is to read, by the name a recipe uses."""
 
 
 class Corpus(Config):
     """What to read, and how much."""
 
-    kind: Literal["textbooks", "crawl"] = "crawl"
-    """Worked problems and single steps, or a crawl of mixed quality."""
+    kind: Literal["textbooks", "exercises", "crawl"] = "crawl"
+    """Worked problems and single steps, worked problems alone, or a crawl of mixed quality."""
     documents: int = 90_000
     """Documents of 45 to 60 tokens."""
 
@@ -125,6 +125,15 @@ class SchoolLoop(Sft):
     checkpoint_every: int = 500
 
 
+class DrillLoop(SchoolLoop):
+    """One pass over the exercises."""
+
+    policy: SftPolicy = SftPolicy(
+        lr=1.2e-3, betas=(0.9, 0.98), warmup=50, final_lr_share=0.2, weight_decay=0.1, dtype="bfloat16",
+        micro_batch_tokens=2048,
+    )  # fmt: skip
+
+
 class CrawlLoop(SchoolLoop):
     """One pass over the crawl."""
 
@@ -147,6 +156,13 @@ class School(Pretrain):
     """The first reading."""
 
     sft: Sft = SchoolLoop()
+    """The loop."""
+
+
+class Drill(Pretrain):
+    """The second reading."""
+
+    sft: Sft = DrillLoop()
     """The loop."""
 
 

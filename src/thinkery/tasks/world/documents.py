@@ -60,9 +60,16 @@ def textbooks(seed: int) -> Iterator[str]:
         yield worked_problem(rng) if rng.random() < 0.5 else step_lines(rng, rng.randint(8, 20))
 
 
-def worked_problem(rng: random.Random) -> str:
+def exercises(seed: int) -> Iterator[str]:
+    """An endless stream of worked problems, mostly chains, which are harder to follow than cups."""
+    rng = random.Random(f"exercises/{seed}")
+    while True:
+        yield worked_problem(rng, chains=0.85)
+
+
+def worked_problem(rng: random.Random, chains: float = 0.6) -> str:
     """A problem with every step, in one language or both."""
-    kind: Literal["chain", "cups"] = "chain" if rng.random() < 0.6 else "cups"
+    kind: Literal["chain", "cups"] = "chain" if rng.random() < chains else "cups"
     problem = draw_from(rng, "train", kind, rng.choice((2, 3, 4, 5, 6, 7)))
     language = rng.choice(LANGUAGES)
     thought, _ = worked(rng, problem, language, careful_share=1.0)
