@@ -25,13 +25,13 @@ demo: setup ## the whole recipe on the embedded world, in minutes
 	$(BIN)/thinkery run tiny --dir runs/demo
 
 test: setup ## every test that is not marked slow
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n 2 -m "not slow"
 
 check: setup ## format, lint, types, tests
 	$(BIN)/ruff format --check src tests
 	$(BIN)/ruff check src tests
 	$(BIN)/pyright
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n 2 -m "not slow"
 
 proof: setup ## the long tests, then both recipes from nothing; the numbers go to bench/results/
 	$(BIN)/pytest -m slow --timeout 7200
