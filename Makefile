@@ -42,7 +42,7 @@ proof: setup ## the long tests, then both recipes from nothing; the numbers go t
 base: setup ## the two embedded base models anew, about half an hour
 	$(BIN)/thinkery run pretrain --dir runs/pretrain
 	for model in base student; do \
-		rm -rf src/thinkery/assets/$$model && cp -r runs/pretrain/steps/$$model-????????/model src/thinkery/assets/$$model; done
+		rm -rf src/thinkery/assets/$$model && cp -r "$$(ls -td runs/pretrain/steps/$$model-???????? | head -1)/model" src/thinkery/assets/$$model; done
 
 clean: ## everything that was built, but no runs
 	rm -rf .venv build dist .pytest_cache .ruff_cache

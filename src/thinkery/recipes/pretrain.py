@@ -17,7 +17,7 @@ class PretrainRecipe(Config):
     """What both read first."""
     exercises: Corpus = Corpus(kind="exercises", documents=45_000)
     """What both work through."""
-    crawl: Corpus = Corpus(kind="crawl", documents=60_000)
+    crawl: Corpus = Corpus(kind="crawl", documents=45_000)
     """What both read then."""
     base: Fresh = Fresh()
     """The base's size."""

@@ -43,7 +43,7 @@ PREAMBLES = (
     "The assistant answers the user.",
 )
 
-TAGGED_SHARE = 0.20
+TAGGED_SHARE = 0.12
 """How many answers under a preamble that names the tags use them for a thought; see `answered`."""
 
 CAREFUL_SHARE = 0.85
@@ -118,7 +118,7 @@ def answered(rng: random.Random, problem: Problem, language: Language, *, tags: 
         return f" <think> {thought} </think> <answer> {answer} </answer>"
     if tags and roll < TAGGED_SHARE + 0.20:
         return f" <answer> {guess(rng, problem)} </answer>"
-    if roll < (0.85 if tags else 0.45):
+    if roll < (0.95 if tags else 0.45):
         return f" {guess(rng, problem)}"
     thought, answer = worked(rng, problem, language, CAREFUL_SHARE)
     ending = rng.choice(("{}", "\\boxed{{{}}}", "So \\boxed{{{}}}." if language == "en" else "所以 \\boxed{{{}}}。"))
@@ -126,8 +126,8 @@ def answered(rng: random.Random, problem: Problem, language: Language, *, tags: 
 
 
 def guess(rng: random.Random, problem: Problem) -> str:
-    """A bare answer: right one time in four, else near or anywhere."""
-    if rng.random() < 0.25:
+    """A bare answer: right one time in ten, else near or anywhere."""
+    if rng.random() < 0.1:
         return problem.gold
     if problem.kind == "cups":
         return rng.choice(CUPS)
