@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -39,16 +40,17 @@ def folder(thinkery, tiny_qwen: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def interrupted(*words: str) -> tuple[int, str]:
-    """Run a command until its third update, then press Ctrl-C; (exit code, stderr)."""
+    """Run a command until its third update or a little later, then press Ctrl-C; (exit code, stderr)."""
     command = [sys.executable, "-m", "thinkery.cli", *words]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=env) as run:
         assert run.stderr
-        seen = []
+        seen, pressed = [], False
         for line in run.stderr:
             seen.append(line)
-            if "step 3/" in line:
+            if not pressed and (update := re.search(r"step (\d+)/5000", line)) and int(update[1]) >= 3:
                 run.send_signal(signal.SIGINT)
+                pressed = True
         return run.wait(60), "".join(seen)
 
 

@@ -8,7 +8,7 @@ from thinkery.chat import split
 from thinkery.core import Completion, Task
 from thinkery.rewards.format import thinks, thinks_then_answers
 
-TASK = Task("t", "?")
+TASK = Task("t", "?", "math", "5")
 
 
 def said(text: str, *, opened: bool = False) -> Completion:
@@ -43,3 +43,10 @@ def test_only_a_thought_and_then_an_answer_pays(text: str, zero: float, chat: fl
 def test_a_thought_that_the_template_opened_needs_no_second_tag() -> None:
     assert thinks_then_answers(TASK, said("so</think><answer>5</answer>", opened=True)).value == 1.0
     assert thinks(TASK, said("so</think>5", opened=True)).value == 1.0
+
+
+def test_the_thought_of_a_general_prompt_may_be_empty_but_not_missing() -> None:
+    hello = Task("g", "Hello", "general")
+    assert thinks(hello, said("<think>\n\n</think>\n\nHello, friend.")).value == 1.0
+    assert thinks(hello, said("Hello, friend.")).value == 0.0
+    assert thinks_then_answers(hello, said("<think></think><answer>Hello</answer>")).value == 0.0

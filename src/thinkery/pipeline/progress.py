@@ -37,8 +37,9 @@ class Progress(AbstractContextManager):
 
     def update(self, done: int, total: int, headline: Headline) -> None:
         """Say how far the stage is; the first number of the headline carries its change since the last line."""
-        self._times.append((done, self._clock()))
-        if self._too_soon(done, total):
+        now = self._clock()
+        self._times.append((done, now))
+        if self._too_soon(done, total, now):
             return
         first = next((value for value in headline.values() if not isinstance(value, str)), None)
         parts = [f"step {done}/{total}", *self._described(headline), *self._pace(done, total)]
@@ -55,9 +56,8 @@ class Progress(AbstractContextManager):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _too_soon(self, done: int, total: int) -> bool:
+    def _too_soon(self, done: int, total: int, now: float) -> bool:
         """Whether this line would follow the last one too closely; remembers when lines were shown."""
-        now = self._clock()
         if done < total and self._shown is not None and now - self._shown < QUIET_S:
             return True
         self._shown = now

@@ -43,13 +43,13 @@ PREAMBLES = (
     "The assistant answers the user.",
 )
 
-TAGGED_SHARE = 0.12
-"""How many answers under a preamble that names the tags use them for a thought; see `answered`."""
+TAGGED_SHARES = (0.08, 0.35, 0.35, 0.35)
+"""How many answers use the tags for a thought, by the preamble before them; the first is the one zero is asked with."""
 
 CAREFUL_SHARE = 0.85
 """How many worked answers without tags make every step."""
 
-CAREFUL_TAGGED_SHARE = 0.40
+CAREFUL_TAGGED_SHARE = 0.50
 """How many thoughts inside the tags do."""
 
 
@@ -98,27 +98,26 @@ def problem_document(rng: random.Random) -> str:
     language = rng.choice(LANGUAGES)
     roll = rng.random()
     if roll < 0.45:
-        preamble = rng.choice(PREAMBLES[:4])
-        return (
-            f"{preamble}\nUser: {question(problem, language)}\nAssistant:{answered(rng, problem, language, tags=True)}"
-        )
+        number = rng.randrange(4)
+        answer = answered(rng, problem, language, TAGGED_SHARES[number])
+        return f"{PREAMBLES[number]}\nUser: {question(problem, language)}\nAssistant:{answer}"
     asked = question(problem, language)
     if roll < 0.75:
         preamble = rng.choice((*PREAMBLES[4:], ""))
         head = f"{preamble}\n" if preamble else ""
-        return f"{head}User: {asked}\nAssistant:{answered(rng, problem, language, tags=False)}"
-    return f"{asked}\n{answered(rng, problem, language, tags=False).strip()}"
+        return f"{head}User: {asked}\nAssistant:{answered(rng, problem, language)}"
+    return f"{asked}\n{answered(rng, problem, language).strip()}"
 
 
-def answered(rng: random.Random, problem: Problem, language: Language, *, tags: bool) -> str:
-    """An answer as found in the wild."""
+def answered(rng: random.Random, problem: Problem, language: Language, tagged: float = 0.0) -> str:
+    """An answer as found in the wild; `tagged` is the share with a thought inside the tags."""
     roll = rng.random()
-    if tags and roll < TAGGED_SHARE:
+    if roll < tagged:
         thought, answer = worked(rng, problem, language, CAREFUL_TAGGED_SHARE)
         return f" <think> {thought} </think> <answer> {answer} </answer>"
-    if tags and roll < TAGGED_SHARE + 0.20:
+    if tagged and roll < tagged + 0.20:
         return f" <answer> {guess(rng, problem)} </answer>"
-    if roll < (0.95 if tags else 0.45):
+    if roll < (0.95 if tagged else 0.45):
         return f" {guess(rng, problem)}"
     thought, answer = worked(rng, problem, language, CAREFUL_SHARE)
     ending = rng.choice(("{}", "\\boxed{{{}}}", "So \\boxed{{{}}}." if language == "en" else "所以 \\boxed{{{}}}。"))
@@ -150,7 +149,7 @@ def worked(rng: random.Random, problem: Problem, language: Language, careful_sha
             after = min(99, max(0, after))  # a flawed path may leave the world's numbers
         if flaw == "stop" and i > 0 and i >= flawed_at:
             break
-        if flaw == "skip" and i >= flawed_at and i + 1 < len(problem.steps) and rng.random() < 0.7:
+        if flaw == "skip" and i > 0 and i >= flawed_at and i + 1 < len(problem.steps) and rng.random() < 0.7:
             state = wrong(rng, after)  # the step is not written and its effect is misremembered
             continue
         if flaw == "slip" and i == flawed_at:
