@@ -1,20 +1,20 @@
 """Every error Thinkery raises on purpose; each says what, where, found, and what to try.
 
-    ThinkeryError                 exit code
-    ├── UsageError                2    the command line or a recipe is wrong
-    │   ├── ConfigError                a key or a value of a recipe
-    │   └── WiringError                a graph whose steps do not fit together
-    ├── GateFailed                3    a quality gate or a gated claim does not hold
-    ├── InputError                4    a file, dataset or model that is missing or unusable
-    │   └── HashMismatch               bytes on disk are not the bytes that were written
-    ├── EnvironmentLacks          5    a package, program or permission is missing
-    ├── RunFailed                 1    the work itself failed
-    │   ├── NotFinite                  NaN or infinity in a loss or a gradient
-    │   ├── Ungradable                 too many samples could not be judged
-    │   ├── Stalled                    a wait outlasted its watchdog
-    │   └── DiskFull                   no room left; nothing already written is lost
-    ├── Busy                      1    another process works on the same run directory
-    └── Stopped                   75   stopped on request, and resumable
+ThinkeryError                 exit code
+├── UsageError                2    the command line or a recipe is wrong
+│   ├── ConfigError                a key or a value of a recipe
+│   └── WiringError                a graph whose steps do not fit together
+├── GateFailed                3    a quality gate or a gated claim does not hold
+├── InputError                4    a file, dataset or model that is missing or unusable
+│   └── HashMismatch               bytes on disk are not the bytes that were written
+├── EnvironmentLacks          5    a package, program or permission is missing
+├── RunFailed                 1    the work itself failed
+│   ├── NotFinite                  NaN or infinity in a loss or a gradient
+│   ├── Ungradable                 too many samples could not be judged
+│   ├── Stalled                    a wait outlasted its watchdog
+│   └── DiskFull                   no room left; nothing already written is lost
+├── Busy                      1    another process works on the same run directory
+└── Stopped                   75   stopped on request, and resumable
 """
 
 from __future__ import annotations

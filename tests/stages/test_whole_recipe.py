@@ -34,7 +34,7 @@ watched = 8
 updates = 3
 questions_per_update = 4
 group_size = 4
-preflight = 8
+preflight = 64
 checkpoint_every = 1
 eval_every = 2
 [cold_data]
@@ -49,7 +49,7 @@ checkpoint_every = 2
 updates = 2
 questions_per_update = 4
 group_size = 4
-preflight = 8
+preflight = 0  # so little training may leave the form unlearnt
 checkpoint_every = 1
 [corpus]
 prompts = 24
@@ -69,7 +69,7 @@ preference_from = 1
 updates = 2
 questions_per_update = 4
 group_size = 4
-preflight = 8
+preflight = 0  # so little training may leave the form unlearnt
 checkpoint_every = 1
 [distill.sft]
 epochs = 1
