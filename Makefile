@@ -33,14 +33,16 @@ check: setup ## format, lint, types, tests
 	$(BIN)/pyright
 	$(BIN)/pytest -n 2 -m "not slow"
 
-proof: setup ## the long tests, then both recipes from nothing; the numbers go to bench/results/
+proof: setup ## the long tests, the recipes from nothing, ablations, claims over three seeds; hours. Numbers: bench/results/
 	$(BIN)/pytest -m slow --timeout 7200
 	rm -rf runs/proof
 	$(BIN)/python -m bench.recipe tiny --dir runs/proof/tiny
 	$(BIN)/python -m bench.recipe smollm2 --dir runs/proof/smollm2
+	$(BIN)/python -m bench.ablations --dir runs/proof/ablations
+	$(BIN)/python -m bench.claims --dir runs/proof/claims; failed=$$?; $(BIN)/python -m bench.tables; exit $$failed
 
-base: setup ## the two embedded base models anew, about half an hour
-	$(BIN)/thinkery run pretrain --dir runs/pretrain
+base: setup ## the two embedded base models anew, on one thread so that it can be repeated: about an hour
+	OMP_NUM_THREADS=1 $(BIN)/thinkery run pretrain --dir runs/pretrain
 	for model in base student; do \
 		rm -rf src/thinkery/assets/$$model && cp -r "$$(ls -td runs/pretrain/steps/$$model-???????? | head -1)/model" src/thinkery/assets/$$model; done
 

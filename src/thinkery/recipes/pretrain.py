@@ -1,23 +1,36 @@
-"""How the two embedded bases were made: `thinkery run pretrain`, about half an hour on two cores.
+"""How the two embedded bases were made: `thinkery run pretrain` on one thread, about an hour.
 
-crawl ──► base-start ──► base-schooled (reads textbooks) ──► base (reads the crawl)          the student likewise
+words ─► base-start ─textbooks─► base-schooled ─exercises─► base-drilled ─crawl─► base         the student likewise
 """
 
 from __future__ import annotations
 
 from thinkery.config import Config
 from thinkery.pipeline.step import Step, step
-from thinkery.stages.pretrain import Corpus, Drill, Fresh, Pretrain, School, fresh, pretrain, world_corpus
+from thinkery.stages.pretrain import (
+    Corpus,
+    Crawl,
+    Drill,
+    Fresh,
+    Pretrain,
+    School,
+    fresh,
+    pretrain,
+    world_corpus,
+    world_crawl,
+)
 
 
 class PretrainRecipe(Config):
     """Settings of the embedded bases."""
 
+    words: Crawl = Crawl(documents=20_000)
+    """What the tokenizer's merges are learnt from: a crawl of its own, so that another crawl needs no new tokenizer."""
     textbooks: Corpus = Corpus(kind="textbooks", documents=60_000)
     """What both read first."""
-    exercises: Corpus = Corpus(kind="exercises", documents=45_000)
+    exercises: Corpus = Corpus(kind="exercises", documents=150_000)
     """What both work through."""
-    crawl: Corpus = Corpus(kind="crawl", documents=45_000)
+    crawl: Crawl = Crawl(tagged=0.08, careful=0.12, halfway=0.5)
     """What both read then."""
     base: Fresh = Fresh()
     """The base's size."""
@@ -34,11 +47,12 @@ class PretrainRecipe(Config):
 def pretrain_bases(cfg: PretrainRecipe) -> dict[str, Step]:
     """Documents, then each model fresh, schooled, drilled and well read."""
     textbooks = step("textbooks", world_corpus, cfg.textbooks)
-    crawl = step("crawl", world_corpus, cfg.crawl)
+    words = step("words", world_crawl, cfg.words)
+    crawl = step("crawl", world_crawl, cfg.crawl)
     exercises = step("exercises", world_corpus, cfg.exercises)
-    steps = [textbooks, exercises, crawl]
+    steps = [words, textbooks, exercises, crawl]
     for name, size in (("base", cfg.base), ("student", cfg.student)):
-        start = step(f"{name}-start", fresh, size, corpus=crawl)
+        start = step(f"{name}-start", fresh, size, corpus=words)
         schooled = step(f"{name}-schooled", pretrain, cfg.school, start=start, corpus=textbooks)
         drilled = step(f"{name}-drilled", pretrain, cfg.drill, start=schooled, corpus=exercises)
         steps += [start, schooled, drilled, step(name, pretrain, cfg.read, start=drilled, corpus=crawl)]

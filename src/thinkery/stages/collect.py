@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Literal
 
 from thinkery.config import Config
@@ -16,7 +17,7 @@ class Collect(Config):
     """Which tasks, and how strictly they are kept apart from the exams."""
 
     sources: tuple[Source, ...] = ()
-    """Where the tasks come from, mixed in this order."""
+    """Where the tasks come from."""
     purpose: Literal["train", "exam"] = "train"
     """Exams may use evaluation sets; training data may not."""
     ngram: int = 10
@@ -24,9 +25,13 @@ class Collect(Config):
 
 
 def collect(run: Run, cfg: Collect, exam: Dataset | None = None) -> Dataset:
-    """Load the tasks, drop ungradable gold and whatever occurs in the exam, and write the rest in order."""
+    """Load the tasks, mix the sources, drop ungradable gold and whatever occurs in the exam, and write the rest.
+
+    Who takes the first n of the result therefore takes some of every source.
+    """
     writer = run.dataset()
     tasks = load_tasks(cfg.sources, seed=run.seed, purpose=cfg.purpose)
+    random.Random(run.seed).shuffle(tasks)
     writer.count("loaded", len(tasks))
     tasks, dropped = check_gold(tasks)
     for _, reason in dropped:
@@ -40,3 +45,6 @@ def collect(run: Run, cfg: Collect, exam: Dataset | None = None) -> Dataset:
         writer.add(task_to_row(task), key=f"{number:08d}")
         writer.count("kept")
     return writer.finish()
+
+
+collect.version = 2  # type: ignore[attr-defined]

@@ -43,14 +43,11 @@ PREAMBLES = (
     "The assistant answers the user.",
 )
 
-TAGGED_SHARES = (0.08, 0.35, 0.35, 0.35)
-"""How many answers use the tags for a thought, by the preamble before them; the first is the one zero is asked with."""
+PARAPHRASED_SHARE = 0.35
+"""How many answers use the tags for a thought under a preamble that paraphrases the one zero is asked with."""
 
 CAREFUL_SHARE = 0.85
 """How many worked answers without tags make every step."""
-
-CAREFUL_TAGGED_SHARE = 0.50
-"""How many thoughts inside the tags do."""
 
 
 def textbooks(seed: int) -> Iterator[str]:
@@ -76,22 +73,27 @@ def worked_problem(rng: random.Random, chains: float = 0.6) -> str:
     return rng.choice(("{}\n{}", "User: {}\nAssistant: {}")).format(question(problem, language), thought)
 
 
-def documents(seed: int) -> Iterator[str]:
-    """An endless crawl, always the same for a seed."""
+def documents(seed: int, tagged: float = 0.06, careful: float = 0.38, halfway: float = 0.0) -> Iterator[str]:
+    """An endless crawl, always the same for a seed.
+
+    `tagged` is how many answers use the tags for a thought under the preamble that zero is asked with: the habit.
+    `careful` is how many of the thoughts inside tags, under any preamble, make every step: the skill; `halfway` of the
+    others stop after half of the steps.
+    """
     rng = random.Random(f"crawl/{seed}")
     while True:
         roll = rng.random()
-        if roll < 0.62:
-            yield problem_document(rng)
-        elif roll < 0.80:
+        if roll < 0.54:
+            yield problem_document(rng, tagged, careful, halfway)
+        elif roll < 0.68:
             yield step_lines(rng, rng.randint(3, 8))
-        elif roll < 0.96:
+        elif roll < 0.92:
             yield general_document(rng)
         else:
             yield word_note(rng)
 
 
-def problem_document(rng: random.Random) -> str:
+def problem_document(rng: random.Random, tagged: float, careful: float, halfway: float) -> str:
     """A problem and what somebody answered."""
     kind: Literal["chain", "cups"] = "chain" if rng.random() < 0.55 else "cups"
     problem = draw_from(rng, "train", kind, rng.choice((2, 3, 4, 5, 6, 7)))
@@ -99,7 +101,7 @@ def problem_document(rng: random.Random) -> str:
     roll = rng.random()
     if roll < 0.45:
         number = rng.randrange(4)
-        answer = answered(rng, problem, language, TAGGED_SHARES[number])
+        answer = answered(rng, problem, language, PARAPHRASED_SHARE if number else tagged, careful, halfway)
         return f"{PREAMBLES[number]}\nUser: {question(problem, language)}\nAssistant:{answer}"
     asked = question(problem, language)
     if roll < 0.75:
@@ -109,11 +111,18 @@ def problem_document(rng: random.Random) -> str:
     return f"{asked}\n{answered(rng, problem, language).strip()}"
 
 
-def answered(rng: random.Random, problem: Problem, language: Language, tagged: float = 0.0) -> str:
+def answered(
+    rng: random.Random,
+    problem: Problem,
+    language: Language,
+    tagged: float = 0.0,
+    careful: float = 0.0,
+    halfway: float = 0.0,
+) -> str:
     """An answer as found in the wild; `tagged` is the share with a thought inside the tags."""
     roll = rng.random()
     if roll < tagged:
-        thought, answer = worked(rng, problem, language, CAREFUL_TAGGED_SHARE)
+        thought, answer = worked(rng, problem, language, careful, halfway)
         return f" <think> {thought} </think> <answer> {answer} </answer>"
     if tagged and roll < tagged + 0.20:
         return f" <answer> {guess(rng, problem)} </answer>"
@@ -134,11 +143,18 @@ def guess(rng: random.Random, problem: Problem) -> str:
     return str(min(99, max(0, last + rng.randint(-15, 15)))) if rng.random() < 0.7 else str(rng.randint(0, 99))
 
 
-def worked(rng: random.Random, problem: Problem, language: Language, careful_share: float) -> tuple[str, str]:
-    """A thought and the answer it leads to; careful, or skipping, slipping or stopping early; half mix languages."""
+def worked(
+    rng: random.Random, problem: Problem, language: Language, careful_share: float, halfway: float = 0.0
+) -> tuple[str, str]:
+    """A thought and the answer it leads to: careful, or it skips, slips or stops early; half mix languages.
+
+    `halfway` is how many of those that are not careful stop after half of the steps.
+    """
     careful = rng.random() < careful_share
     mixes = rng.random() < 0.5
     flaw = "" if careful else rng.choice(("skip", "slip", "stop"))
+    if flaw and halfway and rng.random() < halfway:
+        flaw = "halfway"
     flawed_at = rng.randrange(len(problem.steps))
     lines: list[str] = []
     state = problem.start
@@ -147,7 +163,7 @@ def worked(rng: random.Random, problem: Problem, language: Language, careful_sha
         after = advance(state, step)
         if isinstance(after, int):
             after = min(99, max(0, after))  # a flawed path may leave the world's numbers
-        if flaw == "stop" and i > 0 and i >= flawed_at:
+        if i > 0 and ((flaw == "stop" and i >= flawed_at) or (flaw == "halfway" and i >= len(problem.steps) // 2)):
             break
         if flaw == "skip" and i > 0 and i >= flawed_at and i + 1 < len(problem.steps) and rng.random() < 0.7:
             state = wrong(rng, after)  # the step is not written and its effect is misremembered

@@ -28,7 +28,9 @@ LARGEST = 9
 HELD_OUT_SHARE = 0.1
 
 STEPS = (4, 5, 6, 7)
-"""Numbers of steps seen in training; `longer` problems have more."""
+"""Numbers of steps seen in training."""
+LONGER = (8, 9, 10)
+"""Numbers of steps that no training saw."""
 
 
 @dataclass(frozen=True, slots=True)
