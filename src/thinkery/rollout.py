@@ -5,9 +5,11 @@ tasks ─► engine.generate ─► rubric.judge, in a thread beside ─► grou
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 
 from thinkery.core import Completion, Group, Rollout, Sampling, Task, seed_of
 from thinkery.engine.base import Engine, Event, Request, generate
@@ -26,15 +28,23 @@ def rollouts(
     samples: int,
     seed: int,
     step: int = 0,
+    clock: Clock | None = None,
 ) -> Iterator[Group]:
     """Judged groups of `samples` attempts at each task, in the order in which they are finished.
 
     A sample's seed depends on (seed, step, task id, sample number) alone. Judging overlaps with the generation of
-    other groups; what it raises is raised here. Generation rests while the caller works on a group.
+    other groups; what it raises is raised here. Generation rests while the caller works on a group. Where there is a
+    clock, waiting for judges after everything is generated is its phase "grading".
     """
+    clock = clock or Clock()
     asked = list(tasks)
     requests = [
-        Request(tuple(seed_of(seed, step, task.id, n) for n in range(samples)), sampling, task.messages)
+        Request(
+            tuple(seed_of(seed, step, task.id, n) for n in range(samples)),
+            sampling,
+            task.messages,
+            chat_template=task.chat_template,
+        )
         for task in asked
     ]
     judged: deque[Future[Group]] = deque()
@@ -45,18 +55,49 @@ def rollouts(
                 while judged and (judged[0].done() or len(judged) > UNJUDGED):
                     yield judged.popleft().result()
             while judged:
-                yield judged.popleft().result()
+                with clock("grading"):
+                    group = judged.popleft().result()
+                yield group
         finally:
             thread.shutdown(cancel_futures=True)
 
 
 def judge(task: Task, events: list[Event], rubric: Rubric) -> Group:
     """The finished samples of one task with their scores."""
+    started = time.perf_counter()
     pairs: list[tuple[Task, Completion]] = [(task, event.completion) for event in events if event.completion]
-    return Group(
-        task,
-        tuple(
-            Rollout(task, event.prompt, completion, scores, reward, event.sample)
-            for event, (_, completion), (scores, reward) in zip(events, pairs, rubric.judge(pairs), strict=True)
-        ),
+    judged = zip(events, pairs, rubric.judge(pairs), strict=True)
+    attempts = tuple(
+        Rollout(task, event.prompt, completion, scores, reward, event.sample)
+        for event, (_, completion), (scores, reward) in judged
     )
+    return Group(task, attempts, judge_s=time.perf_counter() - started)
+
+
+class Clock:
+    """Seconds by phase: `with clock("rollout"): …`. An inner phase interrupts the outer one."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.phase, self.since = "", time.perf_counter()
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Count the time inside the block to this phase."""
+        outer = self.turn(phase)
+        try:
+            yield
+        finally:
+            self.turn(outer)
+
+    def turn(self, phase: str) -> str:
+        """Begin a phase; returns the one that ends."""
+        ended, now = self.phase, time.perf_counter()
+        self.seconds[ended] = self.seconds.get(ended, 0.0) + now - self.since
+        self.phase, self.since = phase, now
+        return ended
+
+    def lap(self) -> dict[str, float]:
+        """The seconds of each phase since the last lap; what was in none is under ""."""
+        taken, self.seconds = self.seconds, {}
+        return taken

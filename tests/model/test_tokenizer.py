@@ -79,6 +79,9 @@ def test_the_prompt_tells_whether_the_thought_is_open(tokenizer):
     tokens, opened = tokenizer.prompt([Message("user", "x")], thought_prefix="Let me see")
     assert opened
     assert tokenizer.decode(tokens).endswith("assistant\n<think>\nLet me see")
+    tokens, opened = tokenizer.prompt([Message("user", "x")], template="{{ messages[0].content }}: <think>")
+    assert opened
+    assert tokenizer.decode(tokens) == "x: <think>"
 
 
 def test_a_conversation_becomes_prompt_and_target_tokens(tokenizer):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from thinkery.train.batch import Example, arrange, pack
+from thinkery.train.batch import Example, arrange, pack, pack_shared
 
 
 def test_sequences_of_similar_length_share_a_micro_batch_and_the_longest_come_first():
@@ -36,3 +36,25 @@ def test_fields_that_no_example_carries_are_none():
     assert batch.old_C is None
     assert batch.reference_C is None
     assert batch.labels_C.tolist() == [2, 3]
+
+
+def test_attempts_at_one_question_stand_behind_one_copy_of_its_prompt():
+    first, other, second = (
+        Example([1, 2, 7, 8], learn_from=2, advantage=1.0),
+        Example([3, 9], learn_from=1, advantage=3.0),
+        Example([1, 2, 5], learn_from=2, advantage=2.0),
+    )
+    (batch,) = pack_shared([first, other, second], max_tokens=100)
+    assert batch.groups == ((2, (2, 1)), (1, (1,)))
+    assert batch.examples == (0, 2, 1)
+    assert batch.tokens_T.tolist() == [1, 2, 7, 8, 5, 3, 9]
+    assert batch.predictors_C.tolist() == [1, 2, 1, 5]  # both attempts begin where the prompt ends
+    assert batch.labels_C.tolist() == [7, 8, 5, 9]
+    assert batch.advantages_C.tolist() == [1.0, 1.0, 2.0, 3.0]
+
+
+def test_a_group_that_is_too_large_is_parted_and_repeats_its_prompt():
+    attempts = [Example([1, 2, 3, *range(10, 10 + n)], learn_from=3) for n in (4, 3, 2)]
+    batches = pack_shared(attempts, max_tokens=9)
+    assert [batch.groups for batch in batches] == [((3, (3, 2)),), ((3, (4,)),)]
+    assert [batch.examples for batch in batches] == [(1, 2), (0,)]

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,11 +13,14 @@ import torch
 
 from thinkery.core import Completion, Group, Rollout, Score, Task
 from thinkery.engine import EngineConfig, open_engine
-from thinkery.errors import InputError, Stopped, Ungradable
+from thinkery.errors import Stopped, Ungradable
 from thinkery.pipeline.run import Run
 from thinkery.rewards.rubric import Rubric
-from thinkery.train.grpo import Grpo, advantages, draw, gather, grpo, learnable, longest
+from thinkery.train.baseline import attempts, compared, gains
+from thinkery.train.grpo import Grpo, gather, grpo, longest
 from thinkery.train.policy import PolicyConfig
+from thinkery.train.pool import PoolConfig
+from thinkery.train.ppo import CriticConfig
 
 KILLABLE = Path(__file__).with_name("killable.py")
 TASKS = [Task(f"t{n}", f"{n}?", language="en") for n in range(6)]
@@ -40,6 +43,25 @@ def train(run: Run, cfg: Grpo, policy, *, tasks=TASKS, rubric=None, held_out=Non
 
 def metrics(run: Run) -> list[dict]:
     return [json.loads(line) for line in (run.dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def untimed(run: Run) -> list[dict]:
+    """Its metrics without what depends on the clock."""
+    return [
+        {name: value for name, value in row.items() if not name.startswith(("time/", "perf/")) and name != "at"}
+        for row in metrics(run)
+    ]
+
+
+def stops(run: Run, after: int):
+    """`low`, which asks its run to stop when it judges attempt number `after`."""
+    judged = itertools.count()
+
+    def reward(task: Task, completion: Completion) -> float:
+        run.stopping = run.stopping or next(judged) == after
+        return low(task, completion)
+
+    return reward
 
 
 def events(run: Run) -> list[dict]:
@@ -69,7 +91,8 @@ def test_every_update_reports_its_metrics_and_keeps_its_samples(make_policy, run
         "reward/std", "reward/low/mean", "reward/ungraded", "group/no_spread", "group/no_spread_right",
         "group/no_spread_wrong", "text/reflection", "text/repetition", "advantage/abs_mean", "policy/kl",
         "policy/entropy", "policy/clip_low", "policy/clip_high", "policy/mismatch_kl", "optim/loss", "optim/grad_norm",
-        "optim/lr", "optim/skipped", "time/step", "time/rollout", "time/update", "perf/tokens_per_s", "perf/rss",
+        "optim/lr", "optim/skipped", "time/step", "time/rollout", "time/grading", "time/update", "perf/tokens_per_s",
+        "perf/rss", "pool/tasks", "pool/known", "pool/pass_rate", "pool/middle",
     }  # fmt: skip
     assert expected <= set(rows[0])
     with gzip.open(run.dir / "rollouts" / "000002.jsonl.gz") as file:
@@ -77,6 +100,19 @@ def test_every_update_reports_its_metrics_and_keeps_its_samples(make_policy, run
     assert len(kept) == 16
     assert {row["version"] for row in kept} == {1}
     assert sum(row["advantage"] for row in kept[:8]) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_waiting_for_the_judge_after_everything_is_sampled_is_timed_apart(make_policy, run):
+    def slow(task: Task, completion: Completion) -> float:
+        time.sleep(0.01)
+        return low(task, completion)
+
+    train(run, Grpo(**{**SMALL, "updates": 4, "minibatches": 2}), make_policy(), rubric=Rubric(slow=slow))
+    for row in metrics(run):
+        phases = row["time/rollout"], row["time/grading"], row["time/update"]
+        assert row["time/step"] == pytest.approx(sum(phases))
+        assert row["time/grading"] > 0.04  # half of the last group's 8 attempts at least: two updates share a rollout
+    assert ["time/checkpoint" in row for row in metrics(run)] == [False] * 4
 
 
 def test_on_policy_sampler_and_trainer_agree_and_nothing_is_clipped(make_policy, run):
@@ -143,8 +179,10 @@ def test_flat_groups_are_replaced_within_the_budget():
 
 def test_attempts_without_a_grade_are_left_out_of_their_group():
     mixed = group(1.0, None, 0.0)
-    assert advantages(mixed, "group_std") == [1.0, None, -1.0]
-    assert [e.advantage for e in learnable(mixed, "group_std")] == [1.0, -1.0]
+    learnt = compared(attempts(mixed), "group_std")
+    assert [e.advantage for e in learnt] == [1.0, -1.0]
+    assert gains(mixed, learnt) == [1.0, None, -1.0]
+    assert gains(mixed, ()) == [None, None, None]
 
 
 def test_too_many_attempts_without_a_grade_end_the_run_with_the_reason(make_policy, run):
@@ -153,15 +191,6 @@ def test_too_many_attempts_without_a_grade_end_the_run_with_the_reason(make_poli
 
     with pytest.raises(Ungradable, match=r"(?s)16 of 16 attempts.*broken: ValueError: the judge is away"):
         train(run, Grpo(**SMALL), make_policy(), rubric=Rubric(broken=broken))
-
-
-def test_every_epoch_asks_every_task_once():
-    drawn = [(epoch, task.id) for epoch, tasks in draw(TASKS, 4, 10, seed=1) for task in tasks]
-    assert Counter(epoch for epoch, _ in drawn) == {0: 2, 1: 6, 2: 2}
-    assert {task for epoch, task in drawn if epoch == 1} == {task.id for task in TASKS}
-    assert draw(TASKS, 4, 10, seed=1) == draw(TASKS, 4, 2, seed=1) + draw(TASKS, 6, 8, seed=1)
-    with pytest.raises(InputError, match="no tasks"):
-        draw([], 0, 1, seed=1)
 
 
 def test_the_length_limit_follows_its_schedule():
@@ -195,19 +224,28 @@ def test_an_alarm_rings_once_while_its_reason_lasts(make_policy, run):
     assert rung == ["truncated", "no-spread"]
 
 
-def test_a_run_asked_to_stop_spends_its_rollout_and_continues_later(make_policy, tmp_path):
-    cfg = Grpo(**{**SMALL, "updates": 4, "minibatches": 2})
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"advantage": "gae", "critic": CriticConfig(lr=1e-2), "beta": 0.01, "reference_every": 1},
+        {"pool": PoolConfig(samples=2, lowest=0.0, highest=1.0, order="difficulty")},
+    ],
+    ids=["grpo", "ppo", "pool"],
+)
+def test_a_run_asked_to_stop_spends_its_rollout_and_continues_later(settings, make_policy, tmp_path):
+    cfg = Grpo(**{**SMALL, "updates": 4, "minibatches": 2}, **settings)
     steady = train(Run(tmp_path / "steady", "zero", seed=3), cfg, make_policy(lr=2e-2))
     stopping = Run(tmp_path / "stopped", "zero", seed=3)
-    stopping.stopping = True
     with pytest.raises(Stopped):
-        train(stopping, cfg, make_policy(lr=2e-2))
+        train(stopping, cfg, make_policy(lr=2e-2), rubric=Rubric(low=stops(stopping, after=2 * len(TASKS) + 9)))
     assert [row["step"] for row in metrics(stopping)] == [1, 2]
     resumed = train(Run(tmp_path / "stopped", "zero", seed=3, attempt=2), cfg, make_policy(seed=4, lr=2e-2))
     assert [row["step"] for row in metrics(stopping)] == [1, 2, 3, 4]
     assert all(
         torch.equal(a, b) for a, b in zip(resumed.network.parameters(), steady.network.parameters(), strict=True)
     )
+    assert untimed(stopping) == untimed(Run(tmp_path / "steady", "zero"))
 
 
 def test_a_killed_run_continues_bit_for_bit(folder, tmp_path):
@@ -231,18 +269,13 @@ def test_a_killed_run_continues_bit_for_bit(folder, tmp_path):
     weights = [torch.load(tmp_path / f"{name}.pt") for name in ("steady", "victim")]
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    untimed = [
-        [{k: v for k, v in row.items() if not k.startswith(("time/", "perf/")) and k != "at"} for row in rows]
-        for rows in (metrics(Run(tmp_path / name, "zero")) for name in ("steady", "victim"))
-    ]
-    assert untimed[0] == untimed[1]
+    assert untimed(Run(tmp_path / "steady", "zero")) == untimed(Run(tmp_path / "victim", "zero"))
 
 
 def test_a_score_of_none_is_not_counted_as_zero():
     task = TASKS[0]
     said = Completion("x", (1,), (-1.0,))
-    attempts = (
-        Rollout(task, (9,), said, {"a": Score(1.0)}, 1.0, 0),
-        Rollout(task, (9,), said, {"a": Score(None, "no")}, None, 1),
-    )
-    assert learnable(Group(task, attempts), "group_mean")[0].advantage == 0.0
+    right = Rollout(task, (9,), said, {"a": Score(1.0)}, 1.0, 0)
+    unknown = Rollout(task, (9,), said, {"a": Score(None, "no")}, None, 1)
+    judged = Group(task, (right, unknown))
+    assert [e.advantage for e in compared(attempts(judged), "group_mean")] == [0.0]

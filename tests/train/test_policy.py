@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from thinkery.errors import EnvironmentLacks, InputError, NotFinite, RunFailed
-from thinkery.train.batch import Batch, Example, pack
+from thinkery.train.batch import Batch, Example, pack, pack_shared
 from thinkery.train.optim import learning_rate, require_one_rank
 from thinkery.train.policy import PolicyConfig
 
@@ -169,3 +169,16 @@ def test_several_ranks_are_refused_before_any_work():
 def test_loading_from_an_empty_folder_says_so(make_policy, tmp_path):
     with pytest.raises(InputError, match="no training state"):
         make_policy().load(tmp_path)
+
+
+def test_a_shared_prompt_gives_the_same_log_probabilities_and_gradients(make_policy):
+    shared, alone = make_policy(), make_policy()
+    attempts = [Example([5, 6, 7, *rest], learn_from=3) for rest in ([1, 2, 3], [4], [9, 8, 7, 6])]
+    packs = (pack_shared(attempts, 100), pack(attempts, 100))
+    for policy, batches in zip((shared, alone), packs, strict=True):
+        policy.backward(batches, imitation(policy, attempts))
+    for a, b in zip(shared.network.parameters(), alone.network.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, atol=1e-6, rtol=1e-4)
+    each_alone = [alone.logprobs([attempt])[0] for attempt in attempts]
+    for ours, theirs in zip(shared.logprobs(attempts), each_alone, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-5)

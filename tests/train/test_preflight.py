@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -32,6 +33,20 @@ def test_the_expected_share_of_flat_groups_follows_from_each_tasks_chance():
     assert found.no_spread == pytest.approx((1 + 2 * 0.5**4) / 2)
     assert not found.identical
     assert found.parts == {"accuracy": 0.75, "format": 1.0}
+
+
+def test_groups_that_differ_in_form_alone_do_not_count_as_flat():
+    wrong = group(0, 0, 0, 0)
+    scores = [{"accuracy": Score(0.0), "format": Score(form)} for form in (0.0, 1.0, 1.0, 1.0)]
+    attempts = zip(wrong.rollouts, scores, strict=True)
+    loose = Group(wrong.task, tuple(replace(r, scores=s, reward=0.1 * (s["format"].value or 0)) for r, s in attempts))
+    assert look([wrong], group_size=4).no_spread == 1.0
+    assert look([loose], group_size=4).no_spread == pytest.approx(0.25**4 + 0.75**4)
+    assert look([loose], group_size=4).accuracy == 0.0
+
+
+def test_single_attempts_are_no_groups_that_could_be_flat():
+    assert look([group(0, 0, 0, 0)], group_size=1).no_spread == 0.0
 
 
 def test_completions_that_are_nearly_all_cut_are_refused_with_the_setting():

@@ -10,7 +10,7 @@ import torch
 
 from thinkery.model.hf import load_model
 from thinkery.train.batch import Example, pack
-from thinkery.train.loss import Totals, grpo_loss
+from thinkery.train.loss import Totals, advantages, grpo_loss
 from thinkery.train.optim import PolicyConfig
 from thinkery.train.policy import token_logprobs
 
@@ -123,3 +123,35 @@ def test_loss_and_gradient_are_those_of_trl(name, folder, tmp_path, tensors):
     assert their_slope.keys() == our_slope.keys()
     for parameter, slope in their_slope.items():
         torch.testing.assert_close(our_slope[parameter], slope, atol=1e-5, rtol=1e-4)
+
+
+REWARDS = (0.3, 1.1, 0.0, 1.0, 0.5, 0.5, 0.5, 0.5)
+
+
+def test_leave_one_out_advantages_are_those_of_trl(folder, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TRL's and accelerate's own deprecations
+        from datasets import Dataset
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from trl import RLOOConfig, RLOOTrainer
+
+        trainer = RLOOTrainer(
+            model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
+            reward_funcs=lambda completions, **_: list(REWARDS),
+            args=RLOOConfig(
+                output_dir=str(tmp_path / "trl"),
+                per_device_train_batch_size=8,
+                num_generations=4,
+                max_completion_length=2,
+                beta=0.0,
+                report_to=[],
+                use_cpu=True,
+                bf16=False,
+                gradient_checkpointing=False,
+            ),
+            train_dataset=Dataset.from_list([{"prompt": "a"}, {"prompt": "b"}]),
+            processing_class=AutoTokenizer.from_pretrained(folder),
+        )
+        found = trainer._generate_and_score_completions([{"prompt": "a"}] * 4 + [{"prompt": "b"}] * 4)["advantages"]
+    groups = torch.tensor(REWARDS).view(2, 4)
+    torch.testing.assert_close(found.double(), torch.cat([advantages(group, "rloo") for group in groups]))

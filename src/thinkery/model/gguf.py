@@ -89,7 +89,10 @@ def _network(path: Path) -> Transformer:
 def _tokenizer(path: Path, header: dict[str, Any]) -> Tokenizer:
     from transformers import AutoTokenizer
 
-    source = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    from thinkery.model.adapter import quiet
+
+    with quiet():
+        source = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     backend = Backend.from_str(source.backend_tokenizer.to_str())
     if header.get("tokenizer.ggml.model") == "gpt2":
         backend.pre_tokenizer = _pre_tokenizer(path, header.get("tokenizer.ggml.pre", "default"))

@@ -60,7 +60,12 @@ def save_model(
         network.save(folder, shard_bytes=shard_bytes)
     write_json(folder / "generation_config.json", _generation_config(tokenizer))
     tokenizer.save(folder)
-    (folder / "README.md").write_text(_CARD_HEADER + (card or f"# {folder.name}\n"), encoding="utf-8")
+    (folder / "README.md").write_text(_CARD_HEADER + (card or _card(network)), encoding="utf-8")
+
+
+def _card(network: Transformer | Adapted) -> str:
+    millions = sum(p.numel() for p in network.parameters()) / 1e6
+    return f"# A {network.shape.family} model of {millions:.1f} million parameters\n\nWritten by Thinkery.\n"
 
 
 def read_config(folder: Path) -> dict[str, Any]:

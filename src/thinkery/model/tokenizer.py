@@ -103,9 +103,15 @@ class Tokenizer:
         """A decoder for tokens that come one by one."""
         return TextStream(self)
 
-    def prompt(self, messages: Sequence[Message], thought_prefix: str | None = None) -> tuple[tuple[int, ...], bool]:
-        """Tokens of a rendered conversation, and whether they leave a thought open for the model to go on with."""
-        text = chat.render(require_chat(self), messages, bos=self.bos, eos=self.eos, thought_prefix=thought_prefix)
+    def prompt(
+        self, messages: Sequence[Message], thought_prefix: str | None = None, *, template: str = ""
+    ) -> tuple[tuple[int, ...], bool]:
+        """Tokens of a rendered conversation, and whether they leave a thought open for the model to go on with.
+
+        `template` takes the place of the tokenizer's own for this one prompt.
+        """
+        jinja = template or require_chat(self)
+        text = chat.render(jinja, messages, bos=self.bos, eos=self.eos, thought_prefix=thought_prefix)
         return tuple(self.encode(text)), thought_prefix is not None or chat.opens_thought(text)
 
     def conversation(self, messages: Sequence[Message]) -> tuple[list[int], list[int]]:

@@ -1,17 +1,19 @@
-"""Group Relative Policy Optimization (R1 v2): the one loop behind zero, reason and align.
+"""Group Relative Policy Optimization (R1 v2, eq. 1-3): the one loop behind zero, reason and align.
 
-    draw tasks ─► rollouts ─► groups ─► advantages ─► packed minibatches ─► updates ─► the engine's new weights
+    questions ─► rollouts ─► groups ─► advantages ─► packed minibatches ─► updates ─► the engine's new weights
+      pool.py                           baseline.py       batch.py           loss.py
 
 One rollout asks `questions_per_update * minibatches` questions and serves `minibatches` updates. Every update
 reports on the groups it learnt from, and every sample is recorded. Checkpoints lie between rollouts: a run that is
 asked to stop first spends the rollout it has. A killed run continues bit for bit (on a CPU), because seeds depend
 on the run, the epoch, the task and the sample number alone.
+
+With `advantage = "gae"` the same loop is PPO: a critic takes the place of the group (`train/ppo.py`).
 """
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -19,28 +21,27 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from thinkery.config import Config
-from thinkery.core import Group, Rollout, Sampling, Task
+from thinkery.core import Group, Sampling, Task
 from thinkery.engine import NativeEngine
-from thinkery.errors import InputError
 from thinkery.pipeline.run import Run
 from thinkery.rewards.rubric import Rubric
-from thinkery.rollout import rollouts
+from thinkery.rollout import Clock, rollouts
 from thinkery.train import loss
 from thinkery.train.alarms import alarms
-from thinkery.train.batch import Batch, Example, pack
+from thinkery.train.baseline import Baseline, GroupBaseline, attempts, gains
+from thinkery.train.batch import Batch, Example
 from thinkery.train.metrics import group_metrics, has_spread
 from thinkery.train.optim import PolicyConfig, Update, resident_bytes
 from thinkery.train.policy import Policy
+from thinkery.train.pool import Pool, PoolConfig, measure
+from thinkery.train.ppo import Critic, CriticConfig
 from thinkery.train.preflight import preflight, refuse_ungraded
 
 T = TypeVar("T")
-Gains = Sequence[Sequence[float | None]]
-"""Advantages by group and attempt."""
 Tasks = Sequence[Task] | Callable[[int], Sequence[Task]]
 Judge = Rubric | Callable[[int], Rubric]
 REMEMBERED = 400
@@ -69,11 +70,17 @@ class Grpo(Config):
     clip_high: float = 0.2
     """How far above 1 a ratio may rise before it stops earning; R1's first RL stage used ε = 10."""
     beta: float = 0.001
-    """Weight of the KL term against the reference; 0 keeps no reference."""
+    """Weight of the KL against the reference, in the loss (GRPO) or in the reward (PPO); 0 keeps no reference."""
     reference_every: int = 400
     """Updates after which the reference becomes the policy."""
-    advantage: loss.Advantage = "group_std"
-    """How rewards of a group become advantages."""
+    advantage: Literal[loss.Advantage, "gae"] = "group_std"
+    """How rewards become advantages: compared inside their group and divided by its standard deviation (GRPO), not
+    divided ("group_mean", Dr.GRPO), compared with the mean of the others ("rloo"), or, for each token, with a critic's
+    values ("gae", PPO)."""
+    critic: CriticConfig = CriticConfig()
+    """PPO's critic, with `advantage = "gae"` only."""
+    pool: PoolConfig = PoolConfig()
+    """Which tasks are asked, and how often."""
     ratio: loss.Ratio = "token"
     """What the ratio is of: a token (GRPO), a sequence (GSPO), or a clipped weight (CISPO)."""
     average: loss.Average = "response"
@@ -105,9 +112,9 @@ class Grpo(Config):
 
 @dataclass(slots=True)
 class Progress:
-    """What the loop itself must remember: questions drawn so far, and recent metrics for the alarms."""
+    """What the loop itself must remember: its tasks, and recent metrics for the alarms."""
 
-    drawn: int = 0
+    pool: Pool = field(default_factory=Pool)
     history: list[dict[str, float]] = field(default_factory=list)
     ringing: list[str] = field(default_factory=list)
     """Kinds of alarms that are already known."""
@@ -115,10 +122,21 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One question's place in an update: the group learnt from, and the groups it replaced."""
+    """One question's place in an update: the group learnt from, the groups it replaced, and what is learnt."""
 
     group: Group
     replaced: tuple[Group, ...] = ()
+    learnt: Sequence[Example] = ()
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """Everything that was sampled for this place."""
+        return (*self.replaced, self.group)
+
+    @property
+    def gains(self) -> list[list[float | None]]:
+        """The advantage of each attempt in `groups`, None for those that nothing is learnt from."""
+        return [*(gains(group, ()) for group in self.replaced), gains(self.group, self.learnt)]
 
 
 def grpo(
@@ -138,44 +156,56 @@ def grpo(
     tasks that are not trained on; its metrics are named `eval/<benchmark>/<metric>`.
     Raises Ungradable when too many attempts have no grade, NotFinite when updates keep failing.
     """
-    progress = resume(run, policy)
+    baseline, clock = open_baseline(cfg, policy), Clock()
+    progress = resume(run, policy, baseline)
     engine.bump(policy.version)
-    if policy.updates == 0:
-        look_ahead(run, cfg, engine, tasks, rubric, held_out)
-    checkpoint_s = 0.0
+    if progress is None:
+        progress = Progress(look_ahead(run, cfg, engine, tasks, rubric, held_out))
+        if progress.pool.start:
+            save(run, policy, baseline, progress)
     while policy.updates < cfg.updates:
-        started = time.perf_counter()
         updates = min(cfg.minibatches, cfg.updates - policy.updates)
         questions, judge = at(policy.updates, tasks, rubric)
-        ask = asking(run, cfg, engine, questions, judge, progress, longest(cfg, policy.updates))
-        slots = gather(ask, cfg.questions_per_update * updates, cfg.resample)
-        examples = [learnable(slot.group, cfg.advantage) for slot in slots]
-        if cfg.old_logprobs == "trainer":
-            examples = with_trainer_logprobs(policy, examples, cfg.temperature)
-        rollout_s = (time.perf_counter() - started) / updates
-        for number, share in enumerate(parts(range(len(slots)), updates)):
-            started = time.perf_counter()
-            update = learn(cfg, policy, [e for i in share for e in examples[i]], fresh=number == 0)
-            engine.bump(policy.version)
-            update_s = time.perf_counter() - started
-            groups = [g for i in share for g in (*slots[i].replaced, slots[i].group)]
-            gains = [advantages(group, cfg.advantage) for group in groups]
-            metrics = report(policy, groups, gains, update, rollout_s, update_s)
-            if checkpoint_s and number == 0:
-                metrics["time/checkpoint"] = checkpoint_s
+        with clock("rollout"):
+            ask = asking(run, cfg, engine, questions, judge, sampling_at(cfg, policy.updates), progress.pool, clock)
+            slots = gather(ask, cfg.questions_per_update * updates, cfg.resample)
+        with clock("update"):
+            slots = compare(cfg, policy, baseline, slots)
+        shared = {phase: seconds / updates for phase, seconds in clock.lap().items()}
+        for number, share in enumerate(parts(slots, updates)):
+            examples = [example for slot in share for example in slot.learnt]
+            with clock("update"):
+                update = learn(cfg, policy, examples, fresh=number == 0)
+                judged = baseline.learn(examples, total=cfg.updates)
+                engine.bump(policy.version)
+            metrics = report(policy, share, update, added(shared, clock.lap()))
+            metrics |= {**judged, **progress.pool.metrics(cfg.pool, questions)}
             if held_out and cfg.eval_every and policy.updates % cfg.eval_every == 0:
                 metrics |= held_out()
-            record(run, cfg, policy.updates, groups, gains, metrics, progress)
-        checkpoint_s = save_if_due(run, cfg, policy, progress, updates)
+            record(run, cfg, policy.updates, share, metrics, progress)
+        if checkpoint_due(run, cfg, policy.updates, updates):
+            with clock("checkpoint"):
+                save(run, policy, baseline, progress)
+            if run.stopping and policy.updates < cfg.updates:
+                run.stop()
 
 
-def resume(run: Run, policy: Policy) -> Progress:
-    """Restore policy and progress from the newest checkpoint, where there is one."""
+def open_baseline(cfg: Grpo, policy: Policy) -> Baseline:
+    """What rewards are compared with."""
+    if cfg.advantage == "gae":
+        return Critic(policy, cfg.critic, beta=cfg.beta, temperature=cfg.temperature)
+    return GroupBaseline(cfg.advantage)
+
+
+def resume(run: Run, policy: Policy, baseline: Baseline) -> Progress | None:
+    """Restore everything from the newest checkpoint; None where there is none."""
     latest = run.latest()
     if latest is None:
-        return Progress()
+        return None
     policy.load(latest[1])
-    return Progress(**json.loads((latest[1] / "grpo.json").read_text()))
+    baseline.load(latest[1])
+    saved = json.loads((latest[1] / "grpo.json").read_text())
+    return Progress(Pool(**saved.pop("pool")), **saved)
 
 
 def look_ahead(
@@ -185,13 +215,18 @@ def look_ahead(
     tasks: Tasks,
     rubric: Judge,
     held_out: Callable[[], Mapping[str, float]] | None,
-) -> None:
-    """Before the first update: the preflight, and the held-out accuracy to start from."""
+) -> Pool:
+    """Before the first update: the preflight, the tasks' pass rates, and the held-out accuracy to start from."""
+    questions, judge = at(0, tasks, rubric)
+    first = sampling_at(cfg, 0)
     if cfg.preflight:
-        sampling = Sampling(temperature=cfg.temperature, max_tokens=longest(cfg, 0))
-        preflight(run, engine, *at(0, tasks, rubric), sampling, group_size=cfg.group_size, completions=cfg.preflight)
+        preflight(run, engine, questions, judge, first, group_size=cfg.group_size, completions=cfg.preflight)
+    pool = Pool()
+    if cfg.pool.samples:
+        pool = measure(run, cfg.pool, engine, questions, judge, first, cfg.max_ungraded)
     if held_out and cfg.eval_every:
         run.metrics(0, held_out())
+    return pool
 
 
 def at(update: int, tasks: Tasks, rubric: Judge) -> tuple[Sequence[Task], Rubric]:
@@ -208,20 +243,22 @@ def asking(
     engine: NativeEngine,
     tasks: Sequence[Task],
     rubric: Rubric,
-    progress: Progress,
-    max_tokens: int,
+    sampling: Sampling,
+    pool: Pool,
+    clock: Clock,
 ) -> Callable[[int], list[Group]]:
     """A function that asks the next so many questions and gives their judged groups, in the order of the draw."""
-    sampling = Sampling(temperature=cfg.temperature, max_tokens=max_tokens)
 
     def ask(count: int) -> list[Group]:
         groups: list[Group] = []
-        for epoch, drawn in draw(tasks, progress.drawn, count, run.seed):
-            finished = rollouts(engine, drawn, sampling, rubric, samples=cfg.group_size, seed=run.seed, step=epoch)
+        for number, drawn in pool.rounds(cfg.pool, tasks, count, run.seed):
+            finished = rollouts(
+                engine, drawn, sampling, rubric, samples=cfg.group_size, seed=run.seed, step=number, clock=clock
+            )
             by_task = {group.task.id: group for group in finished}
             groups += [by_task[task.id] for task in drawn]
-        progress.drawn += count
         refuse_ungraded(groups, cfg.max_ungraded)
+        pool.watch(groups)
         return groups
 
     return ask
@@ -232,56 +269,30 @@ def gather(ask: Callable[[int], list[Group]], count: int, budget: int) -> list[S
     slots = [Slot(group) for group in ask(count)]
     while flat := [i for i, slot in enumerate(slots) if not has_spread(slot.group)][:budget]:
         for i, group in zip(flat, ask(len(flat)), strict=True):
-            slots[i] = Slot(group, (*slots[i].replaced, slots[i].group))
+            slots[i] = Slot(group, slots[i].groups)
         budget -= len(flat)
     return slots
 
 
-def draw(tasks: Sequence[Task], start: int, count: int, seed: int) -> list[tuple[int, list[Task]]]:
-    """Questions number `start` to `start + count` of an endless series of shuffled epochs, by epoch.
-
-    Within one epoch no task comes twice, so run seed, epoch, task and sample number make a sample unique.
-    """
-    if not tasks:
-        raise InputError("there are no tasks to learn from", hint="check the stage's task sources and their limits")
-    found: list[tuple[int, list[Task]]] = []
-    while count:
-        epoch, place = divmod(start, len(tasks))
-        order = np.random.default_rng((seed, epoch)).permutation(len(tasks))[place : place + count]
-        found.append((epoch, [tasks[i] for i in order]))
-        start, count = start + len(order), count - len(order)
-    return found
-
-
-def advantages(group: Group, mode: loss.Advantage) -> list[float | None]:
-    """The advantage of every attempt inside its group; None for those without a grade."""
-    graded = torch.tensor([r for r in group.rewards if r is not None], dtype=torch.float64)
-    found = iter(loss.advantages(graded, mode).tolist())
-    return [None if reward is None else next(found) for reward in group.rewards]
-
-
-def learnable(group: Group, mode: loss.Advantage) -> list[Example]:
-    """The graded attempts of a group with their advantages; of a group without spread they are all 0."""
-    judged = zip(group.rollouts, advantages(group, mode), strict=True)
-    return [example(r, a) for r, a in judged if a is not None and r.completion.tokens]
-
-
-def example(rollout: Rollout, advantage: float) -> Example:
-    """An attempt as a sequence to learn from: the prompt is given, the completion is learnt."""
-    completion = rollout.completion
-    return Example(
-        np.array((*rollout.prompt, *completion.tokens), dtype=np.int32),
-        learn_from=len(rollout.prompt),
-        advantage=advantage,
-        old=completion.logprobs,
-        sampler=completion.logprobs,
-    )
+def compare(cfg: Grpo, policy: Policy, baseline: Baseline, slots: Sequence[Slot]) -> list[Slot]:
+    """The slots with what is learnt from them: their graded attempts, with advantages."""
+    renew_reference(cfg, policy)
+    groups = [attempts(slot.group) for slot in slots]
+    if cfg.old_logprobs == "trainer":
+        groups = with_trainer_logprobs(policy, groups, cfg.temperature)
+    return [replace(slot, learnt=learnt) for slot, learnt in zip(slots, baseline.compare(groups), strict=True)]
 
 
 def with_trainer_logprobs(policy: Policy, groups: list[list[Example]], temperature: float) -> list[list[Example]]:
-    """The same examples with `old` computed by the trainer."""
+    """The same attempts with `old` computed by the trainer."""
     scored = iter(policy.logprobs([e for group in groups for e in group], temperature))
     return [[replace(e, old=next(scored)) for e in group] for group in groups]
+
+
+def renew_reference(cfg: Grpo, policy: Policy) -> None:
+    """The reference becomes the policy, every `reference_every` updates (R1: 400)."""
+    if cfg.beta and (policy.reference is None or policy.updates % cfg.reference_every == 0):
+        policy.refresh_reference()
 
 
 def learn(cfg: Grpo, policy: Policy, examples: list[Example], *, fresh: bool) -> Update:
@@ -289,16 +300,18 @@ def learn(cfg: Grpo, policy: Policy, examples: list[Example], *, fresh: bool) ->
     totals = loss.Totals(
         responses=len(examples), tokens=sum(e.learnt for e in examples), max_tokens=longest(cfg, policy.updates)
     )
-    if cfg.beta and (policy.reference is None or policy.updates % cfg.reference_every == 0):
-        policy.refresh_reference()
+    renew_reference(cfg, policy)
     if cfg.skip_no_spread:
-        examples = [e for e in examples if e.advantage]
-    if cfg.beta:
+        examples = [e for e in examples if np.any(e.advantage)]
+    if loss_beta(cfg):
         scored = policy.logprobs(examples, cfg.temperature, reference=True)
         examples = [replace(e, reference=r) for e, r in zip(examples, scored, strict=True)]
-    return policy.update(
-        partial(pack, examples, device=policy.device), objective(cfg, policy, totals, fresh), total=cfg.updates
-    )
+    return policy.update(partial(policy.pack, examples), objective(cfg, policy, totals, fresh), total=cfg.updates)
+
+
+def loss_beta(cfg: Grpo) -> float:
+    """β of the loss; PPO has paid for the KL in the reward."""
+    return 0.0 if cfg.advantage == "gae" else cfg.beta
 
 
 def objective(
@@ -321,7 +334,7 @@ def objective(
             totals,
             clip_low=cfg.clip_low,
             clip_high=cfg.clip_high,
-            beta=cfg.beta,
+            beta=loss_beta(cfg),
             ratio=cfg.ratio,
             average=cfg.average,
             unbiased_kl=cfg.unbiased_kl,
@@ -336,39 +349,33 @@ def objective(
     return grpo_objective
 
 
-def report(
-    policy: Policy, groups: Sequence[Group], gains: Gains, update: Update, rollout_s: float, update_s: float
-) -> dict[str, float]:
-    """One row of metrics; `rollout_s` is this update's equal share of its rollout's time."""
-    known = [abs(a) for row in gains for a in row if a is not None]
+def report(policy: Policy, slots: Sequence[Slot], update: Update, seconds: Mapping[str, float]) -> dict[str, float]:
+    """One row of metrics; `seconds` are by phase, those of the rollout this update's equal share."""
+    groups = [group for slot in slots for group in slot.groups]
+    sizes = [np.abs(example.advantage).mean() for slot in slots for example in slot.learnt]
     tokens = sum(len(r.completion.tokens) for g in groups for r in g.rollouts)
-    seconds = rollout_s + update_s
+    prompts = sum(len(g.rollouts[0].prompt) for g in groups if g.rollouts)
+    step_s = sum(seconds.get(phase, 0.0) for phase in ("rollout", "grading", "update"))
     return {
         **group_metrics(groups, policy.tokenizer),
-        "advantage/abs_mean": sum(known) / max(1, len(known)),
+        "advantage/abs_mean": float(sum(sizes) / max(1, len(sizes))),
         **{f"policy/{name}": value for name, value in loss.per_token(update.sums).items()},
         **update.metrics,
-        "time/rollout": rollout_s,
-        "time/update": update_s,
-        "time/step": seconds,
-        "perf/tokens_per_s": tokens / seconds,
+        "time/step": step_s,
+        **{f"time/{phase}": value for phase, value in seconds.items() if phase},
+        "perf/tokens_per_s": tokens / step_s,
+        "perf/flops": 2.0 * policy.parameters * (tokens + prompts) + policy.learning_flops(),
         "perf/rss": resident_bytes(),
     }
 
 
 def record(
-    run: Run,
-    cfg: Grpo,
-    step: int,
-    groups: Sequence[Group],
-    gains: Gains,
-    metrics: dict[str, float],
-    progress: Progress,
+    run: Run, cfg: Grpo, step: int, slots: Sequence[Slot], metrics: dict[str, float], progress: Progress
 ) -> None:
     """Write metrics and samples, show progress, and ring alarms that are new."""
     run.metrics(step, metrics)
     if cfg.keep_rollouts and step % cfg.keep_rollouts == 0:
-        run.rollouts(step, groups, gains)
+        run.rollouts(step, [g for slot in slots for g in slot.groups], [row for slot in slots for row in slot.gains])
     progress.history = [*progress.history, metrics][-REMEMBERED:]
     found = alarms(progress.history)
     for alarm in found:
@@ -392,22 +399,26 @@ def headline(metrics: Mapping[str, float]) -> dict[str, float]:
     return {short: metrics[name] for short, name in names.items() if name in metrics}
 
 
-def save_if_due(run: Run, cfg: Grpo, policy: Policy, progress: Progress, updates: int) -> float:
-    """Checkpoint when one became due in the last rollout, at the end, or before stopping; the seconds it took."""
-    step = policy.updates
-    due = step // cfg.checkpoint_every > (step - updates) // cfg.checkpoint_every
-    if not (due or run.stopping or step == cfg.updates):
-        return 0.0
-    started = time.perf_counter()
+def checkpoint_due(run: Run, cfg: Grpo, step: int, updates: int) -> bool:
+    """Whether a checkpoint became due in the last rollout of `updates`, at the end, or by being asked to stop."""
+    passed = step // cfg.checkpoint_every > (step - updates) // cfg.checkpoint_every
+    return passed or run.stopping or step == cfg.updates
 
-    def save(folder: Path) -> None:
+
+def save(run: Run, policy: Policy, baseline: Baseline, progress: Progress) -> None:
+    """Write a checkpoint."""
+
+    def write(folder: Path) -> None:
         policy.save(folder)
+        baseline.save(folder)
         (folder / "grpo.json").write_text(json.dumps(asdict(progress)))
 
-    run.checkpoint(step, save)
-    if run.stopping and step < cfg.updates:
-        run.stop()
-    return time.perf_counter() - started
+    run.checkpoint(policy.updates, write)
+
+
+def sampling_at(cfg: Grpo, update: int) -> Sampling:
+    """How this update's rollout is sampled."""
+    return Sampling(temperature=cfg.temperature, max_tokens=longest(cfg, update))
 
 
 def longest(cfg: Grpo, update: int) -> int:
@@ -419,3 +430,8 @@ def parts(items: Sequence[T], count: int) -> list[Sequence[T]]:
     """`items` cut into `count` equal parts."""
     size = len(items) // count
     return [items[i * size : (i + 1) * size] for i in range(count)]
+
+
+def added(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:
+    """The sums of two mappings from names to numbers."""
+    return {name: a.get(name, 0.0) + b.get(name, 0.0) for name in {**a, **b}}

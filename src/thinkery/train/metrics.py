@@ -1,25 +1,17 @@
-"""What an update tells about its samples: rewards, groups, lengths, text; the names are those of the charts.
+"""What an update tells about its samples: rewards, groups, lengths, text, time; the names are those of the charts.
 
 Lengths are tokens. The tags of a thought count as thought; where a thought was never closed, all of it is thought.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from statistics import fmean, pstdev
 
 from thinkery.core import Group, Rollout
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.rewards.language import language_share
-
-REFLECTION = re.compile(
-    r"\b(?:wait|mistake|however|but|retry|error|verify|wrong|evaluate|check)\b|等等|不对|错误|检查|验证|但是",
-    re.IGNORECASE,
-)
-"""The words whose rise R1 v2 follows as a sign of reflection, and Chinese ones."""
-WORD = re.compile(r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+")
-REPEATED_WORDS = 6
+from thinkery.rewards.shaping import reflections, repetition
 
 
 def group_metrics(groups: Sequence[Group], tokenizer: Tokenizer) -> dict[str, float]:
@@ -27,7 +19,8 @@ def group_metrics(groups: Sequence[Group], tokenizer: Tokenizer) -> dict[str, fl
     rollouts = [r for g in groups for r in g.rollouts]
     if not rollouts:
         return {}
-    return lengths(rollouts, tokenizer) | rewards(rollouts) | spread(groups) | texts(rollouts)
+    found = lengths(rollouts, tokenizer) | rewards(rollouts) | spread(groups) | texts(rollouts)
+    return found | {"time/reward": sum(g.judge_s for g in groups)}  # beside the sampling, where that goes on
 
 
 def lengths(rollouts: Sequence[Rollout], tokenizer: Tokenizer) -> dict[str, float]:
@@ -61,13 +54,19 @@ def rewards(rollouts: Sequence[Rollout]) -> dict[str, float]:
 
 
 def spread(groups: Sequence[Group]) -> dict[str, float]:
-    """The share of groups that teach nothing because all rewards are equal, split by whether they were right."""
-    flat = [g for g in groups if not has_spread(g)]
+    """The share of groups that teach nothing because all rewards are equal, split by whether they were right.
+
+    Single attempts, which PPO can learn from, are no groups.
+    """
+    several = [g for g in groups if len(g.rollouts) > 1]
+    if not several:
+        return {}
+    flat = [g for g in several if not has_spread(g)]
     right = sum(mean_accuracy(g) > 0.5 for g in flat)
     return {
-        "group/no_spread": len(flat) / len(groups),
-        "group/no_spread_right": right / len(groups),
-        "group/no_spread_wrong": (len(flat) - right) / len(groups),
+        "group/no_spread": len(flat) / len(several),
+        "group/no_spread_right": right / len(several),
+        "group/no_spread_wrong": (len(flat) - right) / len(several),
     }
 
 
@@ -92,14 +91,7 @@ def texts(rollouts: Sequence[Rollout]) -> dict[str, float]:
     known = [s for s in shares if s is not None]
     said = [r.completion.text for r in rollouts]
     found = {
-        "text/reflection": fmean(len(REFLECTION.findall(text)) for text in said),
+        "text/reflection": fmean(reflections(text) for text in said),
         "text/repetition": fmean(repetition(text) for text in said),
     }
     return found | ({"text/language": fmean(known)} if known else {})
-
-
-def repetition(text: str) -> float:
-    """The share of runs of six words that occurred before in the same text; a Han character is a word."""
-    words = WORD.findall(text)
-    runs = [tuple(words[i : i + REPEATED_WORDS]) for i in range(len(words) - REPEATED_WORDS + 1)]
-    return 1 - len(set(runs)) / len(runs) if runs else 0.0

@@ -23,7 +23,7 @@ from thinkery.model.hf import load_model, save_model
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.pipeline.artifact import Model
 from thinkery.pipeline.run import Run
-from thinkery.train.batch import Batch, Example, pack
+from thinkery.train.batch import Batch, Example, packing, per_example
 from thinkery.train.optim import Learner, PolicyConfig, require_one_rank
 
 __all__ = ["Policy", "PolicyConfig", "open_policy"]
@@ -56,13 +56,20 @@ class Policy(Learner):
         self.network: Any = network
         self.tokenizer, self.rank, self.world_size = tokenizer, rank, world_size
         self.reference: nn.Module | None = None
+        self.parameters = sum(p.numel() for p in network.parameters())
+        self.tokens_passed = 0
 
     def refresh_reference(self) -> None:
         """Freeze a copy of the current weights as the reference of the KL term (R1: every 400 updates)."""
         self.reference = copy.deepcopy(self.network).requires_grad_(False)
 
+    def pack(self, examples: Sequence[Example], max_tokens: int) -> list[Batch]:
+        """Micro-batches for this network, prompts shared where it can."""
+        return packing(self.network)(examples, max_tokens, self.device)
+
     def forward(self, batch: Batch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """(logprobs_C, entropies_C) of the learnt tokens; gradients flow through the first only."""
+        self.tokens_passed += len(batch.tokens_T)
         return token_logprobs(self.network, batch, temperature, self.cfg)
 
     @torch.no_grad()
@@ -75,12 +82,16 @@ class Policy(Learner):
 
     def score(self, network: Any, examples: Sequence[Example], temperature: float) -> list[list[float]]:
         """Log-probabilities of every example's learnt tokens under `network`, in the order of the examples."""
-        found: list[list[float]] = [[] for _ in examples]
-        for batch in pack(examples, self.micro_batch_tokens, self.device):
-            logprobs_C, _ = token_logprobs(network, batch, temperature, self.cfg)
-            for place, part in zip(batch.examples, logprobs_C.cpu().split(batch.learnt), strict=True):
-                found[place] = part.tolist()
-        return found
+
+        def logprobs(batch: Batch) -> Tensor:
+            return token_logprobs(network, batch, temperature, self.cfg)[0]
+
+        return per_example(len(examples), self.pack(examples, self.micro_batch_tokens), logprobs)
+
+    def learning_flops(self) -> float:
+        """FLOPs of the forward and backward passes since this was last asked: 6 a parameter and token."""
+        passed, self.tokens_passed = self.tokens_passed, 0
+        return 6.0 * self.parameters * passed
 
     def save_model(self, folder: Path, *, template: str | None = None, card: str = "") -> None:
         """Write a Hugging Face folder; `template` replaces the chat template."""
@@ -108,8 +119,7 @@ class Policy(Learner):
 def token_logprobs(network: Any, batch: Batch, temperature: float, cfg: PolicyConfig) -> tuple[Tensor, Tensor]:
     """(logprobs_C, entropies_C) under softmax(logits / temperature); entropies are detached."""
     with torch.autocast(batch.tokens_T.device.type, torch.bfloat16, enabled=cfg.dtype == "bfloat16"):
-        hidden_TD = network.packed(batch.tokens_T, batch.lengths)
-        hidden_CD = hidden_TD.index_select(0, batch.predictors_C)
+        hidden_CD = batch.hidden(network).index_select(0, batch.predictors_C)
         return chunked_logprobs(network, hidden_CD, batch.labels_C, temperature, cfg.logits_chunk)
 
 

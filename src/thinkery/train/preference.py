@@ -181,7 +181,7 @@ def packing(
             shared = [items[i] for i in places]
             columns = zip(*(examples_of(item) for item in shared), strict=True)  # all chosen, then all rejected
             examples = [example for column in columns for example in column]
-            found.append((collate(examples, range(len(examples)), device), shared))
+            found.append((collate(examples, [[i] for i in range(len(examples))], device), shared))
         return found
 
     return pack_items

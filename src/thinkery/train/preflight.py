@@ -6,6 +6,7 @@ format that the model or its template cannot produce. Both show in 64 samples.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from random import Random
@@ -35,7 +36,7 @@ class Findings:
     identical: bool
     """Every attempt at every task earned the same reward."""
     no_spread: float
-    """Groups of the training size expected to have equal accuracy, if a task's samples show its chance."""
+    """Groups of the training size expected to earn equal rewards, if a task's samples show how often each comes."""
 
 
 def preflight(
@@ -70,15 +71,20 @@ def look(groups: Sequence[Group], group_size: int) -> Findings:
     attempts = [r for g in groups for r in g.rollouts]
     names = dict.fromkeys(name for r in attempts for name in r.scores)
     values = {n: [s.value for r in attempts if (s := r.scores.get(n)) and s.value is not None] for n in names}
-    chances = [mean_accuracy(g) for g in groups]
     return Findings(
         completions=len(attempts),
         truncated=fmean(r.completion.finish == "length" for r in attempts),
-        accuracy=fmean(chances),
+        accuracy=fmean(mean_accuracy(g) for g in groups),
         parts={name: fmean(found) for name, found in values.items() if found},
         identical=len({r.reward for r in attempts}) == 1,
-        no_spread=fmean(p**group_size + (1 - p) ** group_size if 0 <= p <= 1 else 0.0 for p in chances),
+        no_spread=fmean(equal_chance(g, group_size) for g in groups) if group_size > 1 else 0.0,
     )
+
+
+def equal_chance(group: Group, group_size: int) -> float:
+    """The chance that so many attempts at this task all earn the same, were rewards drawn from those of this group."""
+    graded = Counter(reward for reward in group.rewards if reward is not None)
+    return sum((count / graded.total()) ** group_size for count in graded.values())
 
 
 def refuse(findings: Findings, sampling: Sampling) -> None:

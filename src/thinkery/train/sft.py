@@ -77,6 +77,7 @@ def sft(
         metrics = update.metrics | {
             "time/step": seconds,
             "perf/tokens_per_s": sum(len(e.tokens) for e in chosen) / seconds,
+            "perf/flops": policy.learning_flops(),
             "perf/rss": resident_bytes(),
         }
         step = policy.updates
