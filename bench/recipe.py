@@ -3,7 +3,8 @@
     python -m bench.recipe tiny --dir /tmp/demo      →  bench/results/tiny.json
 
 The numbers are of one run on the machine named in the file: wall time, peak memory of the process and its
-children, the stage table and the claims.
+children, seconds of each step and of each phase of an update, the stage table, what each stage gained over the base on
+the same questions, and the claims.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ import sys
 import time
 from datetime import date
 from pathlib import Path
+from statistics import fmean
 
 from thinkery import __version__
-from thinkery.pipeline.read import open_run
+from thinkery.pipeline.read import RunRecord, open_run
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -49,9 +51,22 @@ def main() -> None:
         "wall_s": round(seconds, 1),
         "peak_memory_gb": round(peak / 1e9, 2),
         "seconds": {step.name: step.seconds for step in record.steps.values()},
+        "phases": phases(record),
         "stages": report["stages"],
+        "differences": report["differences"],
         "claims": report["claims"],
     })  # fmt: skip
+
+
+def phases(record: RunRecord) -> dict[str, dict[str, float]]:
+    """Mean seconds of an update by phase, for the steps that sample; `reward` is judging, beside the sampling."""
+    found = {}
+    for name in record.steps:
+        rows = [row for row in record.metrics(name) if "time/rollout" in row]
+        names = sorted({key for row in rows for key in row if key.startswith("time/")})
+        if rows:
+            found[name] = {key[5:]: round(fmean(row.get(key, 0.0) for row in rows), 3) for key in names}
+    return found
 
 
 def machine() -> dict[str, object]:

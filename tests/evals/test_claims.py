@@ -1,54 +1,86 @@
 """The paper's claims on made-up stage tables."""
 
+import pytest
+
 from thinkery.evals.claims import check_claims
 
+HELD = {
+    "base": {"pass@1": 0.15, "pass@1/well-formed": 0.55},
+    "zero": {"pass@1": 0.85, "language": 0.85},
+    "cold-start": {"language": 0.96, "format": 0.99},
+    "reason": {"pass@1": 0.84, "language": 0.98, "general": 0.05},
+    "refine": {"pass@1": 0.82, "general": 0.60},
+    "align": {"pass@1": 0.81, "harmless": 0.99},
+    "align-vs-refine": {"wins": 0.70},
+    "student": {"pass@1": 0.05},
+    "distill": {"pass@1": 0.50, "train_flops": 1.0e12},
+    "student-zero": {"pass@1": 0.30, "train_flops": 1.5e12},
+    "direct": {"pass@1": 0.25},
+    "zero-templates": {"template_spread": 0.30},
+    "align-templates": {"template_spread": 0.10},
+}
+"""A table on which every claim holds."""
 
-def stages(**values):
-    return {
-        name.replace("_", "-"): {metric: {"value": v, "low": v, "high": v, "n": 9} for metric, v in metrics.items()}
-        for name, metrics in values.items()
+
+def table(**changes):
+    """The table with "stage metric" set to other values."""
+    stages = {
+        name: {m: {"value": v, "low": v, "high": v, "n": 9} for m, v in metrics.items()}
+        for name, metrics in HELD.items()
     }
+    for (stage, metric), value in changes.get("of", {}).items():
+        stages[stage][metric]["value"] = value
+    return stages
 
 
-def verdicts(table):
-    return {claim.id: claim.holds for claim in check_claims(table)}
+def failing(stages):
+    return [claim.id for claim in check_claims(stages) if not claim.holds]
 
 
-def test_zero_must_reach_three_times_the_base_and_only_that_claim_is_gated():
-    enough, short = (
-        stages(base={"pass@1": 0.2}, zero={"pass@1": 0.6}),
-        stages(base={"pass@1": 0.2}, zero={"pass@1": 0.5}),
-    )
-    (claim,) = check_claims(enough)
-    assert (claim.id, claim.holds, claim.gated) == ("zero-multiplies", 3 * 0.2 <= 0.6, True)
-    assert claim.figures == {"base pass@1": 0.2, "zero pass@1": 0.6}
-    assert verdicts(short) == {"zero-multiplies": False}
+def test_all_claims_hold_on_a_table_like_the_papers():
+    claims = check_claims(table())
+    assert len(claims) == 12
+    assert failing(table()) == []
+    assert [claim.id for claim in claims if not claim.gated] == ["distill-teaches"]
 
 
-def test_a_zero_that_learned_nothing_does_not_triple_a_base_of_nothing():
-    assert verdicts(stages(base={"pass@1": 0.0}, zero={"pass@1": 0.0})) == {"zero-multiplies": False}
+@pytest.mark.parametrize(
+    ("stage", "metric", "value", "claim"),
+    [
+        ("base", "pass@1", 0.19, "zero-multiplies"),  # above the band
+        ("base", "pass@1", 0.09, "zero-multiplies"),
+        ("zero", "pass@1", 0.66, "zero-beats-own-thoughts"),  # 4.4 times the base fails the first as well
+        ("zero", "language", 0.91, "zero-mixes"),
+        ("cold-start", "language", 0.94, "cold-start-readable"),
+        ("cold-start", "format", 0.97, "cold-start-readable"),
+        ("reason", "language", 0.96, "reason-restores"),
+        ("zero", "pass@1", 0.87, "reason-restores"),
+        ("refine", "general", 0.24, "refine-generalises"),
+        ("refine", "pass@1", 0.80, "refine-generalises"),
+        ("align-vs-refine", "wins", 0.64, "align-preferred"),
+        ("align", "harmless", 0.94, "align-harmless"),
+        ("align", "pass@1", 0.79, "align-harmless"),
+        ("distill", "pass@1", 0.04, "distill-teaches"),
+        ("student-zero", "train_flops", 0.9e12, "distill-beats-rl"),  # RL had less compute: nothing is shown
+        ("student-zero", "pass@1", 0.50, "distill-beats-rl"),
+        ("direct", "pass@1", 0.50, "small-reasoner-wins"),
+        ("align-templates", "template_spread", 0.16, "prompts-matter-less"),
+    ],
+)
+def test_each_claim_fails_when_its_figure_is_not_reached(stage, metric, value, claim):
+    assert claim in failing(table(of={(stage, metric): value}))
 
 
-def test_every_claim_is_decided_on_its_own_two_stages():
-    table = stages(
-        base={"pass@1": 0.1},
-        zero={"pass@1": 0.9, "language": 0.8},
-        cold_start={"pass@1": 0.7, "language": 0.8},
-        reason={"pass@1": 0.6, "general": 0.2},
-        refine={"general": 0.5, "preference": 3.0},
-        align={"preference": 3.5},
-        student={"pass@1": 0.1},
-        distill={"pass@1": 0.1},
-    )
-    assert verdicts(table) == {
-        "zero-multiplies": True,
-        "cold-start-readable": True,
-        "reason-restores": False,
-        "refine-generalises": True,
-        "align-preferred": True,
-        "distill-teaches": False,
-    }
+def test_figures_name_the_stage_and_the_metric():
+    claim = next(c for c in check_claims(table()) if c.id == "zero-multiplies")
+    assert claim.figures == {"base pass@1": 0.15, "zero pass@1": 0.85}
+
+
+def test_a_zero_that_learned_nothing_multiplies_no_base_of_nothing():
+    stages = {name: {"pass@1": {"value": 0.0, "low": 0.0, "high": 0.1, "n": 9}} for name in ("base", "zero")}
+    assert failing(stages) == ["zero-multiplies"]
 
 
 def test_claims_about_absent_stages_are_left_out():
-    assert check_claims(stages(base={"pass@1": 0.1}, distill={"pass@1": 0.5})) == []
+    stages = table()
+    assert check_claims({"base": stages["base"], "distill": stages["distill"]}) == []

@@ -7,6 +7,8 @@ from typing import Any
 
 from thinkery.config import Config
 from thinkery.pipeline.step import Step
+from thinkery.recipes.claims import Claims, claims
+from thinkery.recipes.code import Code, code
 from thinkery.recipes.distill import DistillRecipe, distill
 from thinkery.recipes.own import Own, own
 from thinkery.recipes.pretrain import PretrainRecipe, pretrain_bases
@@ -14,6 +16,8 @@ from thinkery.recipes.r1 import R1, r1
 
 RECIPES: dict[str, tuple[type[Config], Callable[[Any], dict[str, Step]]]] = {
     "r1": (R1, r1),
+    "claims": (Claims, claims),
+    "code": (Code, code),
     "own": (Own, own),
     "distill": (DistillRecipe, distill),
     "pretrain": (PretrainRecipe, pretrain_bases),

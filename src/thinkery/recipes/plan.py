@@ -9,7 +9,8 @@ number of parameters; everything is float32, so 4 bytes each.
                 a step of b samples takes the longer of 2 P b flops and reading 4 P bytes, and reads the cache
     disk        4 P a model, 16 P a checkpoint of which two are kept, and every sample as compressed text
 
-What nobody can know before is assumed: completions average `fill` of the longest allowed, prompts PROMPT_TOKENS.
+What nobody can know before is assumed: completions average `fill` of the longest allowed, prompts and documents of a
+corpus PROMPT_TOKENS.
 So take times as right within a factor of two or three; memory is an upper bound.
 """
 
@@ -32,13 +33,16 @@ from thinkery.model.transformer import Shape
 from thinkery.pipeline.step import Step, ordered
 from thinkery.stages.cold_data import ColdData
 from thinkery.stages.collect import Collect
+from thinkery.stages.common import templates_of
 from thinkery.stages.curate import Curate
 from thinkery.stages.evaluate import Exam
 from thinkery.stages.fetch import Fetch
 from thinkery.stages.imitate import Imitate
 from thinkery.stages.preference import Labels, Pairs
-from thinkery.stages.published import Published, PublishedPairs, label_rows, pair_rows
+from thinkery.stages.pretrain import Corpus, Crawl, Fresh, Pretrain, fresh_shape
+from thinkery.stages.published import Published, PublishedPairs, fitting
 from thinkery.stages.reinforce import Reinforce
+from thinkery.stages.sensitivity import Sensitivity
 from thinkery.tasks.sources import load_tasks
 from thinkery.train.optim import PolicyConfig
 from thinkery.train.preference import RewardModelConfig
@@ -130,8 +134,13 @@ def need_of(step: Step, shape: Shape, machine: Machine, rows: Mapping[str, int],
     P, cfg = parameters(shape), step.config
     if isinstance(cfg, Fetch):
         return Need(step.name, "-", P, disk=4 * P if cfg.model.endswith(".gguf") or cfg.model == "smollm2" else 0)
+    if isinstance(cfg, Fresh):
+        return Need(step.name, "-", P, disk=4 * P)
     if isinstance(cfg, Reinforce):
         return reinforce_need(step.name, cfg, shape, machine, fill)
+    if isinstance(cfg, Pretrain):
+        read = rows[step.inputs["corpus"].name] - cfg.held_out
+        return learning_need(step.name, shape, cfg.sft.policy, machine, read * PROMPT_TOKENS, read / cfg.sft.batch)
     if isinstance(cfg, Imitate | RewardModelConfig):
         corpus = step.inputs["corpus" if isinstance(cfg, Imitate) else "data"]
         loop, each = (cfg.sft, 1) if isinstance(cfg, Imitate) else (cfg, 2)  # a pair is two sequences
@@ -153,9 +162,10 @@ def reinforce_need(name: str, cfg: Reinforce, shape: Shape, machine: Machine, fi
     tokens = samples * (PROMPT_TOKENS + fill * longest)
     learnt = learning_need(name, shape, g.policy, machine, tokens, g.updates, reference=g.beta > 0)
     memory = max(learnt.memory, sampled.memory + (16 if g.beta > 0 else 12) * P)
-    return Need(
-        name, "sampling and learning", P, memory, tokens, sampled.seconds + learnt.seconds, sampled.disk + learnt.disk
-    )
+    seconds = sampled.seconds + learnt.seconds
+    if g.advantage == "gae":  # PPO's critic is a second model that learns
+        memory, seconds = memory + 16 * P, seconds + 8 * P * tokens / machine.flops
+    return Need(name, "sampling and learning", P, memory, tokens, seconds, sampled.disk + learnt.disk)
 
 
 def learning_need(
@@ -227,9 +237,11 @@ def attention_flops(shape: Shape, length: float) -> float:
 
 
 def shape_of(step: Step) -> Shape | None:
-    """The shape of the model a step works with: the one fetched, or its first model input's; None without a model."""
+    """The shape of the model a step works with: fetched, made, or its first model input's; None without a model."""
     if isinstance(step.config, Fetch):
         return fetched_shape(step.config.model)
+    if isinstance(step.config, Fresh):
+        return fresh_shape(step.config)
     models = (read for read in step.inputs.values() if read.kind == "Model")
     return next((shape for read in models if (shape := shape_of(read))), None)
 
@@ -265,13 +277,16 @@ def rows_of(step: Step, rows: Mapping[str, int]) -> int:
     cfg = step.config
     if isinstance(cfg, Collect):
         return len(load_tasks(cfg.sources, purpose=cfg.purpose))
+    if isinstance(cfg, (Corpus, Crawl)):
+        return cfg.documents
     if isinstance(cfg, ColdData):
         return questions_of(step, rows) * min(cfg.keep, cfg.samples)
     if isinstance(cfg, Curate):
         general = min(cfg.general, rows[step.inputs["general"].name]) if "general" in step.inputs else 0
         return questions_of(step, rows) * min(cfg.keep, cfg.samples) + general
     if isinstance(cfg, Published):
-        return sum(1 for _ in (pair_rows if isinstance(cfg, PublishedPairs) else label_rows)(cfg))
+        found = sum(1 for _ in fitting(cfg)) * (1 if isinstance(cfg, PublishedPairs) else 2)
+        return found if cfg.limit is None else min(found, cfg.limit)
     if isinstance(cfg, Pairs):
         return questions_of(step, rows)
     return questions_of(step, rows) * cfg.answers if isinstance(cfg, Labels) else 0
@@ -284,7 +299,9 @@ def questions_of(step: Step, rows: Mapping[str, int]) -> int:
 
 
 def samples_of(cfg: ColdData | Curate | Pairs | Labels | Exam) -> int:
-    """The attempts at each question."""
+    """The attempts at each question, under all templates together."""
+    if isinstance(cfg, Sensitivity):
+        return cfg.samples * len(templates_of(cfg.templates))
     return cfg.answers if isinstance(cfg, Pairs | Labels) else cfg.samples
 
 

@@ -22,7 +22,7 @@ class ReportConfig(Config):
 
 def report(run: Run, cfg: ReportConfig, **reports: Report) -> Report:
     """Put the evaluations, in the order they are wired, beside the curves and data funnels of the run."""
-    record = open_run(run.dir.parents[1])
+    record = open_run(run.root)
     found = gather(record, list(reports.values()), title=cfg.title, questions=cfg.questions)
     for claim in found.claims:
         run.event("claim", claim=claim.id, holds=claim.holds, **claim.figures)

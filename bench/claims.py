@@ -1,0 +1,110 @@
+"""The paper's claims over several seeds: the embedded recipe with its controls, each seed a run of its own.
+
+    python -m bench.claims --dir runs/claims              →  bench/results/claims.json
+    python -m bench.claims --check bench/results/claims.json
+
+`seeds` holds one report a seed. `--check` decides the claims again from the stage tables in the file. Both exit with 3
+when a gated claim fails in any seed. A seed whose run is done already is read, not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from bench.recipe import RESULTS, machine
+from thinkery import __version__
+from thinkery.evals.claims import check_claims
+from thinkery.evals.figures import learning_curve, standalone
+from thinkery.evals.metrics import mean_estimate
+from thinkery.pipeline.read import open_run
+
+Report = Mapping[str, Any]
+FIGURE = Path(__file__).parents[1] / "docs" / "images" / "zero.svg"
+
+
+def main() -> int:
+    """Run or read every seed, write the file, say what holds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dir", type=Path, default=Path("runs/claims"), help="where the runs lie")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--check", type=Path, metavar="FILE", help="decide the claims in a file again, and run nothing")
+    parser.add_argument("settings", nargs="*")
+    args = parser.parse_args()
+    if args.check:
+        return verdict(json.loads(args.check.read_text())["seeds"])
+    seeds = [report_of(args.dir / f"seed-{seed}", seed, args.settings) for seed in args.seeds]
+    found = {
+        "date": date.today().isoformat(),
+        "machine": machine(),
+        "version": __version__,
+        "command": ["python", "-m", "bench.claims", *sys.argv[1:]],
+        "mean": over_seeds(seeds),
+        "seeds": seeds,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "claims.json").write_text(json.dumps(found, indent=1) + "\n")
+    draw(seeds)
+    return verdict(seeds)
+
+
+def report_of(folder: Path, seed: int, settings: Sequence[str]) -> dict[str, Any]:
+    """The report of one seed's run, which is begun or continued where it is not done."""
+    command = [sys.executable, "-m", "thinkery.cli", "run", "claims", "--dir", str(folder), "--seed", str(seed)]
+    subprocess.run([*command, *settings], check=True)
+    record = open_run(folder)
+    report = next(a.data for a in record.artifacts.values() if a.name == "report")
+    curve = [
+        {"update": row["step"], "pass@1": row["eval/exam/pass@1"]}
+        for row in record.metrics("zero")
+        if "eval/exam/pass@1" in row
+    ]
+    seconds = {step.name: step.seconds for step in record.steps.values()}
+    return {"seed": seed, "stages": report["stages"], "claims": report["claims"], "curve": curve, "seconds": seconds}
+
+
+def draw(seeds: Sequence[Report]) -> None:
+    """The figure that made R1 famous: held-out accuracy over zero's updates, one curve a seed, the base dotted."""
+    curves = {f"seed {seed['seed']}": [(p["update"], p["pass@1"]) for p in seed["curve"]] for seed in seeds}
+    base = fmean(seed["stages"]["base"]["pass@1"]["value"] for seed in seeds)
+    FIGURE.parent.mkdir(parents=True, exist_ok=True)
+    FIGURE.write_text(standalone(learning_curve("zero: pass@1 on held-out problems", curves, base)))
+
+
+def over_seeds(seeds: Sequence[Report]) -> dict[str, dict[str, Any]]:
+    """Each metric's mean over the seeds with Student's t interval between them."""
+    first = seeds[0]["stages"]
+    return {
+        stage: {m: mean_estimate([seed["stages"][stage][m]["value"] for seed in seeds]) for m in metrics}
+        for stage, metrics in first.items()
+    }
+
+
+def verdict(seeds: Sequence[Report]) -> int:
+    """Print every claim with its figures, decided from the stage tables; 3 when a gated one fails somewhere, else 0."""
+    decided = [{claim.id: claim for claim in check_claims(seed["stages"])} for seed in seeds]
+    failed = 0
+    for id, claim in decided[0].items():
+        holds = [found[id].holds for found in decided]
+        figures = {name: fmean(found[id].figures[name] for found in decided) for name in claim.figures}
+        failed += claim.gated and not all(holds)
+        marks = " ".join("holds" if one else "FAILS" for one in holds)
+        print(f"{id:26} {marks}   {json.dumps({name: round(value, 3) for name, value in figures.items()})}")
+    for seed, found in zip(seeds, decided, strict=True):
+        kept = {claim["id"]: claim["holds"] for claim in seed["claims"]}
+        if kept != {id: asdict(claim)["holds"] for id, claim in found.items()}:
+            print(f"seed {seed['seed']}: the claims that the run wrote down are not those of its stage table")
+            failed += 1
+    return 3 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

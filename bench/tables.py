@@ -1,0 +1,94 @@
+"""Write the measured tables into the pages that show them, so that they say what bench/results/ says.
+
+python -m bench.tables            fills README.md and docs/findings.md between their markers
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "bench" / "results"
+COLUMNS = ("pass@1", "general", "preference", "harmless", "format", "language")
+
+
+def main() -> None:
+    """Fill every table whose results are there."""
+    for name, (page, result, write) in TABLES.items():
+        if (RESULTS / result).exists():
+            path = ROOT / page
+            path.write_text(filled(path.read_text(), name, write(json.loads((RESULTS / result).read_text()))))
+
+
+def filled(text: str, name: str, table: str) -> str:
+    """The page with the table between its markers."""
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    return re.sub(rf"{begin}.*?{end}", lambda _: f"{begin}\n{table}\n{end}", text, flags=re.DOTALL)
+
+
+def demo(found: Mapping[str, Any]) -> str:
+    """The stage table of the demo."""
+    lines = [
+        "Per cent with 95 % intervals over questions: 400 held-out problems (pass@1, format, language) and 180\n"
+        f"general prompts (the rest), four attempts at each. One run on two cores, {found['date']}: "
+        f"{found['wall_s'] / 60:.1f} minutes,\n{found['peak_memory_gb']:.2f} GB resident at most "
+        "(`bench/results/tiny.json`). General, preference and harmless are judged by\nthe world's own rules, which "
+        "train nothing.",
+        "",
+        f"| stage | {' | '.join(COLUMNS)} | tokens |",
+        f"|---|{'--:|' * (len(COLUMNS) + 1)}",
+    ]
+    for stage, metrics in found["stages"].items():
+        cells = [interval(metrics[name]) for name in COLUMNS]
+        lines.append(f"| {stage} | {' | '.join(cells)} | {metrics['length']['value']:.0f} |")
+    return "\n".join(lines)
+
+
+def interval(estimate: Mapping[str, float]) -> str:
+    """`14.7 (12.9–16.6)`."""
+    return f"{100 * estimate['value']:.1f} ({100 * estimate['low']:.1f}–{100 * estimate['high']:.1f})"
+
+
+def claims(found: Mapping[str, Any]) -> str:
+    """Every claim with its figures, and in how many seeds it holds."""
+    seeds = found["seeds"]
+    lines = ["| claim | holds | figures, mean over seeds |", "|---|---|---|"]
+    for place, claim in enumerate(seeds[0]["claims"]):
+        each = [seed["claims"][place] for seed in seeds]
+        figures = {name: fmean(one["figures"][name] for one in each) for name in claim["figures"]}
+        shown = ", ".join(f"{name} {number(value)}" for name, value in figures.items())
+        gate = "" if claim["gated"] else " (not gated)"
+        lines.append(f"| {claim['text']}{gate} | {sum(one['holds'] for one in each)} of {len(seeds)} | {shown} |")
+    return "\n".join(lines)
+
+
+def ablations(found: Mapping[str, Any]) -> str:
+    """Accuracy, form, language, length and cost of every variant of zero."""
+    lines = ["| variant | pass@1 | format | language | tokens | seconds |", "|---|--:|--:|--:|--:|--:|"]
+    for name, variant in found["variants"].items():
+        cells = [interval(variant["pass@1"]), *(f"{100 * variant[key]['value']:.1f}" for key in ("format", "language"))]
+        length, seconds = variant["length"]["value"], variant["seconds"]
+        lines.append(f"| {name} | {' | '.join(cells)} | {length:.0f} | {seconds:.0f} |")
+    return "\n".join(lines)
+
+
+def number(value: float) -> str:
+    """A share with three decimals, anything large in powers of ten."""
+    return f"{value:.3f}" if abs(value) < 1000 else f"{value:.2g}"
+
+
+TABLES: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], str]]] = {
+    "demo table": ("README.md", "tiny.json", demo),
+    "claims table": ("docs/findings.md", "claims.json", claims),
+    "ablations table": ("docs/findings.md", "ablations.json", ablations),
+}
+"""By marker: the page, the result, and how it is written."""
+
+
+if __name__ == "__main__":
+    main()
