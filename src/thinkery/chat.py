@@ -28,14 +28,19 @@ OPEN, CLOSE = "<think>", "</think>"
 # SmolLM2 and other ChatML models declare <|im_start|> as BOS without ever putting it before a text.
 _BOS = "{% if bos_token and eos_token != '<|im_end|>' %}{{ bos_token }}{% endif %}"
 
-R1_ZERO = (
-    _BOS + "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. "
+
+def zero_prompt(preamble: str) -> str:
+    """A template for a base model, which knows no turns: a preamble and the last message alone (v1 Table 1)."""
+    return f"{_BOS}{preamble} User: {{{{ messages[-1].content }}}}. Assistant:"
+
+
+R1_ZERO = zero_prompt(
+    "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. "
     "The assistant first thinks about the reasoning process in the mind and then provides the user with the answer. "
     "The reasoning process and answer are enclosed within <think> </think> and <answer> </answer> tags, "
-    "respectively, i.e., <think> reasoning process here </think> <answer> answer here </answer>. "
-    "User: {{ messages[-1].content }}. Assistant:"
+    "respectively, i.e., <think> reasoning process here </think> <answer> answer here </answer>."
 )
-"""The prompt of R1-Zero (v1 Table 1): the last message alone, for a base model that knows no turns."""
+"""The prompt of R1-Zero (v1 Table 1)."""
 
 THINK_CHAT = (
     _BOS

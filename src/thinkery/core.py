@@ -34,6 +34,7 @@ class Task:
     or "general" (no rule; reward models or a judge). `gold` is the reference answer, None where there is none.
     `language` is the BCP-47 tag of the question ("en", "zh"), None when unknown. `id` is unique inside its source
     and stable across runs. `info` holds whatever a source or a reward wants to carry along; it must survive JSON.
+    `chat_template` is the Jinja that renders this task alone; empty leaves that to the model's own.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Task:
     source: str = ""
     history: tuple[Message, ...] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
+    chat_template: str = ""
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -118,6 +120,8 @@ class Group:
 
     task: Task
     rollouts: tuple[Rollout, ...]
+    judge_s: float = field(default=0.0, compare=False)
+    """Seconds that judging them took, which may have gone on beside the sampling of other groups."""
 
     @property
     def rewards(self) -> tuple[float | None, ...]:

@@ -10,6 +10,7 @@ from thinkery.chat import R1_ZERO, THINK_CHAT
 from thinkery.core import Completion, Group, Reward, Rollout, Sampling, Score, Task
 from thinkery.data.keep import Readable, readable
 from thinkery.engine import Engine, EngineConfig, open_engine
+from thinkery.errors import ConfigError
 from thinkery.model.hf import load_model
 from thinkery.model.tokenizer import require_chat
 from thinkery.pipeline.artifact import Model
@@ -17,6 +18,7 @@ from thinkery.pipeline.dataset import DatasetWriter
 from thinkery.pipeline.run import Run
 from thinkery.rewards.rubric import Rubric
 from thinkery.rollout import rollouts
+from thinkery.tasks.templates import QUESTION, TEMPLATE_SETS, is_instruction
 from thinkery.tasks.world import ZERO_TEMPLATE
 
 TEMPLATES = {"r1-zero": R1_ZERO, "world-zero": ZERO_TEMPLATE, "chat": THINK_CHAT}
@@ -26,6 +28,16 @@ TEMPLATES = {"r1-zero": R1_ZERO, "world-zero": ZERO_TEMPLATE, "chat": THINK_CHAT
 def template_of(setting: str) -> str:
     """The Jinja of a recipe's `template` setting."""
     return TEMPLATES.get(setting, setting)
+
+
+def templates_of(settings: Sequence[str]) -> list[str]:
+    """The texts of a recipe's `templates` setting, of which each is a set's name or what `put` takes."""
+    found = [text for setting in settings for text in TEMPLATE_SETS.get(setting, (template_of(setting),))]
+    for text in found:
+        if not is_instruction(text) and "messages" not in text:
+            hint = f"a text with {QUESTION}, Jinja with messages, or one of {', '.join((*TEMPLATE_SETS, *TEMPLATES))}"
+            raise ConfigError("not a template", where="templates", found=text, hint=hint)
+    return found
 
 
 @contextmanager

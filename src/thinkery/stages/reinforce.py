@@ -16,7 +16,8 @@ from thinkery.pipeline.run import Run
 from thinkery.rewards.accuracy import RULED, accuracy
 from thinkery.rewards.lint import dry_run_gold, lint
 from thinkery.rewards.rubric import Rubric
-from thinkery.stages.common import template_of
+from thinkery.stages.common import template_of, templates_of
+from thinkery.tasks.templates import put_each
 from thinkery.train.grpo import Grpo, at, grpo
 from thinkery.train.policy import open_policy
 
@@ -31,6 +32,9 @@ class Reinforce(Config):
     """The loop."""
     engine: EngineConfig = EngineConfig()
     """The sampler."""
+    templates: tuple[str, ...] = ()
+    """Other words to put the questions in, of which each question draws one: sets such as `world-zero-practice`, texts
+    with `{question}`, or Jinja. Empty asks all with the model's template, as the exam is in any case."""
     watched: int = Field(default=100, json_schema_extra={"key": False})
     """Exam questions asked once every `grpo.eval_every` updates: the curve of held-out accuracy."""
 
@@ -52,11 +56,24 @@ def reinforce(
     with open_policy(run, start, cfg.grpo.policy) as policy:
         if template:
             policy.tokenizer = policy.tokenizer.with_template(template_of(template))
+        if cfg.templates:
+            tasks = reworded(run, cfg, tasks)
         try_rewards(run, policy.tokenizer, *at(0, tasks, rubric))
         with open_engine(policy.network, policy.tokenizer, cfg.engine) as engine:
             held_out = watch(run, cfg, engine, exam) if exam and cfg.grpo.eval_every else None
             grpo(run, cfg.grpo, policy, engine, tasks, rubric, held_out=held_out)
         return run.save_model(policy.save_model)
+
+
+def reworded(
+    run: Run, cfg: Reinforce, tasks: Sequence[Task] | Callable[[int], Sequence[Task]]
+) -> Sequence[Task] | Callable[[int], Sequence[Task]]:
+    """The tasks, each put by a template that the run's seed draws for it, so that its whole group is asked alike."""
+    templates = templates_of(cfg.templates)
+    run.event("templates", texts=dict(enumerate(templates, 1)))
+    if callable(tasks):
+        return lambda update: put_each(tasks(update), templates, run.seed)
+    return put_each(tasks, templates, run.seed)
 
 
 def watch(run: Run, cfg: Reinforce, engine: Engine, exam: Dataset) -> Callable[[], dict[str, float]]:
@@ -72,7 +89,7 @@ def try_rewards(run: Run, tokenizer: Tokenizer, tasks: Sequence[Task], rubric: R
     """Before any work: a right answer must earn full marks, and what earns them otherwise rings an alarm."""
     judged = [task for task in tasks if task.gold and task.kind in RULED][:LINTED]
     for task in judged:
-        _, opened = tokenizer.prompt(task.messages)
+        _, opened = tokenizer.prompt(task.messages, template=task.chat_template)
         dry_run_gold(rubric, task, opened=opened)
         for finding in lint(rubric, [task], opened=opened):
             if finding.suspicious:
