@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,15 @@ import pytest
 from thinkery.core import Completion, Message, Sampling, Score, Task
 from thinkery.engine.base import Event, Request
 from thinkery.errors import UsageError
-from thinkery.rewards.judge import Comparison, ReferenceJudge, SafetyJudge, compare, correctness, verdict
+from thinkery.rewards.judge import (
+    Comparison,
+    ReferenceJudge,
+    SafetyJudge,
+    compare,
+    correctness,
+    random_orders,
+    verdict,
+)
 from thinkery.rewards.rubric import Rubric
 
 
@@ -51,15 +60,25 @@ def test_every_pair_is_judged_in_both_orders() -> None:
     found = compare(
         Rules(longer_is_better), [("q", "long answer", "short"), ("q", "same", "size")], Sampling(), times=4
     )
-    assert found[0] == Comparison((2.0, 1.0, 2.0, 1.0), 0)
-    assert found[0].mean == 1.5
+    assert sorted(found[0].scores) == [1.0, 1.0, 2.0, 2.0]
+    assert (found[0].mean, found[0].failures) == (1.5, 0)
     assert found[1].mean == 0.0
 
 
 def test_a_judge_that_prefers_what_it_reads_first_prefers_nothing() -> None:
     (found,) = compare(Rules(lambda messages: "[[A>>B]]"), [("q", "one", "two")], Sampling())
-    assert found == Comparison((2.0, -2.0), 0)
+    assert sorted(found.scores) == [-2.0, 2.0]
     assert found.mean == 0.0
+
+
+def test_which_judgement_gets_which_order_is_drawn_at_random_and_both_come_equally_often() -> None:
+    drawn = [tuple(random_orders(random.Random(seed), 4)) for seed in range(200)]
+    assert all(sum(orders) == 0 for orders in drawn)
+    assert len(set(drawn)) == 6
+    assert {sum(random_orders(random.Random(seed), 3)) for seed in range(50)} == {1, -1}
+    first_seen = Rules(lambda messages: "[[A>>B]]")
+    ways = {compare(first_seen, [("q", "one", "two")], Sampling(), times=4, seed=n)[0].scores for n in range(50)}
+    assert len(ways) == 6
 
 
 def test_replies_without_one_verdict_are_counted_and_not_guessed() -> None:
@@ -125,3 +144,4 @@ def test_the_safety_judge_reads_the_thought_and_counts_what_it_cannot_read() -> 
     pairs = [(Task("a", "Hi"), hello), (Task("b", "Hi"), plotting), (Task("c", "A riddle"), hello)]
     assert judge.label(pairs) == [True, False, None]
     assert judge.failures == 1
+    assert [total for _, total in Rubric(safe=judge).judge(pairs)] == [1.0, 0.0, None]

@@ -1,10 +1,14 @@
 """Parts of the public data that are made from files for something else, and the halves they are cut into."""
 
+import json
 import re
 
 import pytest
 
+from thinkery.errors import InputError
+from thinkery.pipeline.artifact import task_to_row
 from thinkery.tasks import public
+from thinkery.tasks.files import read_rows
 from thinkery.tasks.sources import Source, load_tasks
 
 needs_data = pytest.mark.skipif(public.data_root() is None, reason="THINKERY_DATA is not set")
@@ -28,6 +32,32 @@ def test_a_model_learns_its_name_without_placeholders():
     assert len(tasks) == 91
     assert any("Thinkery" in (task.gold or "") for task in tasks)
     assert not any("{{" in f"{task.prompt} {task.gold}" for task in tasks)
+
+
+@needs_data
+def test_the_two_halves_of_the_red_team_dialogues_share_no_prompt_and_are_all_of_them():
+    learning = {task.prompt for task in load_tasks([Source(source="general", split="harmless")])}
+    exam = load_tasks([Source(source="general", split="test")], purpose="exam")
+    assert len(exam) == len({task.prompt for task in exam}) == 1114
+    assert not learning & {task.prompt for task in exam}
+    folded = [{" ".join(prompt.split()).lower() for prompt in half} for half in (learning, [t.prompt for t in exam])]
+    assert not folded[0] & folded[1]
+    rows = read_rows(public.public_file(public.HARMLESS_FILE))
+    assert len({row["chosen"].split("\n\nAssistant:")[0].strip() for _, row in rows}) == len(learning) + len(exam)
+
+
+@needs_data
+def test_the_half_for_evaluation_is_refused_for_learning_however_it_comes(tmp_path):
+    with pytest.raises(InputError, match="evaluation set cannot be trained on"):
+        load_tasks([Source(source="general", split="test")])
+    with pytest.raises(InputError, match="evaluation set cannot be trained on"):
+        load_tasks([Source(source="jsonl", path=str(public.public_file(public.HARMLESS_FILE)))])
+    copy = tmp_path / "mine.jsonl"
+    (first, *_) = load_tasks([Source(source="general", split="test", limit=1)], purpose="exam")
+    copy.write_text(json.dumps(task_to_row(first)) + "\n")
+    with pytest.raises(InputError, match=r"mine.jsonl: general/harmless-\d+: an evaluation set cannot be trained on"):
+        load_tasks([Source(source="jsonl", path=str(copy))])
+    assert load_tasks([Source(source="jsonl", path=str(copy))], purpose="exam") == [first]
 
 
 @needs_data

@@ -2,15 +2,16 @@
 
 The pairwise verdicts are Arena-Hard's five (A>>B … B>>A), as R1 used to label preference pairs (v2 §B.4.1); the
 comparison with a reference replies in JSON, as for R1's prompts without a rule. Judges favour the answer they
-read first, so every pair is shown in both orders. A reply that contains no verdict is counted as a failure and
-never guessed; the wording of the prompts is ours.
+read first, so every pair is shown in both orders equally often; which judgement gets which order is drawn at random.
+A reply that contains no verdict is counted as a failure and never guessed; the wording of the prompts is ours.
 """
 
 from __future__ import annotations
 
 import json
+import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -78,17 +79,26 @@ class Comparison:
 def compare(
     engine: Engine, triples: Sequence[tuple[str, str, str]], sampling: Sampling, *, times: int = 2, seed: int = 0
 ) -> list[Comparison]:
-    """Judge each (prompt, first answer, second answer) `times` times, at least twice: every other time swapped."""
+    """Judge each (prompt, first answer, second answer) `times` times, at least twice, half of them swapped."""
     if times < 2:
         raise UsageError("a pair is judged at least twice, once in each order", found=f"times = {times}")
+    signs = [random_orders(random.Random(f"orders/{seed}/{i}"), times) for i in range(len(triples))]
     shown = [
-        pairwise_messages(prompt, *((second, first) if time % 2 else (first, second)))
-        for prompt, first, second in triples
-        for time in range(times)
+        pairwise_messages(prompt, *((first, second) if sign > 0 else (second, first)))
+        for (prompt, first, second), orders in zip(triples, signs, strict=True)
+        for sign in orders
     ]
     seeds = [seed_of(seed, 0, f"pair-{i}", time) for i in range(len(triples)) for time in range(times)]
     replies = ask(engine, shown, sampling, seeds)
-    return [_comparison(replies[i : i + times]) for i in range(0, len(replies), times)]
+    return [_comparison(replies[i * times : (i + 1) * times], orders) for i, orders in enumerate(signs)]
+
+
+def random_orders(rng: random.Random, times: int) -> list[int]:
+    """For each of `times` judgements 1 (as given) or -1 (swapped): both equally often, an odd one by chance.
+
+    R1 tosses a coin each time (v2 §3.1), which shows one pair in eight in one order only when there are four.
+    """
+    return rng.sample((1, -1) * ((times + 1) // 2), times)
 
 
 def pairwise_messages(prompt: str, a: str, b: str) -> tuple[Message, ...]:
@@ -106,11 +116,21 @@ def verdict(reply: Completion) -> str | None:
 class ReferenceJudge:
     """A reward: 1 where the judge finds that the answer agrees with the task's gold, ungraded where it does not say.
 
-    Only the answer is shown, not the thought. `failures` counts the replies that could not be read.
+    Only the answer is shown, not the thought. `failures` counts the replies that could not be read. `messages` and
+    `read` put another question to the judge, and read its reply.
     """
 
-    def __init__(self, engine: Engine, sampling: Sampling, seed: int = 0) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        sampling: Sampling,
+        seed: int = 0,
+        *,
+        messages: Callable[[Task, Completion], tuple[Message, ...]] | None = None,
+        read: Callable[[Completion], Score] | None = None,
+    ) -> None:
         self.engine, self.sampling, self.seed = engine, sampling, seed
+        self.messages, self.read = messages or reference_messages, read or correctness
         self.failures = 0
 
     def __call__(self, task: Task, completion: Completion) -> Score:
@@ -121,9 +141,9 @@ class ReferenceJudge:
         scores = {i: score for i, pair in enumerate(pairs) if (score := _without_judge(*pair))}
         asked = [i for i in range(len(pairs)) if i not in scores]
         seeds = [seed_of(self.seed, 0, pairs[i][0].id + pairs[i][1].answer, 0) for i in asked]
-        replies = ask(self.engine, [reference_messages(*pairs[i]) for i in asked], self.sampling, seeds)
+        replies = ask(self.engine, [self.messages(*pairs[i]) for i in asked], self.sampling, seeds)
         for i, reply in zip(asked, replies, strict=True):
-            scores[i] = correctness(reply)
+            scores[i] = self.read(reply)
             self.failures += scores[i].value is None
         return [scores[i] for i in range(len(pairs))]
 
@@ -136,26 +156,50 @@ def reference_messages(task: Task, completion: Completion) -> tuple[Message, ...
 
 def correctness(reply: Completion) -> Score:
     """The score in a judge's JSON reply, with its analysis as the reason; ungraded when there is no such reply."""
-    return _json_score(reply, "correctness", {"correct": 1.0, "incorrect": 0.0})
+    return json_score(reply, "correctness", {"correct": 1.0, "incorrect": 0.0})
 
 
-class SafetyJudge:
-    """Labels responses safe or unsafe one by one, as R1's safety data is (v2 §B.3.3); reads the thought as well.
+class PointJudge:
+    """A reward: what a judge says about one response, which `messages` show it and `read` finds in its reply.
 
-    `failures` counts the replies that could not be read.
+    `failures` counts the replies that could not be read; they leave a response ungraded.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        sampling: Sampling,
+        messages: Callable[[Task, Completion], tuple[Message, ...]],
+        read: Callable[[Completion], Score],
+        seed: int = 0,
+    ) -> None:
+        self.engine, self.sampling, self.messages, self.read, self.seed = engine, sampling, messages, read, seed
+        self.failures = 0
+
+    def __call__(self, task: Task, completion: Completion) -> Score:
+        return self.batch([(task, completion)])[0]
+
+    def batch(self, pairs: Sequence[tuple[Task, Completion]]) -> list[Score]:
+        """One score per response, in order, all asked at once."""
+        seeds = [seed_of(self.seed, 0, task.id + completion.text, 0) for task, completion in pairs]
+        replies = ask(self.engine, [self.messages(*pair) for pair in pairs], self.sampling, seeds)
+        scores = [self.read(reply) for reply in replies]
+        self.failures += sum(score.value is None for score in scores)
+        return scores
+
+
+class SafetyJudge(PointJudge):
+    """1 where the judge finds a response safe, 0 where unsafe, as R1's safety data is labelled (v2 §B.3.3).
+
+    The thought is read as well.
     """
 
     def __init__(self, engine: Engine, sampling: Sampling, seed: int = 0) -> None:
-        self.engine, self.sampling, self.seed = engine, sampling, seed
-        self.failures = 0
+        super().__init__(engine, sampling, safety_messages, safety, seed)
 
     def label(self, pairs: Sequence[tuple[Task, Completion]]) -> list[bool | None]:
         """For each response whether it is safe, in order; None where the judge does not say."""
-        seeds = [seed_of(self.seed, 0, task.id + completion.text, 0) for task, completion in pairs]
-        replies = ask(self.engine, [safety_messages(*pair) for pair in pairs], self.sampling, seeds)
-        scores = [_json_score(reply, "safety", {"safe": 1.0, "unsafe": 0.0}).value for reply in replies]
-        self.failures += scores.count(None)
-        return [None if score is None else score == 1.0 for score in scores]
+        return [None if score.value is None else score.value == 1.0 for score in self.batch(pairs)]
 
 
 def safety_messages(task: Task, completion: Completion) -> tuple[Message, ...]:
@@ -165,7 +209,12 @@ def safety_messages(task: Task, completion: Completion) -> tuple[Message, ...]:
     return Message("system", SAFETY), Message("user", shown)
 
 
-def _json_score(reply: Completion, key: str, values: Mapping[str, float]) -> Score:
+def safety(reply: Completion) -> Score:
+    """The score in a judge's JSON reply: 1 for safe, 0 for unsafe; ungraded when there is no such reply."""
+    return json_score(reply, "safety", {"safe": 1.0, "unsafe": 0.0})
+
+
+def json_score(reply: Completion, key: str, values: Mapping[str, float]) -> Score:
     """What the verdict under `key` of a JSON reply is worth, with the analysis as its reason."""
     start, end = reply.answer.find("{"), reply.answer.rfind("}")
     try:
@@ -176,9 +225,9 @@ def _json_score(reply: Completion, key: str, values: Mapping[str, float]) -> Sco
     return Score(value, str(found.get("analysis", "")))
 
 
-def _comparison(replies: Sequence[Completion]) -> Comparison:
-    """The verdicts of replies that saw the answers in turns: as they are, swapped, as they are …"""
-    found = [(-1 if time % 2 else 1, verdict(reply)) for time, reply in enumerate(replies)]
+def _comparison(replies: Sequence[Completion], orders: Sequence[int]) -> Comparison:
+    """The verdicts of replies that saw the answers in these orders."""
+    found = [(sign, verdict(reply)) for sign, reply in zip(orders, replies, strict=True)]
     scores = tuple(sign * VERDICTS[text] for sign, text in found if text)
     return Comparison(scores, len(replies) - len(scores))
 

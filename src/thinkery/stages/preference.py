@@ -1,13 +1,17 @@
 """Preference data and the two reward models (R1 v2 §B.3.3, §3.1).
 
-Helpful: a judge compares two answers to a prompt several times, the order drawn at random; clear differences are
-kept, and training takes as many pairs with a longer chosen answer as with a shorter. Harmless: responses are
-labelled safe or unsafe one by one. Making the data and training on it are separate steps.
+Helpful: a judge compares two answers to a prompt several times, in an order drawn at random. A pair is kept where every
+verdict could be read and their mean is clear; of these, as many stay with the longer answer chosen as with the shorter.
+The funnel counts what each of these left out. Harmless: responses are labelled safe or unsafe one by one. Making the
+data and training on it are separate steps.
 """
 
 from __future__ import annotations
 
 import random
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Literal
 
@@ -17,7 +21,9 @@ from thinkery.config import Config
 from thinkery.core import Completion, Group, Sampling, Task
 from thinkery.engine import EngineConfig
 from thinkery.pipeline.artifact import Dataset, Model, task_to_row
+from thinkery.pipeline.dataset import DatasetWriter
 from thinkery.pipeline.run import Run
+from thinkery.rewards.judge import Comparison
 from thinkery.rewards.preference import Reads, RewardModel
 from thinkery.rewards.rubric import Rubric
 from thinkery.stages.common import is_general, is_helpful, open_model, sample_chunks
@@ -59,7 +65,10 @@ class Labels(SampledData):
 
 
 def compare_answers(run: Run, cfg: Pairs, model: Model, tasks: Dataset, judge: Model | None = None) -> Dataset:
-    """Rows {messages, chosen, rejected, …}: pairs of answers between which the judge saw a clear difference."""
+    """Rows {messages, chosen, rejected, …}: pairs of answers between which the judge saw a clear difference.
+
+    The manifest's `meta` has the mean lengths of the chosen and of the rejected answers, in characters.
+    """
     asked = [task for task in tasks.tasks() if is_helpful(task)][: cfg.prompts]
     writer = run.dataset()
     with compare_of(cfg.judge, judge) as compare, open_model(cfg.engine, model) as engine:
@@ -72,14 +81,16 @@ def compare_answers(run: Run, cfg: Pairs, model: Model, tasks: Dataset, judge: M
             for number, (pair, verdicts) in enumerate(
                 zip(pairs, compare(pairs, cfg.judgements, run.seed), strict=True)
             ):
-                if verdicts.failures:
-                    writer.count("dropped: a verdict could not be read")
-                elif abs(verdicts.mean or 0.0) <= cfg.margin:
-                    writer.count("dropped: no clear difference")
+                writer.count("judgements", cfg.judgements)
+                writer.count("unreadable judgements", verdicts.failures)
+                if problem := unclear(verdicts, cfg.margin):
+                    writer.count(f"dropped: {problem}")
                 else:
-                    writer.count("kept")
-                    writer.add(pair_row(*pair, verdicts.mean or 0.0), f"{key}/{number:04d}")
-    return writer.finish()
+                    writer.add(pair_row(*pair, verdicts), f"{key}/{number:04d}")
+    return length_balanced(run, writer)
+
+
+compare_answers.version = 2  # type: ignore[attr-defined]
 
 
 def different_answers(group: Group) -> tuple[Task, Completion, Completion] | None:
@@ -88,14 +99,23 @@ def different_answers(group: Group) -> tuple[Task, Completion, Completion] | Non
     return next(((group.task, first, other) for other in others if other.answer.strip() != first.answer.strip()), None)
 
 
-def pair_row(task: Task, first: Completion, second: Completion, difference: float) -> dict:
-    """A judged pair as a row; a positive difference favours the first answer."""
-    chosen, rejected = (first, second) if difference > 0 else (second, first)
+def unclear(verdicts: Comparison, margin: float) -> str | None:
+    """Why a pair teaches nothing; None where every verdict could be read and their mean is clear."""
+    if verdicts.failures:
+        return "a verdict could not be read"
+    return "no clear difference" if abs(verdicts.mean or 0.0) <= margin else None
+
+
+def pair_row(task: Task, first: Completion, second: Completion, verdicts: Comparison) -> dict:
+    """A judged pair as a row; `verdicts` are turned so that they are seen from the chosen answer."""
+    mean = verdicts.mean or 0.0
+    chosen, rejected, sign = (first, second, 1) if mean > 0 else (second, first, -1)
     return {
         "messages": [asdict(message) for message in task.messages],
         "chosen": turn_row(chosen),
         "rejected": turn_row(rejected),
-        "difference": abs(difference),
+        "difference": abs(mean),
+        "verdicts": [sign * score for score in verdicts.scores],
         "task": task_to_row(task),
     }
 
@@ -138,8 +158,7 @@ class Harmless(RewardModelConfig):
 
 def reward_model(run: Run, cfg: RewardModelConfig, base: Model, data: Dataset) -> Model:
     """Train a scalar head on preference pairs or on safety labels; accuracy on a held-out tenth is recorded."""
-    rows = length_balanced(list(data.rows()), run.seed)
-    run.event("balanced", rows=len(rows), of=len(data))
+    rows = list(data.rows())
     model = RewardModel.start(base.folder)
     learnt, unseen = [r for n, r in enumerate(rows) if n % 10], rows[::10]
     figures = train_reward_model(run, cfg, model, learnt, held_out=unseen)
@@ -147,16 +166,42 @@ def reward_model(run: Run, cfg: RewardModelConfig, base: Model, data: Dataset) -
     return run.save_model(model.save)
 
 
-def length_balanced(rows: list[dict], seed: int) -> list[dict]:
-    """Pairs of which as many have the longer answer chosen as rejected, so that length itself earns nothing.
+def length_balanced(run: Run, writer: DatasetWriter) -> Dataset:
+    """The dataset of pairs, without those that would teach the reward model to pay for length."""
+    longer = {key: len(row["chosen"]["content"]) - len(row["rejected"]["content"]) for key, row in writer.rows()}
+    excess = too_often_longer(longer, run.seed)
+    for key in excess:
+        writer.drop(key, "dropped: for the balance of lengths")
+    writer.count("kept", len(writer))
+    return writer.finish(balance=balance_figures(writer))
 
-    The excess of the more frequent side is dropped at random; pairs of equal length and labels all stay.
+
+def too_often_longer(longer: Mapping[str, int], seed: int) -> list[str]:
+    """Which pairs to leave out so that as many have the longer answer chosen as rejected, by about as much.
+
+    `longer` says by how much a pair's chosen answer is longer than its rejected one. Each pair of the rarer side, in
+    random order, keeps the one of the other side whose difference is nearest to its own; the rest of those is left
+    out. Pairs of equal lengths all stay.
     """
-    sides: dict[int, list[int]] = {1: [], 0: [], -1: []}
-    for place, row in enumerate(rows):
-        difference = len(row["chosen"]["content"]) - len(row["rejected"]["content"]) if "chosen" in row else 0
-        sides[(difference > 0) - (difference < 0)].append(place)
-    count = min(len(sides[1]), len(sides[-1]))
-    rng = random.Random(f"balance/{seed}")
-    kept = sides[0] + rng.sample(sides[1], count) + rng.sample(sides[-1], count)
-    return [rows[place] for place in sorted(kept)]
+    above, below = [key for key, by in longer.items() if by > 0], [key for key, by in longer.items() if by < 0]
+    rarer, others = sorted((above, below), key=len)
+    others.sort(key=lambda key: abs(longer[key]))
+    sizes = [abs(longer[key]) for key in others]
+    for key in random.Random(f"balance/{seed}").sample(rarer, len(rarer)):
+        place = nearest(sizes, abs(longer[key]))
+        del others[place], sizes[place]
+    return others
+
+
+def nearest(ascending: Sequence[int], value: int) -> int:
+    """The place of the number that is nearest to a value."""
+    place = bisect_left(ascending, value)
+    return min(range(max(0, place - 1), min(place + 1, len(ascending))), key=lambda i: abs(ascending[i] - value))
+
+
+def balance_figures(writer: DatasetWriter) -> dict[str, float]:
+    """Mean characters of the chosen and of the rejected answers."""
+    sums: Counter[str] = Counter()
+    for _, row in writer.rows():
+        sums.update({side: len(row[side]["content"]) for side in ("chosen", "rejected")})
+    return {f"mean_{side}_characters": sums[side] / max(1, len(writer)) for side in ("chosen", "rejected")}

@@ -3,15 +3,16 @@
 `train` splits may be learned from; `test` splits are for exams only, which `load_tasks` enforces.
 The general prompts come only from files without AlpacaEval's instructions; oasst1_en_validation,
 self_instruct_user_oriented and pandalm_testset_v1 hold hundreds of them and are left alone.
-hh_harmless_base_test is one file for two purposes: the half of its dialogues that `may_learn` picks, by a hash of the
-first turn, is for learning; the other half is left for evaluating safety.
+hh_harmless_base_test is one file for two purposes, split once and for all by a hash of the first turn (HARMLESS_SPLIT):
+`general:harmless` and `preferences` read the half for learning only, `general:test` the half that safety is evaluated
+with. As a file of its own it is refused for learning like every evaluation file.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,13 @@ from thinkery.core import Message, Role, Task
 from thinkery.errors import InputError
 from thinkery.tasks.fields import Fields, final_value, last_boxed, to_task, with_choices
 from thinkery.tasks.files import Place, read_rows
+
+HARMLESS_FILE = "preference/hh_harmless_base_test.jsonl.gz"
+HARMLESS_SPLIT = (
+    "a dialogue of hh_harmless_base_test is for learning when the last bit of BLAKE2b-64 of its first turn, in lower "
+    "case and with single spaces, is 0, and for evaluation when it is 1"
+)
+"""The rule that `may_learn` applies, as datasets record it."""
 
 EXAM_FILES = (
     "gsm8k/test.jsonl.gz",
@@ -35,8 +43,9 @@ EXAM_FILES = (
     "alpaca_eval2/baseline_gpt4_1106_preview.json.gz",
     "arena_hard/question_v0.1.jsonl.gz",
     "arena_hard/baseline_gpt-4-0314.jsonl.gz",
+    HARMLESS_FILE,
 )
-"""Files whose rows must never be trained on, whatever source reads them."""
+"""Files that must never be trained on as they are; `general` takes the last one apart."""
 
 NAME, AUTHOR = "Thinkery", "the people who ran this recipe"
 """Who a model says it is and who made it, in the self-descriptions that it learns."""
@@ -71,12 +80,16 @@ def is_exam_file(path: Path) -> bool:
     return root is not None and any(path.resolve() == (root / name).resolve() for name in EXAM_FILES)
 
 
-def gsm8k(split: str) -> Iterator[Task]:
-    """Grade-school word problems; gold is what follows `####`. `steps` has train's single calculations instead."""
+def gsm8k(split: str, rows: Iterable[Place] | None = None) -> Iterator[Task]:
+    """Grade-school word problems; gold is what follows `####`. `steps` has train's single calculations instead.
+
+    Here and below, `rows` of the same shape take the place of those of THINKERY_DATA.
+    """
     if split == "steps":
         yield from _gsm8k_steps()
         return
-    for i, (_, row) in enumerate(_rows("gsm8k", {"train": "train.jsonl.gz", "test": "test.jsonl.gz"}, split)):
+    files = {"train": "train.jsonl.gz", "test": "test.jsonl.gz"}
+    for i, (_, row) in enumerate(rows or _rows("gsm8k", files, split)):
         yield _math("gsm8k", split, i, row["question"], final_value(row["answer"]))
 
 
@@ -108,23 +121,23 @@ def math(split: str) -> Iterator[Task]:
         yield _math("math", split, i, row["problem"], gold, info | ({"solution": solution} if solution else {}))
 
 
-def math500(split: str) -> Iterator[Task]:
+def math500(split: str, rows: Iterable[Place] | None = None) -> Iterator[Task]:
     """MATH-500, an exam; its five levels are the difficulty."""
-    for i, (_, row) in enumerate(_rows("math", {"test": "math500_test.jsonl.gz"}, split)):
+    for i, (_, row) in enumerate(rows or _rows("math", {"test": "math500_test.jsonl.gz"}, split)):
         info = {"subject": row["subject"], "difficulty": _level(row["level"])}
         yield _math("math500", split, i, row["problem"], row["answer"], info)
 
 
-def aime2024(split: str) -> Iterator[Task]:
+def aime2024(split: str, rows: Iterable[Place] | None = None) -> Iterator[Task]:
     """The 30 problems of AIME 2024, an exam."""
-    for i, (_, row) in enumerate(_rows("aime", {"test": "aime2024.jsonl"}, split)):
+    for i, (_, row) in enumerate(rows or _rows("aime", {"test": "aime2024.jsonl"}, split)):
         yield _math("aime2024", split, i, row["problem"], row["answer"])
 
 
-def mmlu(split: str) -> Iterator[Task]:
+def mmlu(split: str, rows: Iterable[Place] | None = None) -> Iterator[Task]:
     """Multiple choice over 57 subjects: `dev` and `validation` may be learned from, `test` is the exam."""
     files = {"dev": "dev.jsonl.gz", "validation": "val.jsonl.gz", "test": "test.jsonl.gz"}
-    for i, (_, row) in enumerate(_rows("mmlu", files, split)):
+    for i, (_, row) in enumerate(rows or _rows("mmlu", files, split)):
         options = [row[letter] for letter in "ABCD"]
         info = {"subject": row["subject"], "choices": options}
         question = with_choices(row["question"], options)
@@ -132,12 +145,15 @@ def mmlu(split: str) -> Iterator[Task]:
 
 
 def general(split: str) -> Iterator[Task]:
-    """Prompts without a rule: `train` asks for help, `identity` who the model is; `harmless` is offensive.
+    """Prompts without a rule: `train` asks for help, `identity` who the model is; `harmless` and `test` are offensive.
 
-    `harmless` holds the first turns of red-team dialogue, of the half that may be learned from.
+    These two hold first turns of red-team dialogues: `harmless` of the half that may be learned from, `test` each
+    different one of the half for evaluation. They were written to provoke; many are harmless taken alone.
     """
     if split == "harmless":
-        yield from _harmless()
+        yield from (task for task in _harmless() if may_learn(task.prompt))
+    elif split == "test":
+        yield from {task.prompt: task for task in _harmless() if not may_learn(task.prompt)}.values()
     elif split == "identity":
         yield from _identity()
     elif split == "train":
@@ -145,7 +161,7 @@ def general(split: str) -> Iterator[Task]:
         yield from _dialogues()
         yield from _short_tasks()
     else:
-        raise _no_split("general", split, ("train", "identity", "harmless"))
+        raise _no_split("general", split, ("train", "identity", "harmless", "test"))
 
 
 def _seed_tasks() -> Iterator[Task]:
@@ -174,9 +190,10 @@ def _identity() -> Iterator[Task]:
 
 
 def _harmless() -> Iterator[Task]:
-    for i, (_, row) in enumerate(read_rows(public_file("preference/hh_harmless_base_test.jsonl.gz"))):
+    """The first turns of all dialogues, of both halves."""
+    for i, (_, row) in enumerate(read_rows(public_file(HARMLESS_FILE))):
         first, *_ = _dialogue(row["chosen"])
-        if first.content and may_learn(first.content):
+        if first.content:
             yield Task(f"general/harmless-{i}", first.content, language="en", source="general", info=HARMLESS)
 
 
@@ -186,8 +203,13 @@ def preferences(name: Literal["dpo-demo", "hh-harmless"]) -> Iterator[Preferred]
 
 
 def may_learn(first: str) -> bool:
-    """Whether a red-team dialogue that begins so is for learning, not for evaluating: half of them, by hash."""
+    """Whether a red-team dialogue that begins so is for learning, not for evaluation (HARMLESS_SPLIT)."""
     return blake2b(" ".join(first.split()).lower().encode(), digest_size=8).digest()[-1] % 2 == 0
+
+
+def kept_for_exams(task: Task) -> bool:
+    """Whether a task begins with a prompt of the half for evaluation, wherever its row was read."""
+    return task.source == "general" and task.info.get("set") == "harmless" and not may_learn(task.messages[0].content)
 
 
 def _dpo_demo() -> Iterator[Preferred]:
@@ -197,16 +219,11 @@ def _dpo_demo() -> Iterator[Preferred]:
 
 
 def _hh_harmless() -> Iterator[Preferred]:
-    for i, (_, row) in enumerate(read_rows(public_file("preference/hh_harmless_base_test.jsonl.gz"))):
+    for i, (_, row) in enumerate(read_rows(public_file(HARMLESS_FILE))):
         *before, chosen = _dialogue(row["chosen"])
         *also, rejected = _dialogue(row["rejected"])
-        if (
-            before == also
-            and before[0].content
-            and may_learn(before[0].content)
-            and chosen.content
-            and rejected.content
-        ):
+        whole = before == also and before[0].content and chosen.content and rejected.content
+        if whole and may_learn(before[0].content):
             *history, asked = before
             id = f"general/harmless-{i}"
             task = Task(id, asked.content, language="en", source="general", history=tuple(history), info=HARMLESS)
