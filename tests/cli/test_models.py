@@ -71,15 +71,14 @@ def test_chat_answers_every_line_and_obeys_its_commands(thinkery, tiny_qwen: Pat
 def test_eval_measures_a_file_of_ones_own(thinkery, tiny_qwen: Path, tmp_path: Path) -> None:
     (tmp_path / "my.jsonl").write_text('{"question": "2 + 2?", "answer": "4"}\n{"question": "1 + 2?", "answer": "3"}\n')
     (tmp_path / "my.py").write_text("def half(task, completion):\n    return 0.5\n")
-    attempts = tmp_path / "attempts.jsonl"
     code, out, _ = thinkery(
         *("eval", tiny_qwen, "--source", tmp_path / "my.jsonl", "-k", 2, "--max-tokens", 6, "--json"),
-        *("--reward", f"{tmp_path}/my.py:half", "--out", attempts),
+        *("--reward", f"{tmp_path}/my.py:half", "--out", tmp_path),
     )
     (estimates,) = json.loads(out)["results"].values()
     assert code == 0
     assert estimates["own"]["value"] == 0.5
     assert estimates["pass@1"]["n"] == 2
-    rows = [json.loads(line) for line in attempts.read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "my" / "attempts.jsonl").read_text().splitlines()]
     assert len(rows) == 4
     assert {row["gold"] for row in rows} == {"3", "4"}

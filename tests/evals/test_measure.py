@@ -3,7 +3,7 @@
 import pytest
 
 from thinkery.core import Completion, Group, Rollout, Score, Task
-from thinkery.evals.measure import measure
+from thinkery.evals.measure import Tally, measure, metric_names
 
 
 def attempt(task, sample, right, *, answer="x", tokens=10, finish="stop", thought="hm", **scores):
@@ -96,3 +96,42 @@ def test_truncation_and_lengths_are_measured_in_tokens():
 
 def test_nothing_asked_is_nothing_measured():
     assert measure([]) == {}
+
+
+def test_pass_at_smaller_k_is_estimated_from_all_attempts():
+    tally = Tally(pass_at=(2, 3))
+    for one in (group("a", [1.0, 0.0, 0.0, 0.0]), group("b", [0.0] * 4), group("c", [1.0, 1.0, None, None])):
+        tally.add(one)
+    found = tally.estimates()
+    assert value(found, "pass@2") == pytest.approx((1 - 3 / 6 + 0 + 1) / 3)  # 3 of the 6 pairs of a are both wrong
+    assert value(found, "pass@3") == pytest.approx((1 - 1 / 4 + 0) / 2)  # c has too few graded attempts
+    assert (found["pass@2"]["n"], found["pass@3"]["n"], found["pass@4"]["n"]) == (3, 2, 3)
+
+
+def test_accuracy_of_the_well_formed_attempts_leaves_the_others_out():
+    task = Task("a", "?", "math", "4")
+    formed = [(1.0, 1.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)]
+    rollouts = tuple(attempt(task, i, right, format=form) for i, (right, form) in enumerate(formed))
+    found = measure([Group(task, rollouts), group("b", [1.0], format=0.0)])
+    assert value(found, "pass@1/well-formed") == pytest.approx(2 / 3)
+    assert found["pass@1/well-formed"]["n"] == 1
+
+
+def test_where_tokens_are_not_known_characters_are_counted():
+    found = measure([group("a", [1.0], tokens=0, answer="12345")])
+    assert value(found, "characters") == len("\\boxed{12345}")
+    assert "length" not in found
+
+
+def test_the_order_of_the_groups_does_not_matter():
+    groups = [group(str(i), [float(i % 3 == 0), 1.0, 0.0], kind="math" if i % 2 else "choice") for i in range(30)]
+    found = measure(groups)
+    assert list(found.items()) == list(measure(groups[::-1]).items())
+
+
+def test_every_metric_that_is_found_was_announced():
+    groups = [group("a", [1.0, 0.0], format=1.0), group("b", [0.0, 0.0], format=0.0, kind="choice")]
+    found = measure(groups, answer_length=len)
+    announced = metric_names([one.task for one in groups], ["accuracy", "format"], 2)
+    assert set(found) <= set(announced)
+    assert "pass@1/kind=choice" in announced

@@ -15,7 +15,7 @@ import pytest
 from thinkery.cli import eval as command
 from thinkery.core import Completion, Sampling
 from thinkery.errors import InputError, UsageError
-from thinkery.evals.suites import PROTOCOL, SUITES
+from thinkery.evals.suites import PROTOCOL, SUITES, rows_of
 from thinkery.rewards.accuracy import accuracy
 from thinkery.rewards.code_tests import code_tests
 from thinkery.tasks.public import data_root, public_file
@@ -24,11 +24,8 @@ needs_data = pytest.mark.skipif(data_root() is None, reason="THINKERY_DATA is no
 
 
 def test_the_protocol_is_the_papers():
-    assert {name: SUITES[name].samples for name in ("aime2024", "gpqa", "math500")} == {
-        "aime2024": 64,
-        "gpqa": 64,
-        "math500": 16,
-    }
+    wanted = {"aime2024": 64, "gpqa": 64, "math500": 16, "codeforces": 16, "livecodebench": 8}
+    assert {name: SUITES[name].samples for name in wanted} == wanted
 
 
 @pytest.fixture
@@ -84,6 +81,9 @@ def test_gpqa_without_a_file_or_with_another_says_what_is_wanted(tmp_path):
         ("humaneval", 164, "```"),
         ("mbpp", 500, "in one fenced block."),
         ("codecontests", 165, "in one fenced block."),
+        ("frames", 824, ""),
+        ("alpaca-eval", 805, ""),
+        ("arena-hard", 500, ""),
     ],
 )
 def test_a_public_set_is_asked_whole(name, count, ending):
@@ -106,13 +106,14 @@ def test_the_command_line_asks_for_suites_by_name(gpqa):
     parser = argparse.ArgumentParser()
     command.arguments(parser)
     asked = parser.parse_args(["tiny", "--suite", "gpqa", "--file", str(gpqa), "--limit", "3", "--max-tokens", "64"])
-    (benchmark,) = command.chosen(asked).values()
+    (benchmark,) = [one.benchmark() for one in command.chosen(asked)]
     assert (len(benchmark.tasks), benchmark.samples, benchmark.sampling.max_tokens) == (3, 64, 64)
     unlimited = parser.parse_args(["tiny", "--suite", "gpqa", "--file", str(gpqa)])
-    assert command.chosen(unlimited)["gpqa"].sampling == PROTOCOL
-    for words, problem in ((["tiny"], "nothing to measure"), (["tiny", "--suite", "gsm9k"], "gsm8k")):
-        with pytest.raises(UsageError, match=problem):
-            command.chosen(parser.parse_args(words))
+    assert command.chosen(unlimited)[0].benchmark().sampling == PROTOCOL
+    with pytest.raises(UsageError, match="nothing to measure"):
+        command.chosen(parser.parse_args(["tiny"]))
+    with pytest.raises(UsageError, match="gsm8k"):
+        command.chosen(parser.parse_args(["tiny", "--suite", "gsm9k"]))[0].benchmark()
 
 
 def packed(tests):
@@ -172,3 +173,38 @@ def test_canonical_solutions_pass_and_a_missing_return_does_not():
     answers += [Completion("", answer="```python\n    return None\n```")] * 20
     scores = code_tests.batch(list(zip([*tasks, *tasks[:20]], answers, strict=True)))
     assert [score.value for score in scores] == [1.0] * 164 + [0.0] * 20
+
+
+def test_a_suite_is_read_from_ones_own_file_too(tmp_path):
+    (tmp_path / "mine.jsonl").write_text('{"question": "2 + 2?", "answer": "It is 4.\\n#### 4"}\n')
+    [task] = SUITES["gsm8k"].benchmark("gsm8k", seed=0, file=tmp_path / "mine.jsonl").tasks
+    assert (task.gold, task.prompt) == (
+        "4",
+        "2 + 2?\nPlease reason step by step, and put your final answer within \\boxed{}.",
+    )
+
+
+def test_without_public_data_the_rows_come_from_the_hub(tmp_path, monkeypatch):
+    pytest.importorskip("datasets", reason="the package datasets is not installed")
+    monkeypatch.delenv("THINKERY_DATA", raising=False)
+    (tmp_path / "test.jsonl").write_text('{"question": "2 + 2?", "answer": "4"}\n{"question": "3?", "answer": "3"}\n')
+    rows = list(rows_of(None, "gsm8k/test.jsonl.gz", (str(tmp_path), "", "test")))
+    assert [row for _, row in rows] == [{"question": "2 + 2?", "answer": "4"}, {"question": "3?", "answer": "3"}]
+    with pytest.raises(InputError, match="public data is needed"):
+        rows_of(None, "gsm8k/test.jsonl.gz")
+
+
+def test_the_hub_s_copy_of_mmlu_has_its_options_in_a_list(tmp_path):
+    row = {"question": "Which?", "subject": "s", "choices": ["a", "b", "c", "d"], "answer": 2}
+    (tmp_path / "mmlu.jsonl").write_text(json.dumps(row) + "\n")
+    [task] = SUITES["mmlu"].benchmark("mmlu", seed=0, file=tmp_path / "mmlu.jsonl").tasks
+    assert task.gold == "C"
+    assert task.prompt.endswith("C. c\nD. d")
+
+
+def test_language_consistency_is_asked_in_two_languages_of_the_world():
+    benchmark = SUITES["language"].benchmark("language", seed=0, limit=40)
+    assert {task.language for task in benchmark.tasks} == {"en", "zh"}
+    task = next(task for task in benchmark.tasks if task.language == "en")
+    [(scores, _)] = benchmark.rubric.judge([(task, Completion("", thought="我 think 这 是", answer="", closed=True))])
+    assert scores["language"].value == pytest.approx(0.25)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -222,6 +223,8 @@ def test_an_empty_dataset_is_a_dataset(tmp_path):
 def test_a_task_survives_json(tmp_path):
     task = Task("a", "and 2+2?", "math", "4", "en", "world", (Message("assistant", "2", "easy"),), {"level": 3})
     assert row_to_task(task_to_row(task)) == task
+    worded = replace(task, chat_template="{{ messages[-1].content }}")
+    assert row_to_task(task_to_row(worded)) == worded
     writer = Run(tmp_path, "tasks").dataset()
     writer.add(task_to_row(task), key=task.id)
     assert list(writer.finish().tasks()) == [task]

@@ -20,8 +20,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what",
         nargs="+",
-        metavar="RUN[:STAGE]|FILE",
-        help="a run (all its exams), a stage of one, or attempts that `thinkery eval --out` wrote; "
+        metavar="RUN[:STAGE]|DIR",
+        help="a run (all its exams), a stage of one, or a folder that `thinkery eval` wrote; "
         "all are compared with the first",
     )
     parser.add_argument("--reward", default="accuracy", metavar="NAME", help="the score to compare (default accuracy)")

@@ -1,31 +1,49 @@
 """`thinkery eval MODEL --suite math500`: how often a model is right, with 95 % intervals over the questions.
 
 A suite is a public benchmark asked by the paper's protocol; a source (`--source gsm8k -k 4`) is any tasks, asked as
-the options say.
+the options say. Every attempt is kept as it comes: the same command continues where it was killed, and
+`--rescore FOLDER` judges what was kept by the rewards of today. With `--url` an endpoint is evaluated.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Callable
-from dataclasses import replace
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from thinkery.cli import models, terminal
-from thinkery.core import Group, Task
-from thinkery.errors import UsageError
+from thinkery.cli.answering import Answerer, answerer, endpoint_arguments, read_answerer
+from thinkery.core import Group
+from thinkery.errors import GateFailed, UsageError
 
 if TYPE_CHECKING:
+    from thinkery.evals.asked import Asked
+    from thinkery.evals.attempts import Attempts
     from thinkery.evals.benchmark import Benchmark
-    from thinkery.evals.suites import Suite
-    from thinkery.rewards.rubric import Rubric
+    from thinkery.evals.evaluation import Evaluation
+    from thinkery.evals.metrics import Estimate
+
+EVALS = Path("evals")
+"""Where evaluations are, unless `--out` says otherwise."""
+
+ENDING = """\
+pass@1 is the mean over all attempts, pass@K the unbiased estimate from them, and cons@K whether the most frequent
+answer is right; where answers tie for the most votes, it is what a random choice among them would earn.
+All but lengths and ratings are shares from 0 to 1, with 95 % intervals over the questions.
+"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The model, the tasks and how often each is asked."""
-    parser.add_argument("model", metavar="MODEL", help=models.NAMES)
+    """Who is asked what, who judges, where it is kept, and what must be reached."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = ENDING
+    parser.add_argument("model", nargs="?", default="", metavar="MODEL", help=f"{models.NAMES}; or --url")
     parser.add_argument(
         "--source",
         action="append",
@@ -38,120 +56,202 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="a public benchmark by the paper's protocol: aime2024, math500, gsm8k, mmlu, gpqa, ifeval, …",
+        help="a public benchmark by the paper's protocol: aime2024, math500, gsm8k, … (docs/evaluation.md lists them)",
     )
-    parser.add_argument("--file", type=Path, help="your copy of a suite's questions, where it is not public (gpqa)")
+    parser.add_argument("--file", default="", help="your copy of a suite's questions (gpqa, livecodebench, …)")
     parser.add_argument("--limit", type=int, help="questions of each (default: 400 of a source, all of a suite)")
     parser.add_argument("-k", "--samples", type=int, help="attempts at each (default: 4, or what the suite is asked)")
+    parser.add_argument("--pass-at", type=int, action="append", default=[], metavar="K", help="pass@K for a smaller K")
+    parser.add_argument(
+        "--templates",
+        action="append",
+        default=[],
+        metavar="SET",
+        help="put every question in other words too, and say how far accuracy moves: chat-exam, world-zero-exam, …",
+    )
     parser.add_argument(
         "--reward", default="", metavar="FILE.py:NAME", help="score sources with a reward of one's own too"
     )
-    parser.add_argument("--out", type=Path, help="write every attempt to this .jsonl file")
+    parser.add_argument(
+        "--safety-model",
+        default="",
+        metavar="MODEL",
+        help="a point-wise safety model (RUN:harmless): judges what is safe (safety), and is probed itself (bias)",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="where everything is kept (default evals/MODEL/NAME-SETTINGS)"
+    )
+    parser.add_argument(
+        "--min", action="append", default=[], metavar="METRIC=VALUE", help="exit with 3 where a metric is less"
+    )
+    parser.add_argument(
+        "--rescore", type=Path, metavar="DIR", help="judge what DIR keeps by the rewards of today; asks no model"
+    )
     parser.add_argument("--json", action="store_true", help="machine output on stdout")
     models.arguments(parser)
     parser.set_defaults(max_tokens=None)  # 512 for sources, the protocol's for suites
+    endpoint_arguments(parser.add_argument_group("an endpoint instead of MODEL"))
+    judging = parser.add_argument_group("who judges frames, alpaca-eval, arena-hard and safety-judged")
+    judging.add_argument("--judge", default="", metavar="MODEL", help="a model, named as MODEL is; or --judge-url")
+    endpoint_arguments(judging, "judge-")
 
 
 def main(args: argparse.Namespace) -> None:
-    """Measure every suite and source and print a table, or JSON."""
-    benchmarks = chosen(args)
-    attempts: list[Group] = []
-    with models.open_model(args.model, args.template) as engine:
-        from thinkery.evals.benchmark import evaluate
+    """Ask, or take what was kept; let it be judged; print the numbers and hold them to the gates."""
+    from thinkery.evals.gates import read_gates
 
-        results = {}
-        for name, benchmark in benchmarks.items():
-            seen = follow(name, len(benchmark.tasks), attempts)
-            results[name] = evaluate(engine, benchmark, seed=args.seed, on_group=seen)
-    if args.out:
-        write_attempts(args.out, attempts)
+    plans = kept_plans(args) if args.rescore else new_plans(args)
+    gates = read_gates(args.min, {plan.title: plan.benchmark.metrics() for plan in plans})
+    with ExitStack() as held:
+        evaluations = [held.enter_context(plan.open()) for plan in plans]
+        ask_all(plans, evaluations)
+        judge_all(plans, evaluations)
+        results = {plan.title: one.results() for plan, one in zip(plans, evaluations, strict=True)}
+    for plan, one in zip(plans, evaluations, strict=True):
+        terminal.remark("\n".join([f"{plan.title} is kept in {one.folder}", *results[plan.title]["notes"]]))
+    metrics = {title: found["metrics"] for title, found in results.items()}
     if args.json:
-        terminal.emit({"model": args.model, "results": results})
+        folders = {plan.title: one.folder for plan, one in zip(plans, evaluations, strict=True)}
+        terminal.emit({"model": args.model or args.model_name, "results": metrics, "folders": folders})
     else:
-        for name, estimates in results.items():
-            rows = [
-                (m, f"{e['value']:.3g}", "–" if e["low"] is None else f"{e['low']:.3g} to {e['high']:.3g}", e["n"])
-                for m, e in estimates.items()
-            ]
-            print(terminal.table(rows, (name, "value", "95 %", "n")))
+        print("\n\n".join(f"{title}\n{table(found)}" for title, found in metrics.items()))
+    missed = [problem for gate in gates if (problem := gate.missed_by(metrics[gate.benchmark]))]
+    if missed:
+        raise GateFailed(f"{len(missed)} of {len(gates)} gates are missed", found="; ".join(missed))
 
 
-def chosen(args: argparse.Namespace) -> dict[str, Benchmark]:
-    """The benchmarks that the arguments ask for, their questions loaded."""
-    from thinkery.evals.benchmark import Benchmark
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One benchmark that is to be measured: who is asked, who judges, and how its folder is opened."""
+
+    title: str
+    benchmark: Benchmark
+    seed: int
+    who: Answerer | None
+    """None where kept answers are judged again."""
+    judge: Answerer | None
+    open: Callable[[], AbstractContextManager[Evaluation]]
+
+
+def new_plans(args: argparse.Namespace) -> list[Plan]:
+    """What the arguments ask, everything loaded and checked but the models."""
+    from thinkery.evals.evaluation import open_evaluation, settings_key
+
+    who = answerer(args, name=args.model, template=args.template)
+    judge = answerer(args, "judge-", name=args.judge)
+    if who is None:
+        raise UsageError("nobody to ask", hint="name a model, or --url and --model-name")
+    identities = who.identity(), judge and judge.identity()
+    plans = []
+    for asked in chosen(args):
+        benchmark = asked.benchmark()
+        if benchmark.judged and judge is None:
+            hint = "--judge MODEL, or --judge-url and --judge-model-name"
+            raise UsageError(f"{asked.name} is judged by another model", hint=hint)
+        settings = {
+            "who": identities[0],
+            "judge": identities[1] if benchmark.judged else None,
+            "asked": asked.as_data(benchmark),
+        }
+        named = EVALS / slug(who.title) / f"{slug(asked.name)}-{settings_key(settings)}"
+        folder = args.out / slug(asked.name) if args.out else named
+        opened = partial(open_evaluation, folder, benchmark, settings)
+        plans.append(Plan(asked.name, benchmark, args.seed, who, judge, opened))
+    return plans
+
+
+def chosen(args: argparse.Namespace) -> list[Asked]:
+    """What the arguments ask, suites first."""
+    from thinkery.evals.asked import Asked
     from thinkery.evals.suites import PROTOCOL
+    from thinkery.stages.common import templates_of
 
     if not args.suite and not args.source:
         raise UsageError("nothing to measure on", hint="--suite math500, or --source with tasks of your own")
     longest = args.max_tokens or PROTOCOL.max_tokens
     sampling, brief = (replace(models.sampling(args), max_tokens=n) for n in (longest, args.max_tokens or 512))
-    benchmarks = {
-        name: find_suite(name).benchmark(
-            name, seed=args.seed, file=args.file, limit=args.limit, samples=args.samples, sampling=sampling
-        )
-        for name in args.suite
+    shared = {
+        "seed": args.seed,
+        "limit": args.limit,
+        "samples": args.samples,
+        "pass_at": tuple(args.pass_at),
+        "templates": tuple(templates_of(args.templates)),
     }
-    if args.source:
-        rubric = make_rubric(args.reward)
-        for name in args.source:
-            tasks = exam_tasks(name, args.limit or 400, args.seed)
-            benchmarks[name] = Benchmark(name, tasks, rubric, brief, args.samples or 4)
-    return benchmarks
+    file = str(Path(args.file).resolve()) if args.file else ""
+    safety_model = str(models.find_model(args.safety_model).resolve()) if args.safety_model else ""
+    suites = [
+        Asked(sampling, suite=name, file=file, safety_model=safety_model, **shared)
+        for name in dict.fromkeys(args.suite)
+    ]
+    return suites + [Asked(brief, source=name, reward=args.reward, **shared) for name in dict.fromkeys(args.source)]
 
 
-def find_suite(name: str) -> Suite:
-    """The suite of a name; UsageError lists what there is."""
-    from thinkery.evals.suites import SUITES
+def kept_plans(args: argparse.Namespace) -> list[Plan]:
+    """The evaluations in a folder, to be judged again: by another judge where one is named."""
+    from thinkery.evals.asked import read_asked
+    from thinkery.evals.evaluation import find_folders, open_rescoring, read_settings
 
-    if name not in SUITES:
-        raise UsageError("no such suite", where="--suite", found=name, hint=f"one of {', '.join(SUITES)}")
-    return SUITES[name]
-
-
-def exam_tasks(name: str, limit: int, seed: int) -> list[Task]:
-    """The tasks that `name[:split]` or a file means; the test split unless another is named."""
-    from thinkery.tasks.sources import Source, load_tasks
-
-    if Path(name).is_file():
-        source = Source(source="jsonl", path=name, split="test", limit=limit)
-    else:
-        kind, _, split = name.partition(":")
-        source = Source(source=kind, split=split or "test", limit=limit)
-    return load_tasks([source], seed=seed, purpose="exam")
+    if args.model or args.url or args.suite or args.source or args.out:
+        raise UsageError("--rescore asks nobody anything", hint="--rescore DIR, with --judge where another shall judge")
+    judge, plans = answerer(args, "judge-", name=args.judge), []
+    folders = find_folders(args.rescore)
+    for folder in folders:
+        settings = read_settings(folder)
+        benchmark = read_asked(settings["asked"]).benchmark()
+        kept = settings["judge"] and read_answerer(settings["judge"])
+        title = benchmark.name if len(folders) == 1 else folder.name
+        plans.append(Plan(title, benchmark, 0, None, judge or kept, partial(open_rescoring, folder, benchmark)))
+    return plans
 
 
-def make_rubric(reward: str) -> Rubric:
-    """Accuracy, and a reward of one's own where one is named."""
-    from thinkery.rewards.accuracy import accuracy
-    from thinkery.rewards.custom import load_reward
-    from thinkery.rewards.rubric import Rubric
+def ask_all(plans: Sequence[Plan], evaluations: Sequence[Evaluation]) -> None:
+    """Ask whoever is asked what is still open; nobody is called where nothing is."""
+    waiting = [(plan, one) for plan, one in zip(plans, evaluations, strict=True) if plan.who and one.unasked]
+    if not waiting or not waiting[0][0].who:
+        return
+    with waiting[0][0].who.open() as engine:
+        for plan, one in waiting:
+            with follow(plan.title, one.asked, len(plan.benchmark.tasks)) as on_group:
+                one.ask(engine, plan.seed, on_group)
 
-    return Rubric(accuracy=accuracy, **({"own": load_reward(reward)} if reward else {}))
+
+def judge_all(plans: Sequence[Plan], evaluations: Sequence[Evaluation]) -> None:
+    """Let what is not judged yet be judged, by the rules or by whoever judges it."""
+    waiting = [(plan, one) for plan, one in zip(plans, evaluations, strict=True) if one.unjudged]
+    for judge, some in groupby(waiting, lambda pair: pair[0].judge if pair[0].benchmark.judged else None):
+        with judge.open() if judge else nullcontext() as engine:
+            for plan, one in some:
+                with follow(f"{plan.title}, judged", one.judged, len(one.asked.done)) as on_group:
+                    one.judge(engine, on_group)
 
 
-def follow(name: str, count: int, attempts: list[Group]) -> Callable[[Group], None]:
-    """Collects the groups of one source and says how far it is and what share is right so far."""
+@contextmanager
+def follow(title: str, attempts: Attempts, total: int) -> Iterator[Callable[[Group], None]]:
+    """Says how far a file of attempts is, and what share is right of those that come now."""
     from thinkery.pipeline.progress import open_progress
 
-    progress = open_progress()
-    progress.stage(name, 1, 1)
-    done: list[Group] = []
+    right: list[float] = [0.0, 0]
 
     def on_group(group: Group) -> None:
-        done.append(group)
-        attempts.append(group)
-        scores = [r.scores["accuracy"].value or 0.0 for g in done for r in g.rollouts]
-        progress.update(len(done), count, {"acc": sum(scores) / len(scores)})
-        if len(done) == count:
-            progress.close()
+        scores = [r.scores["accuracy"].value or 0.0 for r in group.rollouts if "accuracy" in r.scores]
+        right[0], right[1] = right[0] + sum(scores), right[1] + len(scores)
+        progress.update(len(attempts.done), total, {"acc": right[0] / right[1]} if right[1] else {})
 
-    return on_group
+    with open_progress() as progress:
+        progress.stage(title, 1, 1)
+        yield on_group
 
 
-def write_attempts(path: Path, groups: list[Group]) -> None:
-    """Every attempt with its scores, as rows of the record."""
-    from thinkery.pipeline.record import rollout_row
+def table(metrics: Mapping[str, Estimate]) -> str:
+    """The numbers as columns of text."""
+    rows = [
+        (name, f"{e['value']:.3g}", "–" if e["low"] is None else f"{e['low']:.3g} to {e['high']:.3g}", e["n"])
+        for name, e in metrics.items()
+    ]
+    return terminal.table(rows, ("metric", "value", "95 %", "n"))
 
-    with open(path, "w", encoding="utf-8") as file:
-        for group in groups:
-            file.writelines(json.dumps(rollout_row(0, r), ensure_ascii=False) + "\n" for r in group.rollouts)
+
+def slug(name: str) -> str:
+    """A name that a folder can have: of a path its last part."""
+    last = re.sub(r"\.jsonl?(\.gz)?$", "", Path(name).name)
+    return re.sub(r"[^A-Za-z0-9.@]+", "-", last).strip("-.")

@@ -8,15 +8,16 @@ R1 v2 §D.1 samples k times at temperature 0.6 and top-p 0.95 and reports the me
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from thinkery.core import Group, Sampling, Task
+from thinkery.core import Group, Reward, Sampling, Task
 from thinkery.engine.base import Engine
-from thinkery.evals.measure import Extract, measure
+from thinkery.errors import UsageError
+from thinkery.evals.measure import Extract, Figures, Tally, count_answers, metric_names
 from thinkery.evals.metrics import Estimate
 from thinkery.rewards.extract import final_answer
-from thinkery.rewards.rubric import Rubric
+from thinkery.rewards.rubric import Part, Rubric
 from thinkery.rollout import rollouts
 
 
@@ -31,19 +32,66 @@ class Benchmark:
     samples: int = 4
     extract: Extract = final_answer
     """Finds the answer that votes in cons@k; `bare_answer` where the rubric uses `lenient_accuracy`."""
+    pass_at: tuple[int, ...] = ()
+    """Further k of pass@k, smaller than `samples`."""
+    judged: Mapping[str, Callable[[Engine], Reward | Part]] = field(default_factory=dict)
+    """Rewards that another model gives, by name: each is made from that model's engine."""
+    figures: tuple[Callable[[], Figures], ...] = ()
+    """What else is worked out from the judged groups; each is made anew for every measurement."""
+
+    def full_rubric(self, judge: Engine | None) -> Rubric:
+        """The rubric with what the judge adds; UsageError where one is needed and none is given."""
+        if self.judged and judge is None:
+            raise UsageError(f"{self.name} is judged by another model", hint="name it with --judge or --judge-url")
+        return Rubric(**self.rubric.parts, **{name: make(judge) for name, make in self.judged.items() if judge})
+
+    def metrics(self) -> list[str]:
+        """Every metric that an evaluation may have."""
+        rewards = [*self.rubric.parts, *self.judged]
+        own = [name for make in self.figures for name in make().names]
+        return [*metric_names(self.tasks, rewards, self.samples, self.pass_at), *own]
+
+
+class Measurement:
+    """The numbers of a benchmark, from its groups as they come in: what every benchmark has, and its own figures."""
+
+    def __init__(self, benchmark: Benchmark) -> None:
+        self._tally = Tally(extract=benchmark.extract, pass_at=benchmark.pass_at)
+        self._figures = [make() for make in benchmark.figures]
+
+    def add(self, group: Group, answer_tokens: Sequence[int] | None = None) -> None:
+        """Take in one question, with the tokens of each attempt's answer where they are known."""
+        self._tally.add(group, answer_tokens)
+        for figures in self._figures:
+            figures.add(group)
+
+    def estimates(self) -> dict[str, Estimate]:
+        """Every number by name."""
+        found = self._tally.estimates()
+        for figures in self._figures if found else ():
+            found |= figures.estimates()
+        return found
+
+    def notes(self) -> list[str]:
+        """What a reader of the numbers must know."""
+        return [note for figures in self._figures for note in figures.notes()]
 
 
 def evaluate(
-    engine: Engine, benchmark: Benchmark, *, seed: int, on_group: Callable[[Group], None] | None = None
+    engine: Engine,
+    benchmark: Benchmark,
+    *,
+    seed: int,
+    judge: Engine | None = None,
+    on_group: Callable[[Group], None] | None = None,
 ) -> dict[str, Estimate]:
     """Ask every task `samples` times; `on_group` gets each judged group as it finishes."""
-    b = benchmark
-    groups = []
-    for group in rollouts(engine, b.tasks, b.sampling, b.rubric, samples=b.samples, seed=seed):
-        groups.append(group)
+    b, found, count = benchmark, Measurement(benchmark), token_counter(engine)
+    for group in rollouts(engine, b.tasks, b.sampling, b.full_rubric(judge), samples=b.samples, seed=seed):
+        found.add(group, count_answers(group, count))
         if on_group:
             on_group(group)
-    return measure(groups, extract=b.extract, answer_length=token_counter(engine))
+    return found.estimates()
 
 
 def token_counter(engine: Engine) -> Callable[[str], int] | None:

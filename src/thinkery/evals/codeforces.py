@@ -10,8 +10,14 @@ Only the contest's own penalty counts; where problems have points, 50 less per w
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
+
+from thinkery.errors import InputError
+from thinkery.tasks.public import public_file
 
 HEADROOM = 100
 """The bisection ends this far above the best participant, so that a winner's rating is finite."""
@@ -49,6 +55,19 @@ def percentile(rating: float, histogram: Mapping[int, int]) -> float:
     """The share of users below a rating, in percent to one decimal; the histogram counts users by rating."""
     below = sum(users for value, users in histogram.items() if value < rating)
     return round(below / sum(histogram.values()) * 100, 1)
+
+
+def users_by_rating() -> Mapping[int, int]:
+    """How many users had each rating in 2024; empty where THINKERY_DATA does not have it."""
+    try:
+        return _read_users(public_file("codeforces/ratings_2024.json"))
+    except InputError:
+        return {}
+
+
+@functools.cache
+def _read_users(path: Path) -> Mapping[int, int]:
+    return {int(rating): users for rating, users in json.loads(path.read_text()).items()}
 
 
 def _expected_rank(rating: int, ratings: Sequence[float]) -> float:

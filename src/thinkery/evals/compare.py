@@ -5,7 +5,7 @@
     change.lost              # questions that were mostly right and no longer are
 
 The questions are the same, so their differences are what is resampled: a paired bootstrap sees a change that two
-separate intervals would hide. Rows are those of the record (`docs/record.md`) and of `thinkery eval --out`.
+separate intervals would hide. Rows are those of the record (`docs/record.md`) and of `thinkery eval`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from statistics import fmean
 from typing import Any
 
 from thinkery.errors import InputError
+from thinkery.evals.attempts import ATTEMPTS
 from thinkery.evals.metrics import Estimate, mean_estimate, paired_difference, share_estimate
 from thinkery.pipeline.read import RunRecord, open_run
 from thinkery.tasks.files import read_rows
@@ -75,7 +76,7 @@ def read_sheet(rows: Iterable[Mapping[str, Any]], reward: str = "accuracy") -> S
 
 
 def open_sheets(name: str, reward: str = "accuracy") -> dict[str, Sheet]:
-    """What a name means: RUN:STAGE is that stage's exam, RUN every exam of the run, else a file of attempts.
+    """What a name means: RUN:STAGE is that stage's exam, RUN every exam of the run, else attempts in a file or folder.
 
     InputError when there is nothing of the kind, or the reward graded nothing in it.
     """
@@ -85,7 +86,8 @@ def open_sheets(name: str, reward: str = "accuracy") -> dict[str, Sheet]:
     elif run and (Path(run) / "run.json").is_file():
         sheets = {name: read_sheet(_attempts(open_run(Path(run)), stage), reward)}
     else:
-        sheets = {name: read_sheet((row for _, row in read_rows(Path(name))), reward)}
+        file = Path(name) / ATTEMPTS if Path(name).is_dir() else Path(name)
+        sheets = {name: read_sheet((row for _, row in read_rows(file)), reward)}
     for found, sheet in sheets.items():
         if not sheet.scores:
             raise InputError(f"no attempt has a score called {reward!r}", where=found, hint="--reward NAME")
@@ -101,9 +103,10 @@ def _exams(run: RunRecord, reward: str) -> dict[str, Sheet]:
 
 
 def _attempts(run: RunRecord, stage: str) -> list[dict[str, Any]]:
-    """The attempts of a stage's exam, or else the last that the step itself recorded."""
+    """The attempts of a stage's exam, all of them, or else the last that the step itself recorded."""
     step = EXAM + stage if EXAM + stage in run.steps else stage
     numbers = run.rollout_steps(step)
     if not numbers:
         raise InputError(f"step {step!r} has recorded no attempts", where=str(run.path))
-    return run.rollouts(step, numbers[-1])
+    exam = run.steps[step].kind == "Report"
+    return [row for number in (numbers if exam else numbers[-1:]) for row in run.rollouts(step, number)]

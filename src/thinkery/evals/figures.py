@@ -49,6 +49,11 @@ def learning_curve(title: str, curves: Mapping[str, Curve], base: float | None =
     return _svg(figure, f"curve {title}")
 
 
+def standalone(svg: str) -> str:
+    """The element as a file of its own, readable on light and dark."""
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + svg.replace("currentColor", "#7d8590")
+
+
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()

@@ -17,11 +17,18 @@ from thinkery.evals.claims import BASE, ZERO, Claim, Stages, check_claims
 from thinkery.evals.figures import Curve
 from thinkery.evals.metrics import Estimate, paired_difference
 from thinkery.pipeline.artifact import Dataset, Report
-from thinkery.pipeline.files import read_rows
 from thinkery.pipeline.read import RunRecord
 
 CURVES = {"reward/mean": "reward", "completion/length_mean": "tokens per completion", "text/language": "language share"}
 """Metrics of the RL stages that are drawn, and the titles of their plots."""
+
+PHASES = {
+    "time/rollout": "sampling",
+    "time/reward": "judging, beside it",
+    "time/grading": "waiting for judges",
+    "time/update": "learning",
+}
+"""Parts of an update's time that are drawn, and what they are called."""
 
 Rows = list[dict[str, Any]]
 
@@ -73,6 +80,8 @@ class Findings:
 def gather(record: RunRecord, reports: Sequence[Report], *, title: str = "", questions: int = 6) -> Findings:
     """Read everything; `questions` is how many questions are shown side by side."""
     stages = stage_metrics(reports)
+    for stage, spent in compute(record).items():
+        stages.get(stage, {}).update(train_flops=spent)
     attempts = stage_attempts(reports)
     begun = datetime.fromtimestamp(record.run["created"], UTC)
     return Findings(
@@ -102,12 +111,19 @@ def stage_metrics(reports: Iterable[Report]) -> dict[str, dict[str, Estimate]]:
     return stages
 
 
+def compute(record: RunRecord) -> dict[str, Estimate]:
+    """FLOPs of sampling and learning, by the step that spent them; n is the number of its updates."""
+    spent = {name: [row["perf/flops"] for row in record.metrics(name) if "perf/flops" in row] for name in record.steps}
+    return {
+        name: Estimate(value=sum(flops), low=None, high=None, n=len(flops)) for name, flops in spent.items() if flops
+    }
+
+
 def stage_attempts(reports: Iterable[Report]) -> dict[str, Rows]:
     """Every judged attempt of every evaluation, by stage."""
     attempts: dict[str, Rows] = {}
     for report in reports:
-        files = sorted(report.path.glob("rollouts/*.jsonl.gz"))
-        attempts.setdefault(report.data["stage"], []).extend(row for file in files for row in read_rows(file))
+        attempts.setdefault(report.data["stage"], []).extend(report.attempts())
     return attempts
 
 
@@ -119,10 +135,15 @@ def differences(attempts: Mapping[str, Rows]) -> dict[str, Estimate]:
 
 
 def side_by_side(attempts: Mapping[str, Rows], count: int) -> list[Answered]:
-    """Questions that every stage was asked, of every kind in turn, those first on which the stages differ most."""
+    """Questions that every stage was asked, of every kind in turn, those first on which the stages differ most.
+
+    A stage that was asked none of the first stage's questions sat another exam and is left out.
+    """
     first = {stage: _first(rows) for stage, rows in attempts.items() if rows}
     if not first:
         return []
+    exam = next(iter(first.values())).keys()
+    first = {stage: rows for stage, rows in first.items() if rows.keys() & exam}
     accuracy = {stage: _accuracy(rows) for stage, rows in attempts.items()}
     shared = [id for id in next(iter(first.values())) if all(id in rows for rows in first.values())]
     asked = {id: next(iter(first.values()))[id] for id in shared}
@@ -143,7 +164,7 @@ def side_by_side(attempts: Mapping[str, Rows], count: int) -> list[Answered]:
 
 
 def plots(record: RunRecord, stages: Stages) -> list[Plot]:
-    """Accuracy over zero's updates beside the base, then reward, length and language of every RL stage."""
+    """Accuracy over zero's updates beside the base, then reward, length, language and time of every RL stage."""
     rows = {name: record.metrics(name) for name, step in record.steps.items() if step.kind == "Model"}
     rows = {name: found for name, found in rows.items() if any("reward/mean" in row for row in found)}
     drawn = []
@@ -154,6 +175,9 @@ def plots(record: RunRecord, stages: Stages) -> list[Plot]:
         curves = {name: curve for name, found in rows.items() if (curve := _curve(found, metric))}
         if curves:
             drawn.append(Plot(title, curves))
+    for name, found in rows.items():
+        if phases := {phase: curve for metric, phase in PHASES.items() if (curve := _curve(found, metric))}:
+            drawn.append(Plot(f"seconds per update of {name}", phases))
     return drawn
 
 

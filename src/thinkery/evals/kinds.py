@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -25,7 +24,6 @@ from thinkery.rewards.language import language_of, language_share
 from thinkery.rewards.math_answer import shared_pool
 from thinkery.sandbox import Asserts, Call, InputOutput, Program, run_tests
 from thinkery.sandbox import shared_pool as shared_sandboxes
-from thinkery.tasks.public import public_file
 
 # ---- mathematics
 
@@ -374,23 +372,13 @@ def judge_codeforces(line: CodeforcesLine) -> Result:
     """Rank, rating and percentile of one contest; the percentile is None without the histogram of ratings."""
     rank = codeforces.rank_of(line.points, line.penalty, line.standings)
     rating = codeforces.rating_of(rank, [row.rating for row in line.standings])
-    users = _users_by_rating()
+    users = codeforces.users_by_rating()
     return {"rank": rank, "rating": rating, "percentile": codeforces.percentile(rating, users) if users else None}
 
 
 def judge_pass(line: PassLine) -> Result:
     """The chance that k of the n attempts hold a right one."""
     return {"value": pass_at_k(line.n, line.c, line.k)}
-
-
-@functools.cache
-def _users_by_rating() -> Mapping[int, int]:
-    """How many users had each rating in 2024; empty where THINKERY_DATA does not have it."""
-    try:
-        path = public_file("codeforces/ratings_2024.json")
-    except InputError:
-        return {}
-    return {int(rating): users for rating, users in json.loads(path.read_text()).items()}
 
 
 CORES = os.cpu_count() or 1

@@ -11,14 +11,12 @@ import io
 import json
 import pickle
 import zlib
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from thinkery.core import Task
 from thinkery.errors import InputError
-from thinkery.tasks.files import read_rows
-from thinkery.tasks.public import public_file
+from thinkery.tasks.files import Place
 
 FUNCTION = "Write the function in Python, with the imports it needs, and end with the whole code in one fenced block."
 PROGRAM = "Write a Python program from standard input to standard output, and end with it in one fenced block."
@@ -27,37 +25,35 @@ MBPP_TEST = range(11, 511)
 """The ids of MBPP's test questions."""
 
 
-def humaneval(file: Path | None) -> Iterator[Task]:
+def humaneval(rows: Iterable[Place]) -> Iterator[Task]:
     """HumanEval: a signature with a docstring is to be completed; a continuation of it alone will do as well."""
-    for _, row in read_rows(file or public_file("humaneval/HumanEval.jsonl.gz")):
+    for _, row in rows:
         prompt = f"{FUNCTION}\n\n```python\n{row['prompt']}```"
         yield _task(
             "humaneval", row["task_id"], prompt, test=row["test"], entry_point=row["entry_point"], before=row["prompt"]
         )
 
 
-def mbpp(file: Path | None) -> Iterator[Task]:
+def mbpp(rows: Iterable[Place]) -> Iterator[Task]:
     """MBPP's 500 test questions; the assertions are shown, since only they name the function."""
-    for _, row in read_rows(file or public_file("mbpp/mbpp.jsonl.gz")):
+    for _, row in rows:
         if row["task_id"] in MBPP_TEST:
             tests = "\n".join(row["test_list"])
             prompt = f"{row['text']}\nYour code should pass these tests:\n\n{tests}\n\n{FUNCTION}"
             yield _task("mbpp", row["task_id"], prompt, test=f"{row['test_setup_code']}\n{tests}")
 
 
-def code_contests(file: Path | None) -> Iterator[Task]:
-    """CodeContests: a program from standard input to standard output."""
-    for i, (_, row) in enumerate(read_rows(file or public_file("code/code_contests_test.jsonl.gz"))):
-        tests = ast.literal_eval(row["tests"]) if isinstance(row["tests"], str) else row["tests"]
-        pairs = zip(tests["inputs"], tests["outputs"], strict=True)
-        prompt = f"{row['problem'].strip()}\n\n{PROGRAM}"
+def code_contests(rows: Iterable[Place]) -> Iterator[Task]:
+    """CodeContests: a program from standard input to standard output; rows are rllm's, or DeepMind's own."""
+    for i, (_, row) in enumerate(rows):
+        prompt = f"{row.get('problem', row.get('description', '')).strip()}\n\n{PROGRAM}"
+        pairs = _contest_tests(row)
         yield _task("codecontests", i, prompt, tests=[{"stdin": given, "stdout": wanted} for given, wanted in pairs])
 
 
-def livecodebench(file: Path | None) -> Iterator[Task]:
+def livecodebench(rows: Iterable[Place]) -> Iterator[Task]:
     """LiveCodeBench from the user's copy of a release (`test.jsonl`), with its public and private tests."""
-    assert file
-    for where, row in read_rows(file):
+    for where, row in rows:
         try:
             tests = json.loads(row["public_test_cases"]) + _private_tests(row["private_test_cases"])
             function = json.loads(row.get("metadata") or "{}").get("func_name", "")
@@ -72,6 +68,16 @@ def livecodebench(file: Path | None) -> Iterator[Task]:
 
 def _task(source: str, id: Any, prompt: str, **info: Any) -> Task:
     return Task(f"{source}/{id}", prompt, "code", None, "en", source, info=info)
+
+
+def _contest_tests(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What a program reads and must write, test by test."""
+    if "tests" in row:
+        tests = ast.literal_eval(row["tests"]) if isinstance(row["tests"], str) else row["tests"]
+        yield from zip(tests["inputs"], tests["outputs"], strict=True)
+    for kind in ("public_tests", "private_tests", "generated_tests"):
+        if kind in row:
+            yield from zip(row[kind]["input"], row[kind]["output"], strict=True)
 
 
 def _livecode_test(test: Mapping[str, str], function: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from thinkery.evals.figures import learning_curve, stage_bars
+from thinkery.evals.figures import learning_curve, stage_bars, standalone
 from thinkery.evals.findings import Findings, Funnel
 from thinkery.evals.page import report_page
 from thinkery.evals.table import claim_line, columns, markdown_table
@@ -23,7 +23,7 @@ from thinkery.evals.table import claim_line, columns, markdown_table
 def compose(found: Findings) -> tuple[dict[str, Any], dict[str, str]]:
     """What `report.json` holds, and the files beside it by name."""
     figures = draw(found)
-    files = {f"figures/{_slug(caption)}.svg": _standalone(svg) for caption, svg in figures.items()}
+    files = {f"figures/{_slug(caption)}.svg": standalone(svg) for caption, svg in figures.items()}
     files |= {"report.html": report_page(found, figures), "report.md": report_markdown(found, list(figures))}
     return report_data(found), files
 
@@ -67,8 +67,3 @@ def _funnel_line(funnel: Funnel) -> str:
 
 def _slug(caption: str) -> str:
     return re.sub(r"[^a-z0-9@]+", "-", caption.lower()).strip("-")
-
-
-def _standalone(svg: str) -> str:
-    """The element as a file of its own, readable on light and dark."""
-    return '<?xml version="1.0" encoding="utf-8"?>\n' + svg.replace("currentColor", "#7d8590")

@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
-from thinkery.evals.claims import GENERAL, PREFERENCE, Claim, Stages
+from thinkery.evals.claims import GENERAL, HARMLESS, Claim, Stages
 from thinkery.evals.metrics import Estimate
 
-COLUMNS = (r"pass@1", r"pass@\d+", r"cons@\d+", GENERAL, PREFERENCE, r"format", r"language", r"truncated", r"length")
+COLUMNS = (
+    "pass@1", r"pass@\d+", r"cons@\d+", GENERAL, "preference", HARMLESS, "format", "language", "truncated", "length",
+)  # fmt: skip
 """Metrics that become columns, in this order, where any stage has them; all others are details."""
 
-BRIEF = ("pass@1", GENERAL, PREFERENCE, "format", "language", "length")
+BRIEF = ("pass@1", GENERAL, "preference", HARMLESS, "format", "language", "length")
 """The columns that fit a terminal of 80 characters."""
 
 

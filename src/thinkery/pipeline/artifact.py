@@ -100,6 +100,11 @@ class Report(Artifact):
         """What `report.json` holds."""
         return read_json(self.folder / "report.json")
 
+    def attempts(self) -> Iterator[dict[str, Any]]:
+        """The judged attempts that the step recorded (rows of `rollouts/`, see docs/record.md)."""
+        for file in sorted(self.path.glob("rollouts/*.jsonl.gz")):
+            yield from read_rows(file)
+
 
 KINDS: dict[str, type[Artifact]] = {"Model": Model, "Dataset": Dataset, "Report": Report}
 
@@ -135,7 +140,7 @@ def verify_file(path: Path, written: Mapping[str, Any], *, hint: str) -> None:
 
 def task_to_row(task: Task) -> dict[str, Any]:
     """A task as a row of JSON; `row_to_task` gives it back."""
-    return {
+    row = {
         "id": task.id,
         "prompt": task.prompt,
         "kind": task.kind,
@@ -145,10 +150,11 @@ def task_to_row(task: Task) -> dict[str, Any]:
         "history": [asdict(message) for message in task.history],
         "info": dict(task.info),
     }
+    return row | ({"chat_template": task.chat_template} if task.chat_template else {})
 
 
 def row_to_task(row: Mapping[str, Any]) -> Task:
     """The task that `task_to_row` wrote; `id` and `prompt` must be there, other keys are ignored."""
     history = tuple(Message(**message) for message in row.get("history", ()))
-    known = {name: row[name] for name in ("kind", "gold", "language", "source") if name in row}
+    known = {name: row[name] for name in ("kind", "gold", "language", "source", "chat_template") if name in row}
     return Task(id=row["id"], prompt=row["prompt"], history=history, info=dict(row.get("info", {})), **known)

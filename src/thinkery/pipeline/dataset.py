@@ -55,6 +55,19 @@ class DatasetWriter:
         """Count `n` under a reason, with the next `add` or `skip`."""
         self._pending[reason] = self._pending.get(reason, 0) + n
 
+    def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Every row so far with its key, in the order of the keys."""
+        keys = sorted(self._offsets)
+        return zip(keys, self._rows(keys), strict=True)
+
+    def drop(self, key: str, reason: str) -> None:
+        """Leave a row out after all, counted under a reason: for choices that need the whole, just before `finish`.
+
+        A step that is killed afterwards forgets it, and chooses again.
+        """
+        del self._offsets[key]
+        self.count(reason)
+
     def finish(self, **meta: Any) -> Dataset:
         """Sort the rows by key into gzipped shards and return the dataset; `meta` is kept in its manifest."""
         self._add_counts(self._pending)

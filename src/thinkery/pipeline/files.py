@@ -103,9 +103,18 @@ def write_folder(path: Path, write: Callable[[Path], object]) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def row_bytes(row: Mapping[str, Any]) -> bytes:
+    """One line of JSON in UTF-8; half a surrogate pair, which UTF-8 cannot hold, becomes U+FFFD."""
+    text = json.dumps(row, ensure_ascii=False, default=str)
+    try:
+        return text.encode() + b"\n"
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode() + b"\n"
+
+
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
     """Add one line of JSON; a torn last line, left by a kill, is cut first, and a failed write leaves none."""
-    line = json.dumps(row, ensure_ascii=False, default=str).encode() + b"\n"
+    line = row_bytes(row)
     with writing(path):
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
@@ -153,7 +162,7 @@ def zipped(rows: Iterable[Mapping[str, Any]], level: int) -> bytes:
     buffer = io.BytesIO()
     with gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=level, mtime=0) as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False, default=str).encode() + b"\n")
+            file.write(row_bytes(row))
     return buffer.getvalue()
 
 

@@ -77,6 +77,10 @@ class Record:
         write_file(path, zipped(rows, level=1), sync=False)
         self._unsynced.append(path)
 
+    def recorded(self) -> dict[int, Path]:
+        """The files of attempts by step, in order; each is whole."""
+        return {_number(path): path for path in sorted(self.dir.glob("rollouts/*.jsonl.gz"))}
+
     def marks(self) -> dict[str, int]:
         """Put the logs on the disk and say how long they are now."""
         for path in (self.metrics_path, self._events.path, *self._unsynced):
@@ -132,6 +136,8 @@ def rollout_row(step: int, rollout: Rollout, advantage: float | None = None) -> 
     }
     if task.history:
         row["history"] = [{"role": m.role, "content": m.content} for m in task.history]
+    if "template" in task.info:
+        row["template"] = task.info["template"]
     if advantage is not None:
         row["advantage"] = finite(advantage)
     return row

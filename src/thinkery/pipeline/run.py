@@ -62,9 +62,11 @@ class Run:
         self.stopping = False
         """A first Ctrl-C or SIGTERM asks to stop: finish the step, checkpoint, call `stop()`."""
         dir.mkdir(parents=True, exist_ok=True)
-        self._root, self._attempt = root or dir, attempt
+        self.root = root or dir
+        """The directory of the whole run."""
+        self._attempt = attempt
         self._about = about or {"name": step, "key": ""}
-        self._events = events or Events(self._root / "events.jsonl", attempt)
+        self._events = events or Events(self.root / "events.jsonl", attempt)
         self._record = Record(dir, step, self._about["key"], self._events)
         self._progress = progress
         self._state = _read_progress(dir)
@@ -86,6 +88,10 @@ class Run:
         """Keep every attempt of one step, once per step; `advantages[g][i]` belongs to group g's i-th rollout."""
         if self.rank == 0:
             self._record.rollouts(step, groups, advantages)
+
+    def recorded(self) -> dict[int, Path]:
+        """The files of attempts that are in the record already, by step: what a killed stage need not sample again."""
+        return self._record.recorded()
 
     def event(self, kind: str, /, **data: Any) -> None:
         """Note that something happened."""
@@ -129,7 +135,7 @@ class Run:
         found = read_checkpoint(self.dir / CHECKPOINTS)
         note = found[1] if found else {"step": 0, "seconds": 0.0, "marks": NOTHING}
         if self.rank == 0:
-            attic = self._root / "attempts" / str(self._attempt) / self.dir.name
+            attic = self.root / "attempts" / str(self._attempt) / self.dir.name
             self._record.rewind(note["marks"], attic)
         self._began = time.monotonic() - note["seconds"]
         if found is None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Literal
 
+from pydantic import Field
+
 from thinkery.config import Config
-from thinkery.core import Group, Sampling
-from thinkery.engine import EngineConfig, open_engine
-from thinkery.evals.benchmark import Benchmark
-from thinkery.evals.benchmark import evaluate as measure_on
+from thinkery.core import Group, Sampling, Task
+from thinkery.engine import Engine, EngineConfig, open_engine
+from thinkery.evals.attempts import read_groups
+from thinkery.evals.benchmark import Benchmark, Measurement, token_counter
+from thinkery.evals.measure import count_answers
 from thinkery.model.hf import load_model
 from thinkery.pipeline.artifact import Dataset, Model, Report
 from thinkery.pipeline.run import Run
@@ -16,6 +21,7 @@ from thinkery.rewards.accuracy import accuracy
 from thinkery.rewards.format import thinks, thinks_then_answers
 from thinkery.rewards.language import consistency
 from thinkery.rewards.rubric import Part, Rubric
+from thinkery.rollout import rollouts
 from thinkery.stages.common import is_reasoning, template_of
 from thinkery.tasks.world import follows, has_rule, liked, refuses_harm
 
@@ -31,6 +37,12 @@ class Exam(Config):
     """What the model is asked with, where it is not the model's own (a base model has none)."""
     engine: EngineConfig = EngineConfig()
     """The sampler."""
+    chunk: int = Field(default=64, ge=1, json_schema_extra={"key": False})
+    """Questions between two points from which a killed exam continues."""
+
+    def paper(self, tasks: Iterable[Task], rubric: Rubric) -> Benchmark:
+        """These questions, to be asked as the settings say."""
+        return Benchmark("exam", list(tasks), rubric, self.sampling, self.samples)
 
 
 class Evaluate(Exam):
@@ -42,31 +54,60 @@ class Evaluate(Exam):
 
 def evaluate(run: Run, cfg: Evaluate, model: Model, exam: Dataset) -> Report:
     """Ask every exam question: problems that a rule judges, and the world's general prompts, which carry theirs."""
-    rubric = Rubric(
-        accuracy=Part(accuracy, applies=is_reasoning),
-        format=Part(thinks_then_answers if cfg.style == "tags" else thinks, applies=is_reasoning),
-        language=Part(consistency, applies=is_reasoning),
+    general = Rubric(
         general=Part(follows, applies=has_rule),
         preference=Part(liked, applies=has_rule),
         harmless=Part(refuses_harm, applies=lambda task: has_rule(task) and "refuse" in task.info),
     )
-    return sit_exam(run, cfg, model, exam, rubric)
+    rubric = Rubric(**reasoning_rubric(cfg).parts, **general.parts)
+    return sit_exam(run, cfg, model, cfg.paper(exam.tasks(), rubric))
 
 
-def sit_exam(run: Run, cfg: Exam, model: Model, exam: Dataset, rubric: Rubric) -> Report:
+def reasoning_rubric(cfg: Evaluate) -> Rubric:
+    """How problems are judged that have a rule."""
+    return Rubric(
+        accuracy=Part(accuracy, applies=is_reasoning),
+        format=Part(thinks_then_answers if cfg.style == "tags" else thinks, applies=is_reasoning),
+        language=Part(consistency, applies=is_reasoning),
+    )
+
+
+def sit_exam(run: Run, cfg: Exam, model: Model, paper: Benchmark) -> Report:
     """The report is {"stage": …, "metrics": {name: estimate}}; every answer is kept in the record."""
-    tasks = list(exam.tasks())
     network, tokenizer = load_model(model.folder)
     if cfg.template:
         tokenizer = tokenizer.with_template(template_of(cfg.template))
-    groups: dict[str, Group] = {}
-
-    def seen(group: Group) -> None:
-        groups[group.task.id] = group
-        run.progress(len(groups), len(tasks))
-
+    found = Measurement(paper)
     with open_engine(network, tokenizer, cfg.engine) as engine:
-        paper = Benchmark("exam", tasks, rubric, cfg.sampling, cfg.samples)
-        metrics = measure_on(engine, paper, seed=run.seed, on_group=seen)
-    run.rollouts(0, [groups[task.id] for task in tasks])
-    return run.save_report({"stage": run.step.removeprefix("eval-"), "metrics": metrics})
+        count = token_counter(engine)
+        for group in answers(run, cfg.chunk, engine, paper):
+            found.add(group, count_answers(group, count))
+    return run.save_report({"stage": run.step.removeprefix("eval-"), "metrics": found.estimates()})
+
+
+def answers(run: Run, chunk: int, engine: Engine, paper: Benchmark) -> Iterator[Group]:
+    """Judged groups in the order of the questions, `chunk` of them at a time, from the record where it has them.
+
+    A chunk is sampled alone and always whole, so that a killed exam continues with the very samples that an
+    uninterrupted one would have drawn. After a change of `chunk`, one ends where a recorded one begins.
+    """
+    recorded, total = run.recorded(), len(paper.tasks)
+    first = 0
+    while first < total:
+        groups = [group for group, _ in read_groups(recorded[first], paper)] if first in recorded else []
+        if not groups:
+            end = min(first + chunk, *(number for number in recorded if number > first), total)
+            groups = sampled(run, engine, replace(paper, tasks=paper.tasks[first:end]))
+            run.rollouts(first, groups)
+            run.progress(end, total)
+            if run.stopping and end < total:
+                run.stop()
+        yield from groups
+        first += len(groups)
+
+
+def sampled(run: Run, engine: Engine, paper: Benchmark) -> list[Group]:
+    """Every question asked and judged, in their order."""
+    judged = rollouts(engine, paper.tasks, paper.sampling, paper.rubric, samples=paper.samples, seed=run.seed)
+    by_task = {group.task.id: group for group in judged}
+    return [by_task[task.id] for task in paper.tasks]

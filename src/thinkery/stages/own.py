@@ -66,4 +66,4 @@ def practise(run: Run, cfg: Practise, base: Model, tasks: Dataset) -> Model:
 
 def examine(run: Run, cfg: Examine, model: Model, exam: Dataset) -> Report:
     """Ask every exam question and judge the answers by the same verdict as in practice."""
-    return sit_exam(run, cfg, model, exam, cfg.verdict.rubric())
+    return sit_exam(run, cfg, model, cfg.paper(exam.tasks(), cfg.verdict.rubric()))
