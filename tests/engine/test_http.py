@@ -198,6 +198,8 @@ def test_cancelled_samples_end_at_once():
 
 def test_what_an_endpoint_cannot_do_is_refused():
     engine = HttpEngine(HttpConfig(url="http://127.0.0.1:9", model="m", concurrency=1))
+    with pytest.raises(InputError, match="templates"):
+        engine.submit(Request((1,), messages=(Message("user", "x"),), chat_template="{{ messages[-1].content }}"))
     with pytest.raises(InputError, match="messages"):
         engine.submit(Request((1,), prompt=(1, 2)))
     with pytest.raises(UsageError, match="weights"):

@@ -12,7 +12,7 @@ from thinkery.engine import EngineConfig, Request, generate, open_engine
 from thinkery.engine.native.engine import NativeEngine
 from thinkery.engine.native.sampler import uniforms
 from thinkery.engine.plain import RecomputingRunner
-from thinkery.errors import ConfigError, InputError, NotFinite
+from thinkery.errors import ConfigError, InputError, NotFinite, RunFailed
 from thinkery.model.adapter import Adapted
 from thinkery.model.hf import save_model
 
@@ -124,9 +124,20 @@ def test_every_token_is_the_one_its_seed_draws_from_the_trainers_distribution(ne
         assert torch.searchsorted(cdf, draws)[:, 0].tolist() == list(completion.tokens)
 
 
-def test_a_group_computes_its_prompt_once_even_when_it_is_admitted_bit_by_bit(network, tokenizer):
-    seen = []
-    network.model["embed_tokens"].register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+@pytest.fixture
+def seen(network, monkeypatch) -> list[int]:
+    """How many tokens went through the network in every pass."""
+    passes, rotations = [], network.rotations
+
+    def counting(positions, dtype):
+        passes.append(len(positions))
+        return rotations(positions, dtype)
+
+    monkeypatch.setattr(network, "rotations", counting)
+    return passes
+
+
+def test_a_group_computes_its_prompt_once_even_when_it_is_admitted_bit_by_bit(network, tokenizer, seen):
     request = Request(tuple(range(10)), Sampling(max_tokens=4), prompt=tuple(range(100)))
     with open_engine(network, tokenizer, EngineConfig(max_batch=3)) as engine:
         completions = answers(engine, [request])[0]
@@ -147,8 +158,7 @@ def test_a_tight_cache_makes_samples_wait_and_changes_none(network, tokenizer):
             for event in engine.step():
                 if event.completion:
                     found[ids.index(event.request)][event.sample] = event.completion
-            cache = engine.runner.cache
-            most = max(most, cache.slots * cache.capacity)
+            most = max(most, engine.runner.prompts.tokens + engine.runner.own.tokens)
     assert most <= 120
     for i in range(10):
         assert [found[i][s].tokens for s in range(4)] == [c.tokens for c in expected[i]]
@@ -156,6 +166,92 @@ def test_a_tight_cache_makes_samples_wait_and_changes_none(network, tokenizer):
             assert torch.allclose(
                 torch.tensor(found[i][s].logprobs), logprobs(network, wanted[i].prompt, found[i][s]), atol=1e-4
             )
+
+
+def test_samples_that_outgrow_the_cache_wait_their_turn_and_go_on_as_if_they_had_not(network, tokenizer):
+    request = Request(tuple(range(3)), Sampling(max_tokens=100), prompt=tuple(range(10)), mask=lambda _: range(250))
+    with open_engine(network, tokenizer, EngineConfig()) as engine:
+        expected = answers(engine, [request])[0]
+        assert engine.scheduler.admissions == 3
+    tokens = 210  # 10 + 3 x 64 fit, 10 + 3 x 100 do not
+    with open_engine(network, tokenizer, EngineConfig(kv_memory=tokens * 256 / 2**30)) as engine:
+        completions = answers(engine, [request])[0]
+        assert engine.scheduler.admissions == 4
+        assert engine.runner.prompts.tokens + engine.runner.own.tokens <= tokens
+    assert [c.tokens for c in completions] == [c.tokens for c in expected]
+    for completion in completions:
+        assert len(completion.tokens) == 100
+        assert torch.allclose(
+            torch.tensor(completion.logprobs), logprobs(network, request.prompt, completion), atol=1e-4
+        )
+
+
+@torch.no_grad()
+def test_groups_of_any_size_share_their_prompts_and_each_sees_its_own(network, tokenizer):
+    wanted = [
+        Request(tuple(range(100 * i, 100 * i + size)), Sampling(max_tokens=6), prompt=tuple(range(i, i + 3 + 9 * i)))
+        for i, size in enumerate((1, 40, 3, 17))
+    ]
+    with open_engine(network, tokenizer, EngineConfig()) as engine:
+        for request in wanted:
+            engine.submit(request)
+        engine.step()
+        assert [share.sharers for share in engine.scheduler.shares] == [1, 16, 16, 8, 3, 16, 1]
+        found = {}
+        while len(found) < 61:
+            found |= {(e.request, e.sample): (e.prompt, e.completion) for e in engine.step() if e.completion}
+    for prompt, completion in found.values():
+        assert torch.allclose(torch.tensor(completion.logprobs), logprobs(network, prompt, completion), atol=1e-4)
+
+
+def asked(prompt, salt="") -> Request:
+    return Request((1, 2), Sampling(max_tokens=3), prompt=tuple(prompt), salt=salt)
+
+
+def test_the_known_beginning_of_a_prompt_is_not_computed_again(network, tokenizer, seen):
+    with open_engine(network, tokenizer, EngineConfig()) as engine:
+        answers(engine, [asked(range(100))])
+        answers(engine, [asked([*range(90), *range(20)])])
+        answers(engine, [asked(range(64))])
+    assert [n for n in seen if n > 2] == [100, 110 - 64, 64]
+
+
+@torch.no_grad()
+def test_known_beginnings_change_nothing_but_the_time(network, tokenizer):
+    wanted = [asked([*range(70 + 9 * i), *range(5 + i)]) for i in range(4)]
+    with open_engine(network, tokenizer, EngineConfig()) as engine:
+        answers(engine, [asked(range(128 - 9))])
+        found = answers(engine, wanted)
+    for i, completions in found.items():
+        for completion in completions:
+            expected = logprobs(network, wanted[i].prompt, completion)
+            assert torch.allclose(torch.tensor(completion.logprobs), expected, atol=1e-4)
+
+
+def test_owners_with_different_salts_share_no_beginnings(network, tokenizer, seen):
+    with open_engine(network, tokenizer, EngineConfig()) as engine:
+        for salt in ("", "a", "b", "a"):
+            answers(engine, [asked(range(100), salt)])
+    assert [n for n in seen if n > 2] == [100, 100, 100, 36]
+
+
+def test_new_weights_make_known_beginnings_unknown(network, tokenizer, seen):
+    with open_engine(network, tokenizer, EngineConfig()) as engine:
+        answers(engine, [asked(range(100))])
+        engine.bump(1)
+        answers(engine, [asked(range(100))])
+    assert [n for n in seen if n > 2] == [100, 100]
+
+
+def test_beginnings_are_forgotten_when_samples_need_the_memory(network, tokenizer, seen):
+    tokens = 240
+    with open_engine(network, tokenizer, EngineConfig(kv_memory=tokens * 256 / 2**30)) as engine:
+        for _ in range(2):
+            answers(engine, [asked(range(100))])
+            assert engine.runner.blocks.tokens == 64
+            answers(engine, [Request(tuple(range(10)), Sampling(max_tokens=20), prompt=(1,))])
+            assert engine.runner.blocks.tokens == 0
+    assert [n for n in seen if n > 10] == [100, 100]
 
 
 def test_recomputing_everything_gives_the_same_samples(network, tokenizer):
@@ -327,7 +423,7 @@ def test_samples_in_flight_at_a_bump_go_on_under_the_new_weights(network, tokeni
 def test_a_copy_in_another_format_follows_the_learner_at_a_bump(network, tokenizer):
     [request] = requests(1)
     with open_engine(network, tokenizer, EngineConfig(dtype="bfloat16")) as engine:
-        assert engine.network.lm_head.weight.dtype == torch.bfloat16
+        assert engine.network.dtype == torch.bfloat16
         with torch.no_grad():
             network.lm_head.weight.mul_(0.0)
         engine.bump(1)
@@ -342,6 +438,16 @@ def test_loaded_weights_are_sampled_from(network, tokenizer):
         completion = answers(engine, requests(1))[0][0]
     assert completion.version == 7
     assert completion.logprobs[0] == pytest.approx(-torch.tensor(272.0).log().item(), 1e-5)
+
+
+def test_an_engine_that_was_not_told_of_new_weights_refuses_to_sample(network, tokenizer):
+    with open_engine(network, tokenizer, EngineConfig(), version=3) as engine:
+        with torch.no_grad():
+            network.lm_head.weight.mul_(2.0)
+        with pytest.raises(RunFailed, match="not those of version 3"):
+            engine.submit(asked(range(5)))
+        engine.bump(4)
+        assert answers(engine, [asked(range(5))])[0][0].version == 4
 
 
 def test_broken_weights_raise_instead_of_sampling_nonsense(network, tokenizer):

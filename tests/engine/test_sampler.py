@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from thinkery.core import Sampling
-from thinkery.engine.native.sampler import draw, inverse_cdf, mix, nucleus, uniforms
+from thinkery.engine.native.sampler import LIKELIEST, draw, inverse_cdf, mix, nucleus, uniforms
 
 P = torch.tensor([0.1, 0.4, 0.0, 0.3, 0.2])
 LOGITS = P.log()[None]
@@ -27,6 +27,22 @@ def test_a_draw_takes_the_token_in_whose_stretch_of_the_cumulative_sum_it_falls(
 def test_the_largest_draw_never_takes_a_token_of_probability_zero():
     p = torch.tensor([[0.3, 0.7, 0.0, 0.0]])
     assert inverse_cdf(p, torch.tensor([[1 - 2**-53]], dtype=torch.float64)).item() == 1
+
+
+def test_a_draw_from_a_large_vocabulary_is_the_one_of_its_plain_cumulative_sum():
+    p = torch.randn(64, 1001, generator=torch.Generator().manual_seed(1)).mul(3).softmax(-1)
+    draws = torch.from_numpy(uniforms(range(64), [0] * 64))[:, None]
+    plain = torch.searchsorted(p.double().cumsum(-1), draws, right=True)[:, 0]
+    assert inverse_cdf(p, draws).tolist() == plain.tolist()
+
+
+def test_no_draw_takes_a_token_of_probability_zero_at_the_border_of_a_block():
+    p = torch.zeros(1, 400)
+    p[0, [5, 130, 390]] = torch.tensor([0.1, 0.2, 0.7])
+    borders = torch.tensor([0.0, 0.1, 0.3], dtype=torch.float64)
+    draws = torch.cat([(borders + e).clamp(0, 1 - 2**-53) for e in (-1e-8, -1e-16, 0, 1e-16, 1e-8)])
+    draws = torch.cat([draws, torch.tensor([1 - 2**-53], dtype=torch.float64)])[:, None]
+    assert set(inverse_cdf(p.expand(len(draws), -1), draws).tolist()) == {5, 130, 390}
 
 
 def test_the_mixing_function_is_splitmix64():
@@ -74,6 +90,17 @@ def test_top_p_keeps_the_likeliest_until_their_sum_reaches_it():
 def test_top_k_keeps_k_tokens_and_both_cuts_work_together():
     assert (nucleus(P[None], [Sampling(top_k=3)]) > 0).tolist() == [[False, True, False, True, True]]
     assert (nucleus(P[None], [Sampling(top_k=3, top_p=0.3)]) > 0).tolist() == [[False, True, False, False, False]]
+
+
+@pytest.mark.parametrize("sampling", [Sampling(top_p=0.9), Sampling(top_p=0.9999), Sampling(top_k=LIKELIEST + 5)])
+def test_cuts_of_a_large_vocabulary_are_those_of_sorting_it_whole(sampling):
+    p = torch.randn(8, 3000, generator=torch.Generator().manual_seed(2)).mul(2).softmax(-1)
+    for row, kept in zip(p, nucleus(p, [sampling] * 8) > 0, strict=True):
+        order = row.argsort(descending=True)
+        before = row[order].double().cumsum(-1) - row[order].double()
+        expected = order[: sampling.top_k or 3000][before[: sampling.top_k or 3000] < sampling.top_p]
+        assert abs(kept.sum().item() - len(expected)) <= 1  # float32 sums may shift the border by a token
+        assert kept[expected[:-1]].all()
 
 
 def test_cuts_change_the_draw_but_not_the_recorded_log_probability():

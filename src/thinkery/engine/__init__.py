@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -13,7 +13,9 @@ from pydantic import Field
 from thinkery.config import Config
 from thinkery.engine.base import Engine, Event, Request, generate
 from thinkery.engine.native.engine import NativeEngine
-from thinkery.engine.native.runner import CachedRunner, FixedRunner, Network, Runner, token_bytes
+from thinkery.engine.native.fixed import FixedRunner
+from thinkery.engine.native.packed import PackedTransformer, can_pack
+from thinkery.engine.native.runner import CachedRunner, Network, Runner, token_bytes
 from thinkery.engine.plain import RecomputingRunner
 from thinkery.errors import ConfigError, EnvironmentLacks
 from thinkery.model.tokenizer import Tokenizer
@@ -32,7 +34,8 @@ class EngineConfig(Config):
     max_len: int | None = Field(default=None, ge=2)
     """Longest prompt and completion together, in tokens; None is what the model has positions for."""
     dtype: Literal["model", "float32", "bfloat16"] = "model"
-    """Number format to sample in; "model" uses the very tensors that learn, the others a copy refreshed by `bump`."""
+    """Number format to sample in; "model" is that of the tensors that learn. bfloat16 is faster where the processor
+    multiplies in it, and its log-probabilities are only nearly the trainer's."""
     deterministic: bool = False
     """Make every sample independent of its neighbours to the last bit, in float32 and at a cost: each step
     computes `max_batch` rows over `max_len` positions, so set both as low as the task allows."""
@@ -44,13 +47,14 @@ def open_engine(
 ) -> Iterator[NativeEngine]:
     """An engine for as long as the block lasts: cached for our Transformer, recomputing for any other network.
 
-    With `cfg.dtype` "model" it samples from the tensors given; call `bump(version)` after changing them.
+    It samples from the tensors given, or from a copy in another format or packed for this processor; call
+    `bump(version)` after changing them.
     """
     max_len = longest_text(network, cfg)
-    sampled = in_format(network, cfg.dtype)
+    sampled = sampled_network(network, cfg)
     if cfg.deterministic:
         runner = fixed_runner(sampled, cfg, max_len)
-    elif isinstance(sampled, Transformer):
+    elif isinstance(sampled, Transformer | PackedTransformer):
         runner = CachedRunner(sampled, cfg.max_batch, int(cfg.kv_memory * 2**30))
     else:
         runner = RecomputingRunner(sampled, cfg.max_batch)
@@ -71,13 +75,17 @@ def longest_text(network: Network, cfg: EngineConfig) -> int:
     return min(limits)
 
 
-def in_format(network: Network, dtype: str) -> Network:
-    """The network itself if its parameters have this format, else a copy that has."""
-    if dtype == "model" or next(network.parameters()).dtype == getattr(torch, dtype):
+def sampled_network(network: Network, cfg: EngineConfig) -> Any:
+    """The network itself, or a copy that is faster or has the format asked for."""
+    own = next(network.parameters()).dtype
+    dtype = own if cfg.dtype == "model" else getattr(torch, cfg.dtype)
+    if isinstance(network, Transformer) and can_pack(network, dtype) and not cfg.deterministic:
+        return PackedTransformer(network, dtype)
+    if dtype == own:
         return network
     sampled = copy.deepcopy(network)
     for parameter in sampled.parameters():  # not .to(), which would also round the rotary frequencies
-        parameter.data = parameter.data.to(getattr(torch, dtype))
+        parameter.data = parameter.data.to(dtype)
     return sampled
 
 
@@ -88,7 +96,7 @@ def fixed_runner(network: Network, cfg: EngineConfig, max_len: int) -> Runner:
         raise ConfigError("a deterministic engine needs float32", hint='set the engine\'s dtype = "float32"')
     if not isinstance(network, Transformer):
         return RecomputingRunner(network, cfg.max_batch, alone=True)
-    needed = cfg.max_batch * max_len * token_bytes(network) / 2**30
+    needed = cfg.max_batch * max_len * token_bytes(network.shape, torch.float32) / 2**30
     if needed > cfg.kv_memory:
         raise ConfigError(
             f"a deterministic engine of {cfg.max_batch} rows and {max_len} positions needs {needed:.1f} GiB",

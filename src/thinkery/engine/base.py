@@ -15,9 +15,10 @@ from thinkery.errors import InputError, Stalled
 class Request:
     """One prompt and how to continue it `len(seeds)` times.
 
-    `messages` are rendered by the engine with its model's template; `prompt` gives the tokens directly and
-    wins where both are set. `seeds[i]` decides sample i and nothing else does. `salt` isolates prefix caches
-    between owners. `deadline_s` counts from submission; what is unfinished then ends as "deadline".
+    `messages` are rendered by the engine with its model's template, or with `chat_template` (Jinja) where that is
+    set; `prompt` gives the tokens directly and wins over both. `seeds[i]` decides sample i and nothing else does.
+    `salt` isolates prefix caches between owners. `deadline_s` counts from submission; what is unfinished then ends
+    as "deadline".
     `mask(generated_tokens) -> allowed token ids or None` limits the next token.
     """
 
@@ -28,6 +29,7 @@ class Request:
     salt: str = ""
     deadline_s: float | None = None
     mask: Callable[[Sequence[int]], Sequence[int] | None] | None = None
+    chat_template: str = ""
 
     def __post_init__(self) -> None:
         if not self.seeds:

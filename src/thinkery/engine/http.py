@@ -108,9 +108,10 @@ class HttpEngine:
         return self.purse.usage
 
     def submit(self, request: Request) -> str:
-        """Queue a request; raises InputError for tokens and masks, which endpoints do not take."""
-        if request.prompt is not None or request.mask is not None:
-            raise InputError("an endpoint takes messages, neither prompt tokens nor masks", where=self.cfg.url)
+        """Queue a request; raises InputError for tokens, masks and templates, which endpoints do not take."""
+        if request.prompt is not None or request.mask is not None or request.chat_template:
+            what = "an endpoint takes messages, neither prompt tokens nor masks nor templates"
+            raise InputError(what, where=self.cfg.url)
         self.submitted += 1
         id = f"h{self.submitted}"
         deadline = math.inf if request.deadline_s is None else time.monotonic() + request.deadline_s

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from thinkery.engine.native.runner import PREFILL_TOKENS, Network, Prefix, chunks
+from thinkery.engine.native.scheduler import Moves, Room
 from thinkery.engine.native.sequence import Sample
 
 
@@ -24,10 +25,10 @@ class RecomputingRunner:
         self.network, self.max_rows, self.alone = network, max_rows, alone
         self.cache_tokens = sys.maxsize
 
-    def make_room(self, rows: int, length: int, longest: int) -> None:
+    def make_room(self, room: Room) -> None:
         """Nothing is kept, so no room is needed."""
 
-    def prefixes(self, texts: Sequence[Sequence[int]]) -> list[Prefix]:
+    def prefixes(self, texts: Sequence[Sequence[int]], salts: Sequence[str]) -> list[Prefix]:
         """Texts of similar length share a pass through the network."""
         found: dict[int, Prefix] = {}
         for numbers in chunks([len(text) for text in texts], 0 if self.alone else PREFILL_TOKENS):
@@ -42,17 +43,20 @@ class RecomputingRunner:
         hidden_TD = self.network.packed(tokens_T, lengths)
         return [Prefix(hidden_TD[end - 1]) for end in torch.tensor(lengths).cumsum(0).tolist()]
 
-    def place(self, prefixes: Sequence[Prefix], slots: Sequence[int]) -> None:
+    def place(self, prefixes: Sequence[Prefix], rows: Sequence[Sample], first: int) -> None:
         """Nothing is remembered."""
 
     def decode(self, rows: Sequence[Sample]) -> Tensor:
         """Every text again, whole."""
-        texts = [(*row.prompt.tokens, *row.tokens) for row in rows]
-        return torch.stack([prefix.hidden_D for prefix in self.prefixes(texts)])
+        texts, salts = [row.text for row in rows], [row.prompt.request.salt for row in rows]
+        return torch.stack([prefix.hidden_D for prefix in self.prefixes(texts, salts)])
 
     def padded(self, rows: int) -> int:
         """The head sees a fixed number of rows when texts are to be independent."""
         return self.max_rows if self.alone else rows
 
-    def move(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+    def move(self, rows: Moves, shares: Moves) -> None:
+        """Nothing is remembered."""
+
+    def forget(self) -> None:
         """Nothing is remembered."""

@@ -15,11 +15,12 @@ from torch.nn import functional as F
 from thinkery import chat
 from thinkery.core import Sampling
 from thinkery.engine.base import Event, Request
-from thinkery.engine.native.runner import Network, Prefix, Runner
+from thinkery.engine.native.packed import PackedTransformer
+from thinkery.engine.native.runner import Network, Prefix, Runner, Sampled
 from thinkery.engine.native.sampler import draw, uniforms
 from thinkery.engine.native.scheduler import Scheduler
 from thinkery.engine.native.sequence import Prompt, Sample, StopSearch
-from thinkery.errors import InputError, NotFinite
+from thinkery.errors import InputError, NotFinite, RunFailed
 from thinkery.model.tokenizer import Tokenizer
 
 
@@ -34,7 +35,7 @@ class NativeEngine:
     def __init__(
         self,
         learner: Network,
-        network: Network,
+        network: Sampled,
         runner: Runner,
         tokenizer: Tokenizer,
         *,
@@ -46,10 +47,11 @@ class NativeEngine:
         self.tokenizer, self.eos_ids = tokenizer, tokenizer.eos_ids
         self.max_len, self.version = max_len, version
         self.scheduler = Scheduler(max_batch, runner.cache_tokens)
-        self.submitted = 0
+        self.submitted, self.changes = 0, changes(learner)
 
     def submit(self, request: Request) -> str:
-        """Queue a request; raises InputError when prompt and completion cannot fit."""
+        """Queue a request; raises InputError when prompt and completion cannot fit, RunFailed after a missed `bump`."""
+        self.require_known_weights()
         tokens, opened = self.rendered(request)
         limit = min(request.sampling.max_tokens, self.max_len - len(tokens))
         self.require_room(len(tokens), limit)
@@ -68,13 +70,14 @@ class NativeEngine:
     def step(self) -> list[Event]:
         """One token for everything in flight, after admitting what there is room for."""
         events = [self.event(sample) for sample in self.scheduler.end_overdue(time.monotonic())]
+        self.scheduler.preempt()
         self.retire()
         running = list(self.scheduler.rows)
         arrivals = self.scheduler.admit()
         rows = self.scheduler.rows
         if not rows:
             return events
-        self.runner.make_room(len(rows), max(row.length for row in rows), self.scheduler.longest)
+        self.runner.make_room(self.scheduler.room)
         tokens, logprobs = self.next_tokens(rows, self.hidden(running, arrivals))
         for row, token, logprob in zip(rows, tokens, logprobs, strict=True):
             row.add(token, logprob, self.eos_ids)
@@ -100,14 +103,17 @@ class NativeEngine:
         Samples in flight go on under the new weights with their text so far; their completions carry the version
         they began with.
         """
-        self.version = version
+        self.version, self.changes = version, changes(self.learner)
         refresh(self.network, self.learner)
+        self.runner.forget()
         for prompt in self.scheduler.queue:
             prompt.prefix = None
+        for share in self.scheduler.shares:
+            share.filled = False
         rows = self.scheduler.rows
         if rows:
-            texts = [(*row.prompt.tokens, *row.tokens[:-1]) for row in rows]
-            self.runner.place(self.runner.prefixes(texts), range(len(rows)))
+            texts, salts = [row.text[:-1] for row in rows], [row.prompt.request.salt for row in rows]
+            self.runner.place(self.runner.prefixes(texts, salts), rows, 0)
 
     def release(self) -> None:
         """Drop the cache and everything in flight."""
@@ -118,9 +124,17 @@ class NativeEngine:
     def rendered(self, request: Request) -> tuple[tuple[int, ...], bool]:
         """The prompt's tokens, and whether they leave a thought open."""
         if request.prompt is None:
-            return self.tokenizer.prompt(request.messages)
+            return self.tokenizer.prompt(request.messages, template=request.chat_template)
         text = self.tokenizer.backend.decode(list(request.prompt), skip_special_tokens=False)
         return request.prompt, chat.opens_thought(text)
+
+    def require_known_weights(self) -> None:
+        """Raise RunFailed if the learner's tensors have changed and nobody said so."""
+        if changes(self.learner) != self.changes:
+            raise RunFailed(
+                f"the weights are not those of version {self.version}, which the engine samples from",
+                hint="call bump(version) on the engine after changing them",
+            )
 
     def require_room(self, prompt: int, limit: int) -> None:
         """Raise InputError unless a prompt and a completion of these lengths are possible."""
@@ -142,19 +156,25 @@ class NativeEngine:
         hidden = [self.runner.decode(running)] if running else []
         if arrivals:
             prefixes = self.admitted(arrivals)
-            self.runner.place(prefixes, range(len(running), len(running) + len(arrivals)))
+            self.runner.place(prefixes, arrivals, len(running))
             hidden.append(torch.stack([prefix.hidden_D for prefix in prefixes]))
         return torch.cat(hidden)
 
     def admitted(self, arrivals: Sequence[Sample]) -> list[Prefix]:
-        """The work on each arrival's prompt, which is done once per prompt however many samples it has."""
-        prompts = list(dict.fromkeys(sample.prompt for sample in arrivals))
+        """The work on each arrival's text; that on a prompt is done once however many samples it has."""
+        prompts = list(dict.fromkeys(sample.prompt for sample in arrivals if not sample.tokens))
         fresh = [prompt for prompt in prompts if prompt.prefix is None]
-        for prompt, prefix in zip(fresh, self.runner.prefixes([p.tokens for p in fresh]), strict=True):
+        resumed = [sample for sample in arrivals if sample.tokens]
+        texts = [prompt.tokens for prompt in fresh] + [sample.text for sample in resumed]
+        salts = [prompt.request.salt for prompt in (*fresh, *(sample.prompt for sample in resumed))]
+        found = self.runner.prefixes(texts, salts)
+        for prompt, prefix in zip(fresh, found, strict=False):
             prompt.prefix = prefix
-        prefixes = [sample.prompt.prefix for sample in arrivals]
+        again = dict(zip(resumed, found[len(fresh) :], strict=True))
+        prefixes = [again[sample] if sample.tokens else sample.prompt.prefix for sample in arrivals]
         for sample in arrivals:
-            sample.version = self.version
+            if not sample.tokens:
+                sample.version = self.version
         for prompt in prompts:
             prompt.prefix = prompt.prefix if prompt.waiting else None
         return prefixes
@@ -181,14 +201,20 @@ class NativeEngine:
 
     def retire(self) -> None:
         """Let ended samples leave the batch."""
-        sources, targets = self.scheduler.retire()
-        if sources:
-            self.runner.move(sources, targets)
+        rows, shares = self.scheduler.retire()
+        self.runner.move(rows, shares)
+
+
+def changes(network: Network) -> int:
+    """How often parameters have been written to in place."""
+    return sum(parameter._version for parameter in network.parameters())
 
 
 @torch.no_grad()
-def refresh(copy: Network, source: Network) -> None:
-    """Copy parameters into a network that holds them in another format."""
-    if copy is not source:
+def refresh(copy: Any, source: Network) -> None:
+    """Bring the learner's weights into a network that holds them in another layout or format."""
+    if isinstance(copy, PackedTransformer):
+        copy.refresh()
+    elif copy is not source:
         for ours, theirs in zip(copy.parameters(), source.parameters(), strict=True):
             ours.copy_(theirs)

@@ -1,21 +1,25 @@
 """The network over the cache: prompts many at once, then one token of every running sample.
 
-Shapes: B rows, L tokens in the longest row, T tokens of packed prompts, D width, H query heads, K key/value
-heads, E head width.
+Shapes: B rows, T tokens of packed texts, D width, K key/value heads, E head width; X = 2 (keys, values), I layers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from thinkery.engine.native.attention import Sharing, after, over_prompts_and_own
+from thinkery.engine.native.blocks import Blocks
 from thinkery.engine.native.cache import Cache
+from thinkery.engine.native.packed import PackedTransformer
+from thinkery.engine.native.scheduler import Moves, Room
 from thinkery.engine.native.sequence import Sample
-from thinkery.model.attention import Attend, packed_causal, positions
+from thinkery.model.attention import Attend, packed_causal
 from thinkery.model.transformer import Shape, Transformer
 
 PREFILL_TOKENS = 8192
@@ -36,22 +40,36 @@ class Network(Protocol):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
 
 
+class Sampled(Protocol):
+    """The network that is sampled from: a `Network`, or a copy in another layout."""
+
+    def logits(self, hidden_TD: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """A text's hidden state at its last token, and its keys and values in every layer, empty where none are kept."""
+
+    hidden_D: Tensor
+    kv_XITKE: Tensor = field(default_factory=partial(torch.empty, 0))
+
+
 class Runner(Protocol):
     """Computes hidden states for the rows of a batch; what it remembers of row i it keeps in slot i."""
 
     cache_tokens: int
     """How many tokens of everything in flight there is memory for."""
 
-    def make_room(self, rows: int, length: int, longest: int) -> None:
-        """Hold `rows` samples of `length` tokens, of which the longest may come to hold `longest`."""
+    def make_room(self, room: Room) -> None:
+        """Hold a batch that takes so much, which is known to fit."""
         ...
 
-    def prefixes(self, texts: Sequence[Sequence[int]]) -> list[Prefix]:
-        """The work on each text, to be placed into any number of slots."""
+    def prefixes(self, texts: Sequence[Sequence[int]], salts: Sequence[str]) -> list[Prefix]:
+        """The work on each text, to be placed for any number of samples."""
         ...
 
-    def place(self, prefixes: Sequence[Prefix], slots: Sequence[int]) -> None:
-        """Put prefix i into slot i."""
+    def place(self, prefixes: Sequence[Prefix], rows: Sequence[Sample], first: int) -> None:
+        """Remember prefix i for row i; the rows stand in slots from `first` on."""
         ...
 
     def decode(self, rows: Sequence[Sample]) -> Tensor:
@@ -62,173 +80,158 @@ class Runner(Protocol):
         """How many rows to compute logits for, so that shapes are what this runner promises."""
         ...
 
-    def move(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+    def move(self, rows: Moves, shares: Moves) -> None:
         """Copy what is remembered from slots to others."""
         ...
 
-
-@dataclass(frozen=True, slots=True)
-class Prefix:
-    """A text's hidden state at its last token, and its keys and values in every layer."""
-
-    hidden_D: Tensor
-    keys: Sequence[Tensor] = ()
-    """k_TKE of every layer."""
-    values: Sequence[Tensor] = ()
+    def forget(self) -> None:
+        """Drop what was computed under old weights and belongs to nothing in flight."""
+        ...
 
 
 class CachedRunner:
-    """Runs a Transformer over a cache of at most `memory` bytes."""
+    """Runs our decoder over a cache of at most `memory` bytes: prompts in one place, what rows said in another."""
 
-    def __init__(self, network: Transformer, max_rows: int, memory: int) -> None:
+    def __init__(self, network: Transformer | PackedTransformer, max_rows: int, memory: int) -> None:
         self.network, self.max_rows = network, max_rows
-        weight = network.lm_head.weight
-        self.device = weight.device
-        self.cache = Cache(network.shape, weight.dtype, weight.device)
-        self.cache_tokens = memory // token_bytes(network)
+        self.dtype, self.device = format_of(network)
+        self.prompts = Cache(network.shape, self.dtype, self.device)
+        self.own = Cache(network.shape, self.dtype, self.device)
+        self.blocks = Blocks()
+        self.cache_tokens = memory // token_bytes(network.shape, self.dtype)
+        self.sharing: tuple[list[tuple[int, int]], Sharing] | None = None
 
-    def make_room(self, rows: int, length: int, longest: int) -> None:
-        """Grow by doubling within the budget; `rows * longest` tokens are known to fit."""
-        slots, capacity = self.cache.slots, self.cache.capacity
-        if length > capacity or rows * capacity > self.cache_tokens:
-            capacity = min(doubled(length), longest)
-        if rows > slots or slots * capacity > self.cache_tokens:
-            slots = min(doubled(rows), self.max_rows, self.cache_tokens // capacity)
-        if (slots, capacity) != (self.cache.slots, self.cache.capacity):
-            self.cache.resize(slots, capacity)
+    def make_room(self, room: Room) -> None:
+        """Grow by doubling, or to no more than is needed where memory is short."""
+        prompts, own = self.prompts, self.own
+        have = Room(prompts.slots, prompts.capacity, own.slots, own.capacity)
+        wanted = Room(
+            grown(have.shares, room.shares, self.max_rows),
+            grown(have.prompt, room.prompt),
+            grown(have.rows, room.rows, self.max_rows),
+            grown(have.own, room.own),
+        )
+        if wanted.tokens > self.cache_tokens:
+            wanted = room
+        self.blocks.shrink(self.cache_tokens - wanted.tokens)
+        if wanted != have:
+            prompts.resize(wanted.shares, wanted.prompt)
+            own.resize(wanted.rows, wanted.own)
 
-    def prefixes(self, texts: Sequence[Sequence[int]]) -> list[Prefix]:
-        """Texts of similar length share a pass through the network."""
+    def prefixes(self, texts: Sequence[Sequence[int]], salts: Sequence[str]) -> list[Prefix]:
+        """Texts of similar length share a pass through the network; beginnings that are known are not computed."""
+        pasts = [self.blocks.find(text, salt) for text, salt in zip(texts, salts, strict=True)]
+        fresh = [len(text) - length_of(past) for text, past in zip(texts, pasts, strict=True)]
         found: dict[int, Prefix] = {}
-        for numbers in chunks([len(text) for text in texts], PREFILL_TOKENS):
-            found.update(zip(numbers, self.pass_of([texts[i] for i in numbers]), strict=True))
+        for numbers in chunks(fresh, PREFILL_TOKENS):
+            found.update(zip(numbers, self.pass_of([(texts[i], pasts[i]) for i in numbers]), strict=True))
+        for i, (text, salt) in enumerate(zip(texts, salts, strict=True)):
+            self.blocks.keep(text, salt, found[i].kv_XITKE)
+        self.blocks.shrink(self.cache_tokens - self.prompts.tokens - self.own.tokens)
         return [found[i] for i in range(len(texts))]
 
-    def pass_of(self, texts: Sequence[Sequence[int]]) -> list[Prefix]:
-        """One packed causal pass that keeps the keys and values."""
-        lengths = [len(text) for text in texts]
-        tokens_T = torch.tensor([token for text in texts for token in text], device=self.device)
-        keys, values = [], []
-        causal = packed_causal(lengths, self.device)
+    def pass_of(self, texts: Sequence[tuple[Sequence[int], Tensor | None]]) -> list[Prefix]:
+        """One causal pass over what follows the known beginnings."""
+        pasts, starts = [past for _, past in texts], [length_of(past) for _, past in texts]
+        lengths = [len(text) - start for (text, _), start in zip(texts, starts, strict=True)]
+        tokens = [token for (text, _), start in zip(texts, starts, strict=True) for token in text[start:]]
+        places = [place for (text, _), start in zip(texts, starts, strict=True) for place in range(start, len(text))]
+        attend = after(pasts, lengths) if any(starts) else packed_causal(lengths, self.device)
+        hidden_TD, kv_XITKE = recorded(self.network, tokens, places, attend)
+        lasts = torch.tensor(lengths).cumsum(0) - 1
+        parts = kv_XITKE.split(lengths, dim=2)
+        whole = [
+            part if past is None else torch.cat((past, part), dim=2) for past, part in zip(pasts, parts, strict=True)
+        ]
+        return [Prefix(*pair) for pair in zip(hidden_TD[lasts.to(self.device)], whole, strict=True)]
 
-        def attend(layer: int, q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor) -> Tensor:
-            keys.append(k_TKE.split(lengths))
-            values.append(v_TKE.split(lengths))
-            return causal(layer, q_THE, k_TKE, v_TKE)
-
-        hidden_TD = self.network(tokens_T, positions(lengths, self.device), attend)
-        lasts = [hidden_TD[end - 1] for end in torch.tensor(lengths).cumsum(0).tolist()]
-        return [Prefix(*parts) for parts in zip(lasts, zip(*keys, strict=True), zip(*values, strict=True), strict=True)]
-
-    def place(self, prefixes: Sequence[Prefix], slots: Sequence[int]) -> None:
-        """Write all prefixes with one copy per layer."""
-        lengths = [prefix.keys[0].shape[0] for prefix in prefixes]
-        slots_N = torch.tensor(slots, device=self.device).repeat_interleave(torch.tensor(lengths, device=self.device))
-        index = self.cache.index(slots_N, positions(lengths, self.device))
-        for layer in range(len(self.cache.keys)):
-            k_NKE = torch.cat([prefix.keys[layer] for prefix in prefixes])
-            v_NKE = torch.cat([prefix.values[layer] for prefix in prefixes])
-            self.cache.write(layer, index, k_NKE, v_NKE)
+    def place(self, prefixes: Sequence[Prefix], rows: Sequence[Sample], first: int) -> None:
+        """Write prompts where their shares are, and what rows said to their own slots."""
+        shares, own = [], []
+        for slot, (prefix, row) in enumerate(zip(prefixes, rows, strict=True), first):
+            n, share = len(row.prompt.tokens), row.share
+            assert share is not None
+            if not share.filled:
+                share.filled = True
+                shares.append((share.slot, prefix.kv_XITKE[:, :, :n]))
+            if prefix.kv_XITKE.shape[2] > n:
+                own.append((slot, prefix.kv_XITKE[:, :, n:]))
+        fill(self.prompts, shares)
+        fill(self.own, own)
 
     def decode(self, rows: Sequence[Sample]) -> Tensor:
         """Feed every row its last token."""
-        tokens = [row.tokens[-1] for row in rows]
-        lengths = [row.length for row in rows]
-        return self.advance(tokens, lengths, max(lengths))
+        said = [len(row.tokens) for row in rows]
+        tokens_B = torch.tensor([row.tokens[-1] for row in rows], device=self.device)
+        said_B = torch.tensor(said, device=self.device)
+        sharing = self.shared(rows)
+        attend = over_prompts_and_own(self.prompts, self.own, sharing, said_B - 1, max(said))
+        return self.network(tokens_B, sharing.lengths_B + said_B - 1, attend)
 
-    def advance(self, tokens: Sequence[int], lengths: Sequence[int], longest: int) -> Tensor:
-        """hidden_BD of rows that are `lengths` long with this token; attention spans `longest` positions."""
-        tokens_B = torch.tensor(tokens, device=self.device)
-        positions_B = torch.tensor(lengths, device=self.device) - 1
-        return self.network(tokens_B, positions_B, over_cache(self.cache, positions_B, longest))
+    def shared(self, rows: Sequence[Sample]) -> Sharing:
+        """Which rows read which share; computed again when that has changed."""
+        slots = [(row.share.slot, len(row.prompt.tokens)) for row in rows if row.share]
+        if self.sharing is None or self.sharing[0] != slots:
+            self.sharing = slots, Sharing.of(slots, self.own.heads, self.device)
+        return self.sharing[1]
 
     def padded(self, rows: int) -> int:
         """No padding."""
         return rows
 
-    def move(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+    def move(self, rows: Moves, shares: Moves) -> None:
         """Copy whole slots."""
-        self.cache.move(sources, targets)
+        self.own.move(*rows)
+        self.prompts.move(*shares)
+
+    def forget(self) -> None:
+        """Drop the known beginnings."""
+        self.blocks.shrink(0)
 
 
-class FixedRunner(CachedRunner):
-    """Runs in shapes that never change, so that no sample's bits depend on its neighbours; slower.
+def recorded(
+    network: Transformer | PackedTransformer, tokens: Sequence[int], places: Sequence[int], attend: Attend
+) -> tuple[Tensor, Tensor]:
+    """hidden_TD, and the keys and values of every layer."""
+    shape, (dtype, device) = network.shape, format_of(network)
+    size = (2, shape.num_hidden_layers, len(tokens), shape.num_key_value_heads, shape.head_dim)
+    kv_XITKE = torch.empty(size, dtype=dtype, device=device)
 
-    Every decoding step has `max_rows` rows and attends over `max_length` positions; every prompt goes through
-    alone, padded to `max_length`. That a row's place in the batch does not matter either is up to the processor's
-    matrix kernels, and the engine tries it out before it starts.
-    """
+    def recording(layer: int, q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor) -> Tensor:
+        kv_XITKE[0, layer], kv_XITKE[1, layer] = k_TKE, v_TKE
+        return attend(layer, q_THE, k_TKE, v_TKE)
 
-    def __init__(self, network: Transformer, max_rows: int, max_length: int) -> None:
-        super().__init__(network, max_rows, max_rows * max_length * token_bytes(network))
-        self.max_length = max_length
-        self.cache.resize(max_rows, max_length)
-
-    def make_room(self, rows: int, length: int, longest: int) -> None:
-        """All the room there is was made at the start."""
-
-    def prefixes(self, texts: Sequence[Sequence[int]]) -> list[Prefix]:
-        """One text per pass."""
-        return [self.padded_pass(text) for text in texts]
-
-    def padded_pass(self, text: Sequence[int]) -> Prefix:
-        """A text behind which padding stands, which causal attention cannot see."""
-        n = len(text)
-        tokens_T = torch.zeros(self.max_length, dtype=torch.int64, device=self.device)
-        tokens_T[:n] = torch.tensor(text, device=self.device)
-        keys, values = [], []
-        causal = packed_causal([self.max_length], self.device)
-
-        def attend(layer: int, q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor) -> Tensor:
-            keys.append(k_TKE[:n])
-            values.append(v_TKE[:n])
-            return causal(layer, q_THE, k_TKE, v_TKE)
-
-        hidden_TD = self.network(tokens_T, positions([self.max_length], self.device), attend)
-        return Prefix(hidden_TD[n - 1], keys, values)
-
-    def decode(self, rows: Sequence[Sample]) -> Tensor:
-        """Feed every row its last token, and idle rows token 0."""
-        idle = self.max_rows - len(rows)
-        tokens = [row.tokens[-1] for row in rows] + [0] * idle
-        lengths = [row.length for row in rows] + [1] * idle
-        return self.advance(tokens, lengths, self.max_length)[: len(rows)]
-
-    def padded(self, rows: int) -> int:
-        """Always as many rows."""
-        return self.max_rows
-
-    def rows_agree(self) -> bool:
-        """Whether equal rows come out equal to the last bit wherever they stand in the batch."""
-        prefix = self.padded_pass([0, 0, 0])
-        self.place([prefix] * self.max_rows, range(self.max_rows))
-        hidden_BD = self.advance([0] * self.max_rows, [4] * self.max_rows, self.max_length)
-        logits_BV = self.network.logits(hidden_BD)
-        return bool((hidden_BD == hidden_BD[0]).all() and (logits_BV == logits_BV[0]).all())
+    return network(torch.tensor(tokens, device=device), torch.tensor(places, device=device), recording), kv_XITKE
 
 
-def token_bytes(network: Transformer) -> int:
-    """Cache memory of one token of one sample."""
-    shape = network.shape
-    return 2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim * network.lm_head.weight.itemsize
+def fill(cache: Cache, parts: Sequence[tuple[int, Tensor]]) -> None:
+    """Write texts, given as (slot, kv_XITKE), from the beginning of their slots on."""
+    if not parts:
+        return
+    lengths = torch.tensor([kv.shape[2] for _, kv in parts])
+    slots_N = torch.tensor([slot for slot, _ in parts]).repeat_interleave(lengths)
+    positions_N = torch.cat([torch.arange(n) for n in lengths.tolist()])
+    keys_INKE, values_INKE = torch.cat([kv for _, kv in parts], dim=2)
+    slots_N, positions_N = slots_N.to(keys_INKE.device), positions_N.to(keys_INKE.device)
+    for layer, (k_NKE, v_NKE) in enumerate(zip(keys_INKE, values_INKE, strict=True)):
+        cache.write(layer, slots_N, positions_N, k_NKE, v_NKE)
 
 
-def over_cache(cache: Cache, positions_B: Tensor, length: int) -> Attend:
-    """Attention of one new token per slot to what its slot holds, after storing the token's key and value there."""
-    B = positions_B.shape[0]
-    index = cache.index(torch.arange(B, device=positions_B.device), positions_B)
-    blocked_B1L = torch.arange(length, device=positions_B.device) > positions_B[:, None, None]
+def format_of(network: Transformer | PackedTransformer) -> tuple[torch.dtype, torch.device]:
+    """Number format of keys and values, and where they are."""
+    if isinstance(network, PackedTransformer):
+        return network.dtype, torch.device("cpu")
+    return network.lm_head.weight.dtype, network.lm_head.weight.device
 
-    def attend(layer: int, q_BHE: Tensor, k_BKE: Tensor, v_BKE: Tensor) -> Tensor:
-        cache.write(layer, index, k_BKE, v_BKE)
-        keys, values = cache.read(layer, B, length)
-        _, H, E = q_BHE.shape
-        q = (q_BHE * E**-0.5).view(B * cache.heads, -1, E)  # the heads that share a key are rows of one product
-        scores = torch.bmm(q, keys.mT)
-        scores.view(B, H, length).masked_fill_(blocked_B1L, -torch.inf)
-        return torch.bmm(scores.softmax(-1), values).view(B, H, E)
 
-    return attend
+def token_bytes(shape: Shape, dtype: torch.dtype) -> int:
+    """Cache memory of one token."""
+    return 2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim * dtype.itemsize
+
+
+def length_of(past: Tensor | None) -> int:
+    """Tokens of a known beginning."""
+    return 0 if past is None else past.shape[2]
 
 
 def chunks(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
@@ -243,6 +246,9 @@ def chunks(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
         yield run
 
 
-def doubled(n: int) -> int:
-    """The next power of two, at least 16."""
-    return max(16, 1 << (n - 1).bit_length())
+def grown(have: int, need: int, most: int | None = None) -> int:
+    """Room for `need`: what there is where it suffices, else the next power of two, at least 16 and at most `most`."""
+    if need <= have:
+        return have
+    size = max(16, 1 << (need - 1).bit_length())
+    return size if most is None else min(size, most)

@@ -1,41 +1,98 @@
-"""Who runs: first come, first served, as many samples as rows and cache memory allow."""
+"""Who runs: first come, first served, as many samples as rows and cache memory allow.
+
+Memory is given out as it is needed: a sample is admitted when it fits beside what everyone holds now, and when the
+running ones outgrow the cache, the youngest goes back to wait and is computed again later.
+"""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeVar
 
-from thinkery.engine.native.sequence import Prompt, Sample
+from thinkery.engine.native.sequence import Prompt, Sample, Share
+
+GRAIN = 64
+"""Tokens by which a sample's room for its own text grows."""
+
+SHARERS = 16
+"""Samples that read one copy of their prompt. Shares are computed side by side, padded to the largest."""
+
+T = TypeVar("T")
+
+Moves = tuple[list[int], list[int]]
+"""Slots that moved, and where to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """The cache that a batch takes: every share the longest prompt's tokens, every row the longest row's own."""
+
+    shares: int = 0
+    prompt: int = 0
+    rows: int = 0
+    own: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Cache memory in tokens."""
+        return self.shares * self.prompt + self.rows * self.own
+
+    def joined_by(self, sample: Sample, shares: int) -> Room:
+        """With one more row that brings so many more shares."""
+        prompt, own = max(self.prompt, len(sample.prompt.tokens)), max(self.own, own_room(sample))
+        return Room(self.shares + shares, prompt, self.rows + 1, own)
 
 
 class Scheduler:
-    """The waiting prompts and the running samples; `rows[i]` owns slot i of the cache."""
+    """The waiting prompts and the running samples; `rows[i]` and `shares[i]` own slot i of their caches."""
 
     def __init__(self, max_batch: int, cache_tokens: int) -> None:
         self.max_batch, self.cache_tokens = max_batch, cache_tokens
         self.queue: deque[Prompt] = deque()
         self.rows: list[Sample] = []
+        self.shares: list[Share] = []
+        self.admissions = 0
 
     @property
-    def longest(self) -> int:
-        """The most tokens that a running sample may come to hold."""
-        return max((s.prompt.longest for s in self.rows), default=0)
+    def room(self) -> Room:
+        """What the running samples take."""
+        return room_of(self.rows)
 
     def admit(self) -> list[Sample]:
-        """Move waiting samples into rows, at the end; returns them.
-
-        Every row is reserved the longest length that any row may reach, so nothing admitted is ever evicted.
-        """
-        before, longest = len(self.rows), self.longest
-        while self.queue:
+        """Move waiting samples into rows, at the end; returns them."""
+        before, room = len(self.rows), self.room
+        while self.queue and len(self.rows) < self.max_batch:
             prompt = self.queue[0]
-            longest = max(longest, prompt.longest)
-            room = min(self.max_batch, self.cache_tokens // longest) - len(self.rows)
-            for _ in range(min(room, len(prompt.waiting))):
-                self.rows.append(prompt.waiting.popleft())
-            if prompt.waiting:
+            room = room.joined_by(prompt.waiting[0], shares=0 if joinable(prompt.share) else 1)
+            if room.tokens > self.cache_tokens:
                 break
-            self.queue.popleft()
+            self.seat(prompt.waiting.popleft())
+            if not prompt.waiting:
+                self.queue.popleft()
         return self.rows[before:]
+
+    def seat(self, sample: Sample) -> None:
+        """Give a sample a row, and a share of its prompt."""
+        share = sample.prompt.share
+        if share is None or not joinable(share):
+            share = sample.prompt.share = Share(len(self.shares))
+            self.shares.append(share)
+        share.sharers += 1
+        sample.share, sample.admission = share, self.admissions
+        self.admissions += 1
+        self.rows.append(sample)
+
+    def preempt(self) -> None:
+        """Send the youngest samples back to wait until the others have room for their next tokens."""
+        staying = sorted((s for s in self.rows if s.finish is None), key=lambda sample: sample.admission)
+        while room_of(staying).tokens > self.cache_tokens:
+            youngest = staying.pop()
+            youngest.leave()
+            youngest.prompt.waiting.appendleft(youngest)
+            if youngest.prompt not in self.queue:
+                self.queue.appendleft(youngest.prompt)
 
     def end_overdue(self, now: float) -> list[Sample]:
         """End what is cancelled or past its deadline; returns it, out of the queue but still in its row."""
@@ -47,12 +104,45 @@ class Scheduler:
             sample.finish = "cancelled" if sample.prompt.cancelled else "deadline"
         return ended
 
-    def retire(self) -> tuple[list[int], list[int]]:
-        """Drop ended rows and fill the holes from the end; returns the slots that moved, and where to."""
-        kept = sum(s.finish is None for s in self.rows)
-        holes = [i for i in range(kept) if self.rows[i].finish is not None]
-        movers = [i for i in range(kept, len(self.rows)) if self.rows[i].finish is None]
-        for source, target in zip(movers, holes, strict=True):
-            self.rows[target] = self.rows[source]
-        del self.rows[kept:]
-        return movers, holes
+    def retire(self) -> tuple[Moves, Moves]:
+        """Drop rows that have ended or left, and shares that nobody reads; fill the holes from the end."""
+        for sample in self.rows:
+            if sample.finish is not None:
+                sample.leave()
+        rows = compact(self.rows, lambda sample: sample.share is not None)
+        shares = compact(self.shares, lambda share: share.sharers > 0)
+        for slot in shares[1]:
+            self.shares[slot].slot = slot
+        return rows, shares
+
+
+def own_room(sample: Sample) -> int:
+    """Tokens of its own that a sample has room for until it next needs more."""
+    return min(sample.prompt.limit, (len(sample.tokens) // GRAIN + 1) * GRAIN)
+
+
+def room_of(rows: Iterable[Sample]) -> Room:
+    """What these samples take."""
+    rows = list(rows)
+    return Room(
+        shares=len({id(sample.share) for sample in rows}),
+        prompt=max((len(sample.prompt.tokens) for sample in rows), default=0),
+        rows=len(rows),
+        own=max(map(own_room, rows), default=0),
+    )
+
+
+def joinable(share: Share | None) -> bool:
+    """Whether a share is in the cache and has room for one more."""
+    return share is not None and 0 < share.sharers < SHARERS
+
+
+def compact(items: list[T], alive: Callable[[T], bool]) -> Moves:
+    """Drop what is not alive and fill the holes from the end."""
+    kept = sum(map(alive, items))
+    holes = [i for i in range(kept) if not alive(items[i])]
+    movers = [i for i in range(kept, len(items)) if alive(items[i])]
+    for source, target in zip(movers, holes, strict=True):
+        items[target] = items[source]
+    del items[kept:]
+    return movers, holes

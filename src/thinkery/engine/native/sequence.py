@@ -1,4 +1,7 @@
-"""What is in flight: a `Prompt` is one request under way, a `Sample` one of its continuations."""
+"""What is in flight: a `Prompt` is one request under way, a `Sample` one of its continuations.
+
+Samples of one prompt read it from the same place in the cache, their `Share` of it.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +32,19 @@ class Prompt:
     waiting: deque[Sample] = field(default_factory=deque)
     prefix: Any = None
     """The runner's work on the prompt, kept until no sample waits."""
+    share: Share | None = None
+    """The share that the latest sample joined."""
     cancelled: bool = False
 
-    @property
-    def longest(self) -> int:
-        """Tokens that one sample may come to hold in the cache."""
-        return len(self.tokens) + self.limit
+
+@dataclass(slots=True, eq=False)
+class Share:
+    """One copy of a prompt in the cache."""
+
+    slot: int
+    sharers: int = 0
+    """Running samples that read it."""
+    filled: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -49,11 +59,26 @@ class Sample:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish: Finish | None = None
+    share: Share | None = None
+    """Where its prompt is in the cache; None while it does not run."""
+    admission: int = 0
+    """How many samples ran before it."""
+
+    @property
+    def text(self) -> tuple[int, ...]:
+        """Tokens of prompt and continuation."""
+        return (*self.prompt.tokens, *self.tokens)
 
     @property
     def length(self) -> int:
-        """Tokens of prompt and continuation."""
+        """How many those are."""
         return len(self.prompt.tokens) + len(self.tokens)
+
+    def leave(self) -> None:
+        """Stop running."""
+        if self.share is not None:
+            self.share.sharers -= 1
+            self.share = None
 
     def add(self, token: int, logprob: float, eos_ids: frozenset[int]) -> None:
         """Take one more token, and see whether it was the last."""
