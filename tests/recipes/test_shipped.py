@@ -67,6 +67,14 @@ def test_a_shipped_recipe_plans_every_step(name: str, small: Path) -> None:
     assert [name for name in working if not needs[name].tokens] == []
 
 
+@pytest.mark.parametrize(("name", "million"), [("code", 0.72), ("pretrain", 0.98)])
+def test_a_recipe_that_makes_its_base_plans_it_from_its_size(name: str, million: float) -> None:
+    needs = {need.step: need for need in plan.plan(graph(name), lambda shape: MACHINE).needs}
+    assert needs["base"].parameters / 1e6 == pytest.approx(million, abs=0.01)
+    assert needs["base"].what == "learning"
+    assert needs["base"].tokens > 1e6
+
+
 def test_r1_has_the_papers_numbers() -> None:
     recipe = open_recipe(["r1"], environ={}).loaded.config
     for stage in (recipe.zero, recipe.reason, recipe.align):

@@ -57,7 +57,7 @@ def test_code_is_the_last_closed_block_after_the_thought(output: str, code: str 
 
 
 def test_right_code_earns_1_and_everything_else_0(reward: CodeTests) -> None:
-    assert score(reward, ADD, python("def add(a, b): return a + b")) == Score(1.0, "1 tests passed")
+    assert score(reward, ADD, python("def add(a, b): return a + b")) == Score(1.0, "every hidden test passed")
     wrong = score(reward, ADD, python("def add(a, b): return 3"))
     assert wrong == Score(0.0, "wrong: test 1: not so: assert add(-1, 1) == 0")
     assert score(reward, ADD, "def add(a, b): return a + b") == Score(0.0, "no code block")

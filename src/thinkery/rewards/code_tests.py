@@ -5,52 +5,33 @@ A task of kind "code" carries in `info` one of
     {"tests": [{"function": "add", "arguments": [1, 2], "result": 3}, …]}      what its function must return
     {"test": "assert add(1, 2) == 3", "entry_point": "add"}                    assertions; HumanEval's `check` too
 and may have {"limits": {"cpu_s": 2, "memory_mb": 256}} and {"before": "def add(a, b):\\n"}, source that stands before
-a continuation (HumanEval's prompt). 1 where every test passes, else 0; trouble with the sandbox is ungraded.
+a continuation (HumanEval's prompt). The program is the last fenced block of the answer.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from thinkery.chat import split
-from thinkery.core import Completion, Score, Task
-from thinkery.errors import ThinkeryError
-from thinkery.sandbox import Asserts, Call, InputOutput, Limits, Pool, Program, Result, run_tests, shared_pool
+from thinkery.core import Task
+from thinkery.rewards.hidden_tests import HiddenTests, NoProgram, blocks
+from thinkery.sandbox import Asserts, Call, InputOutput, Limits, Program
 from thinkery.sandbox.testing import Test
 
-_FENCE = re.compile(r"^[ \t]*(```+|~~~+)[ \t]*([^\n`]*)\n(.*?)^[ \t]*\1[ \t]*$", re.MULTILINE | re.DOTALL)
 _CPP = ("cpp", "c++", "cc", "cxx")
 
 
-class CodeTests:
-    """1 for a program that passes all its tests, 0 for any other or none; `pool` and `limits` are the sandbox's."""
+class CodeTests(HiddenTests):
+    """1 for a program that passes all its tests, 0 for any other or none."""
 
-    def __init__(self, pool: Pool | None = None, limits: Limits | None = None) -> None:
-        self.limits, self._pool = limits or Limits(), pool
-
-    def __call__(self, task: Task, completion: Completion) -> Score:
-        return self.batch([(task, completion)])[0]
-
-    def batch(self, pairs: Sequence[tuple[Task, Completion]]) -> list[Score]:
-        """One score per pair, in order; as many at a time as the pool has sandboxes."""
-        pool = self._pool or shared_pool()
-        return pool.map(lambda pair: self._judge(*pair, pool), pairs)
-
-    def _judge(self, task: Task, completion: Completion, pool: Pool) -> Score:
-        if completion.thought is not None and not completion.closed:
-            return Score(0.0, "thought not closed")
-        found = blocks(completion.answer)
+    def prepare(self, task: Task, answer: str) -> tuple[Program, Sequence[Test]]:
+        """The last fenced block of the answer, and the tests that the task carries."""
+        found = blocks(answer)
         if not found:
-            return Score(0.0, "no code block")
-        try:
-            program = program_of(task.info, *found[-1], limits=self.limits)
-            result = run_tests(program, tests_of(task.info), pool)
-        except (ThinkeryError, ValueError, KeyError, TypeError, SyntaxError) as problem:
-            return Score(None, f"{type(problem).__name__}: {problem}"[:500])
-        return _score(result)
+            raise NoProgram("no code block")
+        return program_of(task.info, *found[-1], limits=self.limits), tests_of(task.info)
 
 
 code_tests = CodeTests()
@@ -64,11 +45,6 @@ def extract_code(output: str) -> str | None:
     parts = split(output, opened="</think>" in output)
     found = blocks(parts.answer)
     return found[-1][1] if found else None
-
-
-def blocks(text: str) -> list[tuple[str, str]]:
-    """(info string, content) of every closed fenced block of Markdown, in order."""
-    return [(info.strip(), content) for _, info, content in _FENCE.findall(text)]
 
 
 def program_of(info: Mapping[str, Any], language: str, source: str, limits: Limits) -> Program:
@@ -95,9 +71,3 @@ def _test(one: Mapping[str, Any]) -> Test:
     if "function" in one:
         return Call(one["function"], one["arguments"], one["result"])
     return InputOutput(one["stdin"], one["stdout"])
-
-
-def _score(result: Result) -> Score:
-    if result.verdict == "pass":
-        return Score(1.0, f"{result.total} tests passed")
-    return Score(0.0, f"{result.verdict}: {result.detail}")

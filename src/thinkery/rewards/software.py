@@ -5,9 +5,8 @@ A task of kind "software" asks with an issue text and the files (`tasks.mutants.
 The answer is a change in either form, after the thought:
     a unified diff in a ```diff block (or the last block that is one), or
     whole files in fenced blocks that name their path: ```python bag/totals.py
-A repository with one file may be answered by one block without a path. 1 where every hidden test passes on the
-changed files, else 0; trouble with the sandbox is ungraded. The tests run in a process of their own (thinkery.sandbox),
-so the change cannot alter them, and files of the answer that would replace the tests do nothing.
+A repository with one file may be answered by one block without a path. The tests run in a process of their own
+(thinkery.sandbox), so the change cannot alter them, and files of the answer that would replace the tests do nothing.
 Anything with files, an issue and tests fits: sets of the SWE-bench kind need only a source that makes such tasks.
 """
 
@@ -18,46 +17,29 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
-from thinkery.core import Completion, Score, Task
-from thinkery.errors import ThinkeryError
-from thinkery.rewards.code_tests import blocks
+from thinkery.core import Task
+from thinkery.errors import InputError
+from thinkery.rewards.hidden_tests import HiddenTests, NoProgram, blocks
 from thinkery.rewards.patch import PatchFailed, apply_patch
-from thinkery.sandbox import Asserts, Limits, Pool, Program, run_tests, shared_pool
+from thinkery.sandbox import Asserts, Program
+from thinkery.sandbox.testing import Test
 
 _DIFF = re.compile(r"^--- .*\n\+\+\+ .*\n@@ ", re.MULTILINE)
 MAX_BYTES = 1 << 20
 
 
-class SoftwareTests:
+class SoftwareTests(HiddenTests):
     """1 for a change that makes every hidden test pass, 0 for any other or none."""
 
-    def __init__(self, pool: Pool | None = None, limits: Limits | None = None) -> None:
-        self.limits, self._pool = limits or Limits(), pool
-
-    def __call__(self, task: Task, completion: Completion) -> Score:
-        return self.batch([(task, completion)])[0]
-
-    def batch(self, pairs: Sequence[tuple[Task, Completion]]) -> list[Score]:
-        """One score per pair, in order; as many at a time as the pool has sandboxes."""
-        pool = self._pool or shared_pool()
-        return pool.map(lambda pair: self._judge(*pair, pool), pairs)
-
-    def _judge(self, task: Task, completion: Completion, pool: Pool) -> Score:
+    def prepare(self, task: Task, answer: str) -> tuple[Program, Sequence[Test]]:
+        """The files as the answer changes them, and the hidden tests of the task."""
         if not task.info.get("files") or not task.info.get("test"):
-            return Score(None, "the task has no files or no tests")
-        if completion.thought is not None and not completion.closed:
-            return Score(0.0, "thought not closed")
+            raise InputError("the task has no files or no tests", where=task.id)
         try:
-            files = changed_files(task.info["files"], completion.answer)
+            files = changed_files(task.info["files"], answer)
         except PatchFailed as problem:
-            return Score(0.0, str(problem))
-        try:
-            result = run_tests(Program(files=files, limits=self.limits), [Asserts(task.info["test"])], pool)
-        except (ThinkeryError, SyntaxError) as problem:
-            return Score(None, f"{type(problem).__name__}: {problem}"[:500])
-        if result.verdict == "pass":
-            return Score(1.0, "every hidden test passed")
-        return Score(0.0, f"{result.verdict}: {result.detail}")
+            raise NoProgram(str(problem)) from problem
+        return Program(files=files, limits=self.limits), [Asserts(task.info["test"])]
 
 
 software_tests = SoftwareTests()

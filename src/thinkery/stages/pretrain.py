@@ -16,7 +16,7 @@ from thinkery.model.tokenizer import Tokenizer as ChatTokenizer
 from thinkery.model.transformer import Shape, Transformer
 from thinkery.pipeline.artifact import Dataset, Model
 from thinkery.pipeline.run import Run
-from thinkery.tasks.world import documents, exercises, textbooks
+from thinkery.tasks.world import documents, exercises, listings, textbooks
 from thinkery.train.policy import open_policy
 from thinkery.train.sft import Sft, SftPolicy, sft
 
@@ -26,26 +26,49 @@ PIECES = Regex(r" ?\p{N}{1,2}| ?[A-Za-z]+| ?\p{Han}+| ?[^\s\p{L}\p{N}]+|\s+| ?\p
 """Where the tokenizer may not merge across: numbers of at most two digits are one token each."""
 
 
-CORPORA = {"textbooks": textbooks, "exercises": exercises, "crawl": documents}
-"""What there is to read, by the name a recipe uses."""
+CORPORA = {"textbooks": textbooks, "exercises": exercises, "listings": listings}
+"""What there is to read beside crawls, by the name a recipe uses."""
 
 
 class Corpus(Config):
     """What to read, and how much."""
 
-    kind: Literal["textbooks", "exercises", "crawl"] = "crawl"
-    """Worked problems and single steps, worked problems alone, or a crawl of mixed quality."""
-    documents: int = 90_000
+    kind: Literal["textbooks", "exercises", "listings"] = "textbooks"
+    """Worked problems and single steps, worked problems alone, or short Python functions."""
+    documents: int = 70_000
     """Documents of 45 to 60 tokens."""
+
+
+class Crawl(Config):
+    """A crawl of mixed quality, and how often it thinks inside the tags."""
+
+    documents: int = 70_000
+    """Documents of 45 to 60 tokens."""
+    tagged: float = 0.06
+    """Share of answers with a thought inside the tags, under the preamble that zero is asked with: the habit."""
+    careful: float = 0.38
+    """Share of those thoughts, under any preamble, that make every step: the skill."""
+    halfway: float = 0.0
+    """Share of the others that stop after half of the steps."""
 
 
 def world_corpus(run: Run, cfg: Corpus) -> Dataset:
     """Write documents of the embedded world as rows {"text": …}."""
+    return write(run, CORPORA[cfg.kind](run.seed), cfg.documents)
+
+
+def world_crawl(run: Run, cfg: Crawl) -> Dataset:
+    """The same of a crawl."""
+    return write(run, documents(run.seed, cfg.tagged, cfg.careful, cfg.halfway), cfg.documents)
+
+
+def write(run: Run, texts: Iterator[str], count: int) -> Dataset:
+    """The first `count` texts as a dataset."""
     writer = run.dataset()
-    for number, text in enumerate(islice(CORPORA[cfg.kind](run.seed), cfg.documents)):
+    for number, text in enumerate(islice(texts, count)):
         writer.add({"text": text}, f"{number:08d}")
         if number % 1000 == 999:
-            run.progress(number + 1, cfg.documents)
+            run.progress(number + 1, count)
     return writer.finish()
 
 
@@ -54,8 +77,6 @@ class Fresh(Config):
 
     vocabulary: int = 1024
     """Tokens, the four tags and the end of sequence included."""
-    tokenizer_documents: int = 60_000
-    """Documents that the tokenizer's merges are learnt from."""
     width: int = 128
     """Hidden size."""
     layers: int = 4
@@ -72,19 +93,23 @@ class Fresh(Config):
 
 def fresh(run: Run, cfg: Fresh, corpus: Dataset) -> Model:
     """Random weights and a byte-level BPE tokenizer trained on the corpus."""
-    texts = (row["text"] for row in islice(corpus.rows(), cfg.tokenizer_documents))
+    texts = (row["text"] for row in corpus.rows())
     tokenizer = ChatTokenizer(train_bpe(texts, cfg.vocabulary), eos=EOS, pad=EOS)
-    shape = Shape(
-        "llama", cfg.vocabulary, cfg.width, cfg.feed_forward, cfg.layers, cfg.heads, cfg.heads,
-        cfg.width // cfg.heads, max_position_embeddings=cfg.positions,
-    )  # fmt: skip
-    network = Transformer(shape)
+    network = Transformer(fresh_shape(cfg))
     network.initialise(torch.Generator().manual_seed(run.seed), cfg.std)
 
     def write(folder: Path) -> None:
         hf.save_model(folder, network, tokenizer)
 
     return run.save_model(write)
+
+
+def fresh_shape(cfg: Fresh) -> Shape:
+    """The shape of a model of this size."""
+    return Shape(
+        "llama", cfg.vocabulary, cfg.width, cfg.feed_forward, cfg.layers, cfg.heads, cfg.heads,
+        cfg.width // cfg.heads, max_position_embeddings=cfg.positions,
+    )  # fmt: skip
 
 
 def train_bpe(texts: Iterator[str], vocabulary: int) -> Tokenizer:

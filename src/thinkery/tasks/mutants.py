@@ -116,17 +116,19 @@ def normal_form(source: str) -> str | None:
 def mutations(source: str) -> Iterator[tuple[str, str]]:
     """(what was done, source) of every single mistake that can be made; no two sources are the same."""
     tree = ast.parse(source)
-    seen = {ast.unparse(tree)}
-    for position, node in enumerate(ast.walk(tree)):
-        for number in range(len(_changes(node))):
-            changed = copy.deepcopy(tree)
-            twin = next(itertools.islice(ast.walk(changed), position, None))
-            what, change = _changes(twin)[number]
-            change()
-            text = ast.unparse(ast.fix_missing_locations(changed))
-            if text not in seen:
-                seen.add(text)
-                yield what, text + "\n"
+    seen = {ast.unparse(tree) + "\n"}
+    for place in _places(tree):
+        what, text = _with_mistake(tree, *place)
+        if text not in seen:
+            seen.add(text)
+            yield what, text
+
+
+def mutation(source: str, rng: random.Random) -> tuple[str, str] | None:
+    """One mistake drawn from all that can be made, as (what was done, source); None where there are none."""
+    tree = ast.parse(source)
+    places = _places(tree)
+    return _with_mistake(tree, *rng.choice(places)) if places else None
 
 
 def software_prompt(issue: str, files: Mapping[str, str]) -> str:
@@ -139,6 +141,19 @@ def software_prompt(issue: str, files: Mapping[str, str]) -> str:
 # ---- one mistake
 
 Change = tuple[str, Callable[[], None]]
+
+
+def _places(tree: ast.Module) -> list[tuple[int, int]]:
+    """(number of a node in the order of `ast.walk`, number of a change at it) of every mistake."""
+    return [(i, number) for i, node in enumerate(ast.walk(tree)) for number in range(len(_changes(node)))]
+
+
+def _with_mistake(tree: ast.Module, position: int, number: int) -> tuple[str, str]:
+    """What was done, and the source of a copy of the tree with this mistake."""
+    changed = copy.deepcopy(tree)
+    what, change = _changes(next(itertools.islice(ast.walk(changed), position, None)))[number]
+    change()
+    return what, ast.unparse(ast.fix_missing_locations(changed)) + "\n"
 
 
 def _changes(node: ast.AST) -> list[Change]:

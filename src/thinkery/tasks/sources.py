@@ -28,13 +28,16 @@ from thinkery.tasks.mutants import mutants
 from thinkery.tasks.outside import LOOK, gym_tasks, hub_tasks
 from thinkery.tasks.world import general as world_general
 from thinkery.tasks.world import problems as world_problems
+from thinkery.tasks.world import programs as world_programs
+from thinkery.tasks.world.problems import LONGER, STEPS
+from thinkery.tasks.world.programs import PROGRAM_KINDS, ProgramKind
 
 Purpose = Literal["train", "exam"]
 WorldKind = Literal["chain", "cups"]
 WORLD_KINDS: tuple[WorldKind, ...] = ("chain", "cups")
 TASK_ROW = {"id", "prompt", "kind", "gold", "language", "source", "history", "info"}
 """A row with all of these is a task already, as `task_to_row` writes it."""
-EXAM_SPLITS = ("test", "held-out")
+EXAM_SPLITS = ("test", "held-out", "longer")
 
 
 class Source(Config):
@@ -44,14 +47,15 @@ class Source(Config):
     """Where tasks come from: a name in `SOURCES`, such as world, jsonl, gsm8k or hub."""
 
     split: str = "train"
-    """Which part; `test` (the world's own word is `held-out`) is for exams and never trained on."""
+    """Which part; `test` (the world's own word is `held-out`) is for exams and never trained on, nor is the world's
+    `longer`: problems with more steps than any to learn from."""
 
     limit: int | None = None
     """At most so many tasks, drawn by the seed and kept in the source's order; None takes all there are."""
 
     kind: str = ""
     """jsonl: how answers are judged (math, choice, exact, general), where the data should not decide. world: the
-    kinds of problem, with commas (chain,cups)."""
+    kinds of problem (chain,cups) or of program (code,fix), with commas."""
 
     language: str = ""
     """Language tag of the questions, such as `en`, where the data does not say."""
@@ -79,6 +83,8 @@ def load_tasks(sources: Iterable[Source], *, seed: int = 0, purpose: Purpose = "
         if purpose == "train":
             _refuse_exams(cfg)
         made = list(_function(cfg)(cfg, seed))
+        if purpose == "train" and (kept := next(filter(public.kept_for_exams, made), None)):
+            raise _not_for_training(f"{cfg.path or cfg.source}: {kept.id}")
         tasks.extend(_finish(task, cfg) for task in _draw(made, cfg.limit, seed))
     return list(unique_ids(tasks))
 
@@ -98,9 +104,12 @@ def unique_ids(tasks: Iterable[Task]) -> Iterator[Task]:
 def _refuse_exams(cfg: Source) -> None:
     exam_file = cfg.source == "jsonl" and public.is_exam_file(Path(cfg.path))
     if exam_file or cfg.split in EXAM_SPLITS or cfg.source in ("math500", "aime2024"):
-        hint = "train on another source or on split = train; this one may only be evaluated on"
-        where = cfg.path if exam_file else f"{cfg.source}:{cfg.split}"
-        raise InputError("an evaluation set cannot be trained on", where=where, hint=hint)
+        raise _not_for_training(cfg.path if exam_file else f"{cfg.source}:{cfg.split}")
+
+
+def _not_for_training(where: str) -> InputError:
+    hint = "train on another source or on split = train; this one may only be evaluated on"
+    return InputError("an evaluation set cannot be trained on", where=where, hint=hint)
 
 
 def _function(cfg: Source) -> Callable[[Source, int], Iterator[Task]]:
@@ -126,12 +135,17 @@ def _finish(task: Task, cfg: Source) -> Task:
 
 
 def _world(cfg: Source, seed: int) -> Iterator[Task]:
-    """Problems of the embedded world; as many as `limit`."""
+    """Problems or programs of the embedded world; as many as `limit`."""
     wanted = cfg.kind.split(",") if cfg.kind else WORLD_KINDS
+    programs: list[ProgramKind] = [kind for kind in PROGRAM_KINDS if kind in wanted]
+    if len(programs) == len(wanted):
+        return world_programs(_world_split(cfg), seed, _count(cfg), kinds=programs)
     kinds: list[WorldKind] = [kind for kind in WORLD_KINDS if kind in wanted]
-    if not kinds:
-        raise ConfigError("the world has no such kind", where="kind", found=cfg.kind, hint=",".join(WORLD_KINDS))
-    return world_problems(_world_split(cfg), seed, _count(cfg), kinds=kinds)
+    if len(kinds) < len(wanted):
+        hint = f"some of {','.join(WORLD_KINDS)}, or some of {','.join(PROGRAM_KINDS)}"
+        raise ConfigError("the world has no such kind", where="kind", found=cfg.kind, hint=hint)
+    steps = LONGER if cfg.split == "longer" else STEPS
+    return world_problems(_world_split(cfg), seed, _count(cfg), kinds=kinds, steps=steps)
 
 
 def _world_general(cfg: Source, seed: int) -> Iterator[Task]:

@@ -2,7 +2,9 @@
 
 from thinkery.tasks.world.documents import ZERO_TEMPLATE, documents, exercises, textbooks
 from thinkery.tasks.world.general import general
+from thinkery.tasks.world.listings import listings
 from thinkery.tasks.world.problems import problems
+from thinkery.tasks.world.programs import programs
 from thinkery.tasks.world.rules import follows, has_rule, liked, prefer, quality, refuses_harm, unsafe
 
 __all__ = [
@@ -13,8 +15,10 @@ __all__ = [
     "general",
     "has_rule",
     "liked",
+    "listings",
     "prefer",
     "problems",
+    "programs",
     "quality",
     "refuses_harm",
     "textbooks",
