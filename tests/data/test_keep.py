@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from thinkery.core import Completion, Rollout, Score, Task
-from thinkery.data.keep import Funnel, Readable, readable, right
-from thinkery.data.repetition import repetition
-from thinkery.data.units import ngrams, units
+from thinkery.data.keep import Readable, readable, right
+from thinkery.rewards.shaping import repetition
+from thinkery.rewards.units import ngrams, units
 
 FRESH = "First I add seven and five, which makes twelve. Then I take away three, so nine is left. That fits."
 
@@ -71,20 +71,3 @@ def test_repetition_is_the_share_of_ngrams_seen_before() -> None:
     assert repetition("再来一次再来一次", n=4) == pytest.approx(1 / 5)
     assert repetition(FRESH) == 0.0
     assert repetition("short") == 0.0
-
-
-def test_the_funnel_counts_each_stage_and_keeps_examples() -> None:
-    funnel = Funnel(("right", "readable"), examples=1)
-    funnel.enter(4)
-    assert funnel.passes("right", None)
-    assert funnel.passes("right", None)
-    assert not funnel.passes("right", "wrong", {"text": "first"})
-    assert not funnel.passes("right", "wrong", {"text": "second"})
-    assert funnel.passes("readable", None)
-    assert not funnel.passes("readable", "repetition", {"text": "again and again"})
-    assert list(funnel.counts.items()) == [("generated", 4), ("right", 2), ("readable", 1), ("kept", 1)]
-    assert funnel.report() == {
-        "counts": funnel.counts,
-        "dropped": {"right": {"wrong": 2}, "readable": {"repetition": 1}},
-        "examples": {"right: wrong": [{"text": "first"}], "readable: repetition": [{"text": "again and again"}]},
-    }

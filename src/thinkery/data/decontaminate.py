@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from thinkery.core import Task
-from thinkery.data.units import digest, ngrams, units
+from thinkery.rewards.units import digest, ngrams, units
 
 
 class Index:

@@ -10,7 +10,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from thinkery.data.units import digest, ngrams, units
+from thinkery.rewards.units import digest, ngrams, units
 
 _PRIME = np.uint64(4_294_967_311)  # the first above 2^32: products of two 32-bit numbers stay inside 64 bits
 _HASHES, _ROWS = 64, 4

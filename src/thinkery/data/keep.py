@@ -1,25 +1,14 @@
-"""What is worth learning from: filters over judged attempts, and the count of what each one dropped (R1 §2.3.3).
-
-A filter returns None to keep, or the reason to drop. The funnel counts both:
-
-    funnel = Funnel()
-    for rollout in group.rollouts:
-        funnel.enter()
-        if funnel.passes("right", right(rollout), text) and funnel.passes("readable", readable(rollout), text): ...
-"""
+"""What is worth learning from (v1 §2.3.3): filters of judged attempts, each None to keep, or the reason to drop."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from typing import Any
 
 from thinkery.config import Config
 from thinkery.core import Rollout
-from thinkery.data.repetition import repetition
 from thinkery.rewards.language import language_share
+from thinkery.rewards.shaping import repetition
 
-STAGES = ("right", "readable", "deduplicated", "decontaminated")
 _GARBAGE = re.compile(r"\ufffd|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|[\ue000-\uf8ff]|(.)\1{39}", re.DOTALL)
 
 
@@ -68,40 +57,3 @@ def unreadable(thought: str, answer: str, language: str | None, limits: Readable
     if any(len(paragraph) > limits.paragraph for paragraph in re.split(r"\n\s*\n", thought)):
         return "long paragraph"
     return "repetition" if max(repetition(thought), repetition(answer)) > limits.repetition else None
-
-
-class Funnel:
-    """How many attempts came in, passed each stage and were kept, with the first few that each reason dropped."""
-
-    def __init__(self, stages: tuple[str, ...] = STAGES, examples: int = 3) -> None:
-        self.generated = 0
-        self.passed = dict.fromkeys(stages, 0)
-        self.dropped: dict[str, Counter[str]] = {stage: Counter() for stage in stages}
-        self.examples: dict[str, list[Any]] = {}
-        self._most = examples
-
-    def enter(self, n: int = 1) -> None:
-        """Count what was generated."""
-        self.generated += n
-
-    def passes(self, stage: str, reason: str | None, example: Any = None) -> bool:
-        """Count an attempt as passed (no reason) or dropped; True when it passed. `example` must survive JSON."""
-        if reason is None:
-            self.passed[stage] += 1
-            return True
-        self.dropped[stage][reason] += 1
-        examples = self.examples.setdefault(f"{stage}: {reason}", [])
-        if example is not None and len(examples) < self._most:
-            examples.append(example)
-        return False
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """generated → each stage → kept, in that order."""
-        last = list(self.passed)[-1]
-        return {"generated": self.generated, **self.passed, "kept": self.passed[last]}
-
-    def report(self) -> dict[str, Any]:
-        """Counts, reasons and examples as JSON."""
-        dropped = {stage: dict(reasons.most_common()) for stage, reasons in self.dropped.items() if reasons}
-        return {"counts": self.counts, "dropped": dropped, "examples": self.examples}

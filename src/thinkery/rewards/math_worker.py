@@ -1,12 +1,18 @@
-"""The process that compares mathematical answers, one JSON line in, one out; `math_answer` starts and kills it.
+"""The process that compares mathematical answers, one JSON line in, one out; `math_answer` starts and stops it.
 
     python -m thinkery.rewards.math_worker 5        # seconds of CPU a comparison may take
 
-    {"gold": "1/2", "answer": "0.5"}  ->  {"equal": true}, {"equal": false, "why": "…"} or {"error": "…"}
-    {"gold": "1/2"}                   ->  {"readable": true}
+    {"id": 1, "gold": "1/2", "answer": "0.5"}  ->  {"equal": true}, {"equal": false, "why": "…"} or {"error": "…"}
+    {"id": 2, "gold": "1/2"}                   ->  {"readable": true}           (each with its id)
 
-Symbolic comparison can hang or swallow all memory, so nothing else lives here. No signal is set: the parent
-keeps the clock. The process limits its own memory, and its CPU time too, so that it ends even without a parent.
+Symbolic comparison can hang or swallow all memory, so nothing else lives here. The process that was started only
+prepares: it imports sympy, fills the parser's tables, and forks the one that answers. When that one ends, by SIGTERM
+to its parent or otherwise, another takes its place within milliseconds and says {"ready": …, "after": its signal or
+exit status}. No alarm is set: the caller keeps the clock. The process limits its own memory, and its CPU time too, so
+that it ends even without a caller.
+
+Two things make math-verify faster and change no result: the parser first predicts without its context (ANTLR's SLL
+mode: the same tree or a syntax error), which is enough for most answers; and whole numbers are not parsed as Python.
 A sum is no answer to "what is 3+4": where gold is a plain number, the answer must be worked out too.
 Not handled: answers in prose with more than one number, units that change the value (1 m is not 100 cm).
 """
@@ -19,13 +25,32 @@ import logging
 import os
 import re
 import resource
+import signal
 import sys
 import time
 from typing import Any
 
+import sympy
+from antlr4.atn.PredictionMode import PredictionMode
+from latex2sympy2_extended import latex2sympy2
 from math_verify import LatexExtractionConfig, parse, verify
 
+from thinkery.rewards.formula import is_plain, same_text, tidy
+
 MEMORY_BYTES = 2 << 30
+AWAITED = {signal.SIGTERM, signal.SIGCHLD}
+TYPICAL = (
+    (r"\frac{3 \sqrt{3}}{14}", r"2\pi"),
+    ("2x^2 - 12x + 20", "(x-1)(x+1)"),
+    (r"\left( 3, \frac{\pi}{2} \right)", "(3, 1.5, -2)"),
+    (r"[-2,1) \cup (3,\infty)", "[0,5]"),
+    (r"\begin{pmatrix} 1 & 0 \\ 0 & -1 \end{pmatrix}", r"\{1,2\}"),
+    (r"90^\circ", r"8\text{ cm}"),
+    ("x=5", r"y \le 3"),
+    (r"2^{10}", r"50\%"),
+    ("3+4i", "1,-1,3"),
+)
+"""Answers read before the first fork: the parsers build their tables on first use."""
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$(.+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _COMMAND = re.compile(r"\\(?:text|mbox|textbf|mathrm|operatorname)\s*\{[^{}]*\}|\\[A-Za-z]+|\{[^{}]*\}")
 _FUNCTIONS = r"(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|log|exp|sqrt|min|max|gcd|lcm|mod|and"
@@ -46,22 +71,72 @@ _PLAIN = str.maketrans(
 )
 
 
+class Parser(latex2sympy2.PSParser):
+    """The LaTeX parser, at first in the mode that is fast and fails on some formulas."""
+
+    def math(self) -> Any:
+        """The whole text as a tree."""
+        self._interp.predictionMode = PredictionMode.SLL
+        try:
+            return super().math()
+        except Exception:  # the library's listener raises on a syntax error
+            self.reset()
+            self._interp.predictionMode = PredictionMode.LL
+            return super().math()
+
+
+class Converter(latex2sympy2._Latex2Sympy):
+    """From the tree to sympy, whole numbers without sympy's own parser of Python."""
+
+    def parse_number(self, text: str) -> Any:
+        """A number of digits, commas and a point."""
+        digits = text.replace(",", "")
+        return sympy.Integer(int(digits)) if digits.isdecimal() else super().parse_number(text)
+
+
+latex2sympy2.PSParser, latex2sympy2._Latex2Sympy = Parser, Converter
+
+
 def main() -> None:
-    """Answer requests from stdin until it closes; only replies reach the pipe that was stdout."""
-    cpu_s = float(sys.argv[1])
+    """Prepare, then have a child answer until stdin closes, and another whenever it ends before."""
     logging.disable(logging.CRITICAL)
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     _limit(resource.RLIMIT_AS, MEMORY_BYTES)
-    compare("1/2", "0.5")  # the parsers build their tables on first use
-    print(json.dumps({"ready": True}), file=replies, flush=True)
-    for stream in (1, 2):
+    for gold, answer in TYPICAL:
+        compare(gold, answer)
+    for stream in (1, 2):  # only replies reach the pipe that was stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-    for line in sys.stdin:
-        _limit(resource.RLIMIT_CPU, int(time.process_time() + cpu_s) + 2)  # 2 s of grace for the parent's clock
-        print(json.dumps(handle(json.loads(line))), file=replies, flush=True)
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # else it might be dropped while it is blocked
+    signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)
+    status: int | None = None
+    while status is None or status < 0:  # a child that was killed has a successor, one that ended by itself has none
+        child = os.fork()
+        if not child:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, AWAITED)
+            print(json.dumps({"ready": True, "after": status}), file=replies, flush=True)
+            serve(float(sys.argv[1]), replies)
+            os._exit(0)
+        status = _outlast(child)
 
 
-def handle(request: dict[str, str]) -> dict[str, Any]:
+def _outlast(child: int) -> int:
+    """Wait until a child ends, and end it on SIGTERM; returns its exit status, or minus the signal that ended it."""
+    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
+        if signal.sigwait(AWAITED) == signal.SIGTERM:
+            os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(ended[1])
+
+
+def serve(cpu_s: float, replies: Any) -> None:
+    """Answer requests from stdin until it closes; each reply has its request's id."""
+    with open(0, encoding="utf-8", closefd=False) as requests:
+        for line in requests:
+            _limit(resource.RLIMIT_CPU, int(time.process_time() + cpu_s) + 2)  # 2 s of grace for the caller's clock
+            request = json.loads(line)
+            print(json.dumps(handle(request) | {"id": request["id"]}), file=replies, flush=True)
+
+
+def handle(request: dict[str, Any]) -> dict[str, Any]:
     """The reply to one request; whatever goes wrong inside math-verify becomes an error."""
     try:
         if "answer" not in request:
@@ -76,7 +151,7 @@ def compare(gold: str, answer: str) -> dict[str, Any]:
     reference = read(gold)
     if not reference:
         return {"error": "the gold answer cannot be read as mathematics"}
-    if _bare(gold) == _bare(answer):
+    if same_text(gold, answer):
         return {"equal": True}
     wanted, formula = _formula(gold), _formula(answer)
     if _INTEGER.fullmatch(wanted) or _RATIONAL.fullmatch(wanted):
@@ -92,7 +167,9 @@ def compare(gold: str, answer: str) -> dict[str, Any]:
 def read(text: str) -> tuple[Any, ...]:
     """What math-verify makes of an answer: (expression, its text), or () where there is no expression."""
     formula = _formula(text)
-    if mixed := _MIXED_NUMBER.fullmatch(formula):
+    if is_plain(formula):
+        formula = tidy(formula)
+    elif mixed := _MIXED_NUMBER.fullmatch(formula):
         formula = rf"{mixed[1]}\frac{{{mixed[2]}}}{{{mixed[3]}}}"
     elif _LIST_OF_NUMBERS.search(formula):
         return ()  # "1 2 3" would be read as a sum
@@ -116,12 +193,6 @@ def _is_unworked(formula: str, fraction: bool) -> bool:
     """Whether an operation is left in a formula that should be a number; `fraction` allows a division."""
     formula = _POWER_OF_TEN.sub("", formula)
     return bool(_OPERATION.search(formula) or (not fraction and _DIVISION.search(formula)))
-
-
-def _bare(text: str) -> str:
-    """An answer without dollars, \\text{} and white space, for answers that are words."""
-    text = re.sub(r"\\(?:text|mbox|mathrm)\s*\{([^{}]*)\}", r"\1", text)
-    return re.sub(r"[\s$]|\\[,!;]|\.$", "", text).casefold()
 
 
 def _limit(what: int, soft: int) -> None:
