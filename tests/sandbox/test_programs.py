@@ -177,13 +177,14 @@ def test_tests_that_cannot_judge_are_refused(pool: Pool) -> None:
 # ---- the pool
 
 
+@pytest.mark.slow  # a wall clock, so only on a quiet machine
 def test_a_trivial_test_costs_at_most_30_ms(pool: Pool) -> None:
     costs = []
     for _ in range(30):
         began = time.perf_counter()
         assert run_tests(Program("print(1)"), [InputOutput("", "1")], pool).verdict == "pass"
         costs.append(time.perf_counter() - began)
-    assert statistics.quantiles(costs, n=4)[0] < 0.030  # the machine may be busy: the lower quartile
+    assert statistics.median(costs) < 0.030
 
 
 def test_many_threads_get_their_own_answers(pool: Pool) -> None:
