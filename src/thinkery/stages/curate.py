@@ -25,8 +25,9 @@ from thinkery.pipeline.artifact import Dataset, Model
 from thinkery.pipeline.dataset import DatasetWriter
 from thinkery.pipeline.run import Run
 from thinkery.rewards.rubric import Part, Rubric
-from thinkery.stages.common import is_general, is_reasoning, open_model, reads_well, sample_chunks
+from thinkery.stages.common import is_general, is_reasoning, open_model, reads_well, sample_chunks, templates_of
 from thinkery.stages.roles import Role, accuracy_of
+from thinkery.tasks.templates import put_one
 
 MILLION = 1_000_000
 SPENT = "spent on the endpoint, in millionths"
@@ -43,6 +44,9 @@ class Curate(Config):
     """Most attempts kept of one prompt."""
     sampling: Sampling = Sampling(temperature=1.0, max_tokens=32768)
     """How the teacher is sampled."""
+    templates: tuple[str, ...] = ()
+    """Other words to write the kept questions in, of which each draws one: sets such as `world-chat-practice`, or texts
+    with `{question}`. The teacher is asked the question as it is."""
     readable: Readable = Readable()
     """What a thought must be like."""
     general: int = 200_000
@@ -72,14 +76,15 @@ def curate(
     writer = run.dataset()
     index = Index.of(exam.tasks(), n=cfg.ngram) if exam else None
     asked = [task for task in tasks.tasks() if is_reasoning(task)][: cfg.prompts]
-    paid = 0
+    templates, paid = templates_of(cfg.templates), 0
     with accuracy_of(cfg.judge, judge) as accuracy, teaching(cfg, teacher, writer) as engine:
         rubric = Rubric(accuracy=accuracy, readable=Part(reads_well(cfg.readable), weight=0))
         for key, groups in sample_chunks(
             run, engine, asked, cfg.sampling, rubric, writer, samples=cfg.samples, chunk=cfg.chunk
         ):
             for place, group in enumerate(groups):
-                keep_samples(cfg, writer, f"{key}/{place:04d}", group.task, group.rollouts, index)
+                written = put_one(group.task, templates, run.seed) if templates else group.task
+                keep_samples(cfg, writer, f"{key}/{place:04d}", written, group.rollouts, index)
             if cost := cost_of(engine) - paid:
                 writer.count(SPENT, cost)  # counted with the chunk, so that a continued run keeps to the same budget
                 paid += cost
