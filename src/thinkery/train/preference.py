@@ -29,11 +29,11 @@ from thinkery.model.tokenizer import Tokenizer
 from thinkery.pipeline.run import Run
 from thinkery.rewards.preference import Reads, RewardModel, reading
 from thinkery.train.batch import Batch, Example, arrange, collate
-from thinkery.train.optim import Learner, PolicyConfig, resident_bytes
+from thinkery.train.optim import Learner, LearnerConfig, resident_bytes
 from thinkery.train.sft import batch_of
 
 
-class RewardPolicy(PolicyConfig):
+class RewardPolicy(LearnerConfig):
     """How a reward model's weights learn (R1: 6e-6)."""
 
     lr: float = 6e-6
