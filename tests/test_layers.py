@@ -18,7 +18,7 @@ LAYERS = (
     ("errors",),
     ("core", "config"),
     ("chat", "sandbox", "pipeline"),
-    ("model", "tasks"),
+    ("model", "tasks", "sinks"),
     ("engine",),
     ("rewards",),
     ("rollout",),
@@ -29,7 +29,7 @@ LAYERS = (
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
-WITHOUT_TORCH = ("errors", "core", "config", "chat", "sandbox", "pipeline", "tasks", "data", "rewards", "cli")
+WITHOUT_TORCH = ("errors", "core", "config", "chat", "sandbox", "pipeline", "tasks", "sinks", "data", "rewards", "cli")
 WITH_TORCH = (PACKAGE / "rewards" / "preference.py",)
 
 FILES = sorted(PACKAGE.rglob("*.py"))

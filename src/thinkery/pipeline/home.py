@@ -16,7 +16,7 @@ from thinkery.pipeline.artifact import MANIFEST, Artifact, load_artifact
 from thinkery.pipeline.files import hash_file, read_json, sync_path, write_json, writing
 from thinkery.pipeline.provenance import commit, versions
 from thinkery.pipeline.record import Events
-from thinkery.pipeline.run import CHECKPOINTS, JOURNAL, PROGRESS
+from thinkery.pipeline.run import CHECKPOINTS, JOURNAL, PROGRESS, SINKS
 from thinkery.pipeline.step import Step
 
 SCHEMA = 1
@@ -133,12 +133,13 @@ def find_artifact(dir: Path, step: Step) -> Artifact | None:
 
 
 def finish_folder(partial: Path, folder: Path) -> None:
-    """Give a sealed folder its final name and drop its checkpoints; also completes this after a kill."""
+    """Give a sealed folder its final name and drop what only an unfinished one needs; completes this after a kill."""
     with writing(folder):
         if not folder.exists():
             partial.rename(folder)
             sync_path(folder.parent)
-        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+        for name in (CHECKPOINTS, SINKS):
+            shutil.rmtree(folder / name, ignore_errors=True)
         for name in (JOURNAL, PROGRESS, ABOUT, "branched.json"):
             (folder / name).unlink(missing_ok=True)
 

@@ -61,10 +61,12 @@ class Record:
         """Where the metrics are."""
         return self.dir / "metrics.jsonl"
 
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Add one row of metrics."""
+    def metrics(self, step: int, values: Mapping[str, float]) -> dict[str, Any]:
+        """Add one row of metrics, and return it."""
         numbers = {name: finite(value) for name, value in values.items()}
-        append_row(self.metrics_path, {"step": step, "at": round(time.time(), 3), **numbers})
+        row = {"step": step, "at": round(time.time(), 3), **numbers}
+        append_row(self.metrics_path, row)
+        return row
 
     def rollouts(self, step: int, groups: Sequence[Group], advantages: Advantages | None = None) -> None:
         """Write all attempts of one step as one file, whole or not at all; `advantages` are by group and sample."""

@@ -5,8 +5,8 @@ words ─► base-start ─textbooks─► base-schooled ─exercises─► base
 
 from __future__ import annotations
 
-from thinkery.config import Config
 from thinkery.pipeline.step import Step, step
+from thinkery.recipes.common import RecipeConfig
 from thinkery.stages.pretrain import (
     Corpus,
     Crawl,
@@ -21,7 +21,7 @@ from thinkery.stages.pretrain import (
 )
 
 
-class PretrainRecipe(Config):
+class PretrainRecipe(RecipeConfig):
     """Settings of the embedded bases."""
 
     words: Crawl = Crawl(documents=20_000)
