@@ -257,3 +257,27 @@ def test_the_progress_line_reads_like_the_one_in_the_specification():
 
 def test_spans_are_short():
     assert [duration(s) for s in (4.4, 59, 90, 3600, 11100)] == ["4s", "59s", "2m", "1h00m", "3h05m"]
+
+
+def test_what_was_left_out_is_counted_by_source_with_examples(tmp_path):
+    def work(folder, rows) -> None:
+        writer = Run(folder, "corpus").dataset()
+        for i in rows:
+            if i % 2:
+                writer.count("dropped: odd", source="wells", example={"i": i})
+                writer.skip(f"{i:04d}")
+            else:
+                writer.count("kept", source="books" if i % 4 else "wells")
+                writer.add({"i": i}, f"{i:04d}")
+
+    work(tmp_path / "killed", range(21))
+    for name in ("killed", "whole"):
+        work(tmp_path / name, range(60))
+    killed, whole = (Run(tmp_path / name, "corpus").dataset().finish() for name in ("killed", "whole"))
+    assert whole.funnel == killed.funnel == {"kept": 30, "dropped: odd": 30}
+    assert whole.funnel_by_source == {"wells": {"kept": 15, "dropped: odd": 30}, "books": {"kept": 15}}
+    assert (
+        [one["row"]["i"] for one in killed.dropped()]
+        == list(range(1, 25, 2))
+        == [o["row"]["i"] for o in whole.dropped()]
+    )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from thinkery.errors import UsageError
-from thinkery.pipeline.artifact import MANIFEST, Artifact, load_artifact
+from thinkery.pipeline.artifact import DROPPED, MANIFEST, Artifact, load_artifact
 from thinkery.pipeline.files import hash_file, read_json, sync_path, write_json, writing
 from thinkery.pipeline.provenance import commit, versions
 from thinkery.pipeline.record import Events
@@ -84,7 +84,8 @@ class Home:
     def seal(self, step: Step, made: Artifact, ending: Mapping[str, Any]) -> Artifact:
         """Write the manifest, give the folder its final name, and drop what only an unfinished step needs."""
         partial, folder = partial_folder(self.dir, step), step_folder(self.dir, step)
-        logs = [p for p in (partial / "metrics.jsonl", *sorted(partial.glob("rollouts/*.jsonl.gz"))) if p.exists()]
+        written = (partial / "metrics.jsonl", partial / DROPPED, *sorted(partial.glob("rollouts/*.jsonl.gz")))
+        logs = [path for path in written if path.exists()]
         record = {path.relative_to(partial).as_posix(): hash_file(path) for path in logs}
         ending = {**ending, "created": round(time.time(), 3), **self.code}
         write_json(partial / MANIFEST, {**made.manifest, "record": record, **ending})

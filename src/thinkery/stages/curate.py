@@ -23,6 +23,7 @@ from thinkery.engine.http import HttpConfig, HttpEngine
 from thinkery.errors import ConfigError
 from thinkery.pipeline.artifact import Dataset, Model
 from thinkery.pipeline.dataset import DatasetWriter
+from thinkery.pipeline.record import rollout_row
 from thinkery.pipeline.run import Run
 from thinkery.rewards.rubric import Part, Rubric
 from thinkery.stages.common import is_general, is_reasoning, open_model, reads_well, sample_chunks, templates_of
@@ -128,10 +129,12 @@ def keep_samples(
         reason = why_not(rollout, index) or ("duplicate" if seen.duplicate_of(key, rollout.completion.text) else "")
         if not reason and kept == cfg.keep:
             reason = "enough of this prompt"
-        writer.count(f"dropped: {reason}" if reason else "kept: reasoning")
-        if not reason:
-            kept += 1
-            writer.add(row_of(task, rollout.completion), f"{key}/{rollout.sample:04d}")
+        if reason:
+            writer.count(f"dropped: {reason}", source=task.source, example=rollout_row(0, rollout))
+            continue
+        kept += 1
+        writer.count("kept: reasoning", source=task.source)
+        writer.add(row_of(task, rollout.completion), f"{key}/{rollout.sample:04d}")
 
 
 def why_not(rollout: Rollout, index: Index | None) -> str:
@@ -148,7 +151,7 @@ def why_not(rollout: Rollout, index: Index | None) -> str:
 
 def keep_general(writer: DatasetWriter, key: str, task: Task) -> None:
     """Write a general prompt with its reference answer, and the thought that came with it, if any."""
-    writer.count("kept: general")
+    writer.count("kept: general", source=task.source)
     thought = task.info.get("thought", "")
     writer.add(row_of(task, Completion(text="", thought=thought, answer=task.gold or "", closed=True)), key)
 
