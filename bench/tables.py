@@ -68,12 +68,16 @@ def claims(found: Mapping[str, Any]) -> str:
 
 
 def ablations(found: Mapping[str, Any]) -> str:
-    """Accuracy, form, language, length and cost of every variant of zero."""
-    lines = ["| variant | pass@1 | format | language | tokens | seconds |", "|---|--:|--:|--:|--:|--:|"]
+    """Accuracy, form, language, preference, length and cost of every variant."""
+    lines = [
+        "| variant | pass@1 | format | language | preference | tokens | seconds | GB |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
     for name, variant in found["variants"].items():
-        cells = [interval(variant["pass@1"]), *(f"{100 * variant[key]['value']:.1f}" for key in ("format", "language"))]
-        length, seconds = variant["length"]["value"], variant["seconds"]
-        lines.append(f"| {name} | {' | '.join(cells)} | {length:.0f} | {seconds:.0f} |")
+        shares = (f"{100 * variant[key]['value']:.1f}" for key in ("format", "language", "preference"))
+        length, seconds, memory = variant["length"]["value"], variant["seconds"], variant["peak_memory_gb"]
+        cells = [interval(variant["pass@1"]), *shares, f"{length:.0f}", f"{seconds:.0f}", f"{memory:.1f}"]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
