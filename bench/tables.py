@@ -67,6 +67,21 @@ def claims(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def reported(found: Mapping[str, Any]) -> str:
+    """What is told and not gated, and accuracy by the number of steps, seed by seed."""
+    seeds = found["seeds"]
+    names = (f"seed {seed['seed']}" for seed in seeds)
+    lines = [f"| | {' | '.join(names)} |", f"|---|{'--:|' * len(seeds)}"]
+    for name in seeds[0]["reported"]:
+        values = (seed["reported"][name] for seed in seeds)
+        lines.append(f"| {name} | {' | '.join(f'{value:.3g}' for value in values)} |")
+    for stage in ("base", "zero", "align", "distill"):
+        for metric in (metric for metric in seeds[0]["stages"][stage] if metric.startswith("pass@1/difficulty=")):
+            values = (seed["stages"][stage][metric]["value"] for seed in seeds)
+            lines.append(f"| {stage}, {metric.partition('/')[2]} | {' | '.join(f'{value:.3g}' for value in values)} |")
+    return "\n".join(lines)
+
+
 def ablations(found: Mapping[str, Any]) -> str:
     """Accuracy, form, language, preference, length and cost of every variant."""
     lines = [
@@ -89,6 +104,7 @@ def number(value: float) -> str:
 TABLES: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], str]]] = {
     "demo table": ("README.md", "tiny.json", demo),
     "claims table": ("docs/findings.md", "claims.json", claims),
+    "reported table": ("docs/findings.md", "claims.json", reported),
     "ablations table": ("docs/findings.md", "ablations.json", ablations),
 }
 """By marker: the page, the result, and how it is written."""
