@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from dataclasses import replace
 
@@ -12,7 +11,6 @@ from thinkery.core import Completion, Group, Message, Rollout, Score, Task
 from thinkery.errors import DiskFull, HashMismatch, InputError
 from thinkery.pipeline.artifact import row_to_task, task_to_row
 from thinkery.pipeline.files import append_row, read_rows, write_file
-from thinkery.pipeline.progress import Progress, duration
 from thinkery.pipeline.run import Run
 
 
@@ -241,22 +239,6 @@ def test_a_report_keeps_its_files_beside_its_figures(tmp_path):
     made = Run(tmp_path, "report").save_report({"pass@1": 0.5}, {"report.html": "<p>", "curve.png": b"\x89"})
     assert made.data == {"pass@1": 0.5}
     assert sorted(p.name for p in made.folder.iterdir()) == ["curve.png", "report.html", "report.json"]
-
-
-def test_the_progress_line_reads_like_the_one_in_the_specification():
-    out, times = io.StringIO(), iter([0.0, 1.9, 3.8])
-    line = Progress(out, clock=lambda: next(times))
-    line.stage("reason", 2, 6)
-    line.update(199, 1000, {"reward": 0.38, "cut": "2%", "len": 310.0})
-    line.update(200, 1000, {"reward": 0.41, "cut": "2%", "len": 312.0})
-    assert out.getvalue().splitlines() == [
-        "stage 2/6 reason  step 199/1000  reward 0.38  cut 2%  len 310",
-        "stage 2/6 reason  step 200/1000  reward 0.41 (+0.03)  cut 2%  len 312  1.9 s/it  ETA 25m",
-    ]
-
-
-def test_spans_are_short():
-    assert [duration(s) for s in (4.4, 59, 90, 3600, 11100)] == ["4s", "59s", "2m", "1h00m", "3h05m"]
 
 
 def test_what_was_left_out_is_counted_by_source_with_examples(tmp_path):

@@ -176,7 +176,8 @@ def _execute_all(
         if interrupts.stopping:
             raise Stopped("stopped on request", where=f"before step {step.name!r}", hint="the same command continues")
         if audience.progress:
-            audience.progress.stage(step.name, number, len(chosen))
+            later = [one.name for one in chosen[number:] if one.name not in made]
+            audience.progress.stage(step.name, number, len(chosen), later)
         if step.name in made:
             home.events.add("stale", step.name, step.key, inputs=_changed_inputs(step, made))
             home.set_aside(step)

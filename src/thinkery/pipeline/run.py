@@ -215,7 +215,8 @@ class Run:
         size, free = size_of_last(self.dir / CHECKPOINTS), free_bytes(self.dir)
         if free < 2 * size and not self._warned:
             self._warned = True
-            self.alarm("disk", f"room for fewer than two checkpoints: {size_text(free)} free, {size_text(size)} each")
+            seen = f"room for fewer than two checkpoints: {size_text(free)} free, {size_text(size)} each"
+            self.alarm("disk", seen, "--dir", "free some space, or continue a copy of the run on another disk")
 
 
 def _read_progress(dir: Path) -> dict[str, Any]:
