@@ -28,6 +28,7 @@ VERBS = {
     "score": "judge what was produced elsewhere: JSON lines in, verdicts out",
     "generate": "complete one prompt",
     "chat": "talk to a model",
+    "view": "runs in the browser: curves, every sample, comparisons, data",
     "report": "the stage table, plots and claims of a run",
     "data": "make, inspect or verify data",
     "config": "show, validate, explain or compare settings",
