@@ -1,0 +1,113 @@
+"""A server from its first to its last request: it listens, and on SIGTERM it drains.
+
+SIGTERM or Ctrl-C: `/ready` says 503, nothing new is admitted, what is under way may end; after `limits.drain_s` it
+ends with an error, and the process stops. A second signal stops at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+
+from thinkery.errors import UsageError
+from thinkery.serve.app import build_app
+from thinkery.serve.config import Serve
+from thinkery.serve.door import Door
+from thinkery.serve.limiter import Limiter
+from thinkery.serve.metrics import Metrics
+from thinkery.serve.offers import offers
+from thinkery.serve.replica import Running, Served, start_replica
+from thinkery.serve.state import State
+from thinkery.serve.till import Till
+
+
+def serve(models: Sequence[Served], cfg: Serve, ledger: Path, *, on_ready: Callable[[str], None]) -> None:
+    """Serve models until a signal; `on_ready` hears the address. Raises UsageError for an open server without keys."""
+    asyncio.run(run(models, cfg, ledger, on_ready))
+
+
+async def run(models: Sequence[Served], cfg: Serve, ledger: Path, on_ready: Callable[[str], None]) -> None:
+    """The same, in an event loop."""
+    till = Till(ledger, cfg.prices, cfg.limits.waiting)
+    try:
+        require_keys(cfg.host, till)
+        await listen(till, models, cfg, on_ready)
+    finally:
+        till.close()
+
+
+def require_keys(host: str, till: Till) -> None:
+    """Refuse to listen where others can reach it while everybody may come in."""
+    if not till.ledger.has_keys() and not is_loopback(host):
+        hint = "thinkery keys create NAME, or listen at 127.0.0.1"
+        raise UsageError("a server that others can reach needs keys", where=f"host = {host}", hint=hint)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach it."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+async def listen(till: Till, models: Sequence[Served], cfg: Serve, on_ready: Callable[[str], None]) -> None:
+    """Answer requests until a signal."""
+    by_name, running = {model.name: model for model in models}, running_of(cfg)
+    offered = offers(models, cfg.max_len)
+    door = Door(lambda: start_replica(by_name, running), cfg.replicas, note=till.meter.note)
+    state = State(cfg, door, till, offered, Limiter(cfg.limits), Metrics(door))
+    server = Server(uvicorn.Config(build_app(state), cfg.host, cfg.port, log_config=None, lifespan="off"))
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    listening = asyncio.create_task(server.serve())
+    try:
+        on_ready(await server.address())
+        await asyncio.wait({listening, asyncio.create_task(stopping.wait())}, return_when=asyncio.FIRST_COMPLETED)
+        await drain(state)
+    finally:
+        server.should_exit = True
+        await listening
+        door.close()
+
+
+def running_of(cfg: Serve) -> Running:
+    """How each replica runs."""
+    threads = cfg.threads or max(1, (os.cpu_count() or 1) // cfg.replicas)
+    return Running(cfg.max_batch, cfg.kv_memory, cfg.max_len, cfg.deterministic, threads)
+
+
+async def drain(state: State) -> None:
+    """Admit nothing more, and give what is under way its time."""
+    state.draining = True
+    patience = asyncio.get_running_loop().time() + state.cfg.limits.drain_s
+    while state.calls and asyncio.get_running_loop().time() < patience:
+        await asyncio.sleep(0.05)
+    for call in list(state.calls):
+        call.abort("The server is shutting down")
+
+
+class Server(uvicorn.Server):
+    """uvicorn, but signals are ours."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave them alone."""
+        yield
+
+    async def address(self) -> str:
+        """Where it listens, once it does."""
+        while not self.started:
+            if self.should_exit:
+                raise OSError("the server could not start")
+            await asyncio.sleep(0.01)
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
