@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
+from typing import Literal
 
 import jinja2
 from jinja2 import nodes, parser
@@ -120,7 +121,7 @@ def render(
             found=str(error),
             hint="check the roles and their order, or choose another template",
         ) from error
-    return text if thought_prefix is None else _begin_thought(text) + thought_prefix
+    return text if thought_prefix is None else begin_thought(text) + thought_prefix
 
 
 def opens_thought(rendered_prompt: str) -> bool:
@@ -143,6 +144,89 @@ def split(text: str, *, opened: bool) -> Parts:
     while answer.startswith(CLOSE):
         answer = answer.removeprefix(CLOSE).lstrip()
     return Parts(thought.strip(), answer, bool(close))
+
+
+class SplitStream:
+    """`split` for text that comes bit by bit: what it returns, put together, is what `split` says of the whole.
+
+        stream = SplitStream(opened=True)
+        stream.push("2 + 3 is 5 </th")    # ("2 + 3 is 5", "")
+        stream.push("ink> Five")          # ("", "Five")
+
+    Held back is what may yet turn out to be a tag, and white space that may yet be the end of a thought.
+    """
+
+    def __init__(self, *, opened: bool) -> None:
+        self.place: Literal["start", "thought", "gap", "answer"] = "start"
+        """The gap is white space, and further closing tags, between thought and answer."""
+        self.opened = opened
+        self.thinks = opened
+        """Whether there is a thought, as far as is known."""
+        self.begun = False
+        """Whether anything of the thought was returned."""
+        self.held = ""
+
+    @property
+    def closed(self) -> bool:
+        """Whether the thought was ended."""
+        return self.thinks and self.place in ("gap", "answer")
+
+    def push(self, text: str) -> tuple[str, str]:
+        """More text; returns what is certain now of thought and answer."""
+        self.held += text
+        if self.place == "start":
+            self._start()
+        thought = self._thought() if self.place == "thought" else ""
+        if self.place == "gap":
+            self._gap()
+        return thought, self._release() if self.place == "answer" else ""
+
+    def close(self) -> tuple[str, str]:
+        """What was held back, now that nothing follows."""
+        held = self._release()
+        if self.place == "start":
+            held = held.lstrip()
+        if self.thinks and not self.closed:
+            return (held.rstrip() if self.begun else held.strip()), ""
+        return "", held
+
+    def _start(self) -> None:
+        """Look for a tag at the very beginning."""
+        begun = self.held.lstrip()
+        if begun.startswith(OPEN):
+            self.place, self.thinks, self.held = "thought", True, begun.removeprefix(OPEN)
+        elif not OPEN.startswith(begun):
+            self.place, self.held = "thought" if self.opened else "answer", begun
+
+    def _thought(self) -> str:
+        """Take what is surely thought from what is held."""
+        if not self.begun:
+            self.held = self.held.lstrip()
+        thought, close, rest = self.held.partition(CLOSE)
+        if close:
+            self.place, self.held = "gap", rest
+            return thought.rstrip()
+        sure = self.held[: len(self.held) - overhang(self.held, (CLOSE,))].rstrip()
+        self.begun, self.held = self.begun or bool(sure), self.held[len(sure) :]
+        return sure
+
+    def _gap(self) -> None:
+        """Drop white space and repeated tags."""
+        self.held = self.held.lstrip()
+        while self.held.startswith(CLOSE):
+            self.held = self.held.removeprefix(CLOSE).lstrip()
+        if not CLOSE.startswith(self.held):
+            self.place = "answer"
+
+    def _release(self) -> str:
+        held, self.held = self.held, ""
+        return held
+
+
+def overhang(text: str, tags: Sequence[str]) -> int:
+    """How many characters at the end of a text may be the beginning of one of these tags."""
+    longest = min(len(text), max(map(len, tags), default=1) - 1)
+    return next((n for n in range(longest, 0, -1) if any(tag.startswith(text[-n:]) for tag in tags)), 0)
 
 
 def conversation_parts(template: str, messages: Sequence[Message], *, eos: str, bos: str = "") -> tuple[str, str]:
@@ -177,7 +261,7 @@ def _gap(prompt: str, whole: str) -> str:
     return rest[: len(rest) - len(rest.lstrip())] if whole.startswith(prompt) else ""
 
 
-def _begin_thought(prompt: str) -> str:
+def begin_thought(prompt: str) -> str:
     """A prompt with its thought opened, if it is not yet."""
     if opens_thought(prompt):
         return prompt

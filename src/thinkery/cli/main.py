@@ -28,6 +28,7 @@ VERBS = {
     "score": "judge what was produced elsewhere: JSON lines in, verdicts out",
     "generate": "complete one prompt",
     "chat": "talk to a model",
+    "serve": "models over HTTP, as the DeepSeek API",
     "report": "the stage table, plots and claims of a run",
     "data": "make, inspect or verify data",
     "config": "show, validate, explain or compare settings",

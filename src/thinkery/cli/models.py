@@ -95,16 +95,23 @@ def read_template(name: str) -> str:
 
 def model_of_run(directory: Path, stage: str = "") -> Path:
     """The folder of a stage's model; without a stage, of the last one in the order of the graph."""
-    from thinkery.pipeline.artifact import Model
-    from thinkery.pipeline.read import open_run
     from thinkery.pipeline.step import suggestion
 
-    made = {name: one for name, one in open_run(directory).artifacts.items() if isinstance(one, Model)}
+    made = stages_of_run(directory)
     if stage and stage not in made:
         raise InputError(f"no model of stage {stage!r} is done", where=str(directory), hint=suggestion(stage, made))
+    return made[stage or list(made)[-1]]
+
+
+def stages_of_run(directory: Path) -> dict[str, Path]:
+    """The folder of every model that is done, by its stage, in the order of the graph."""
+    from thinkery.pipeline.artifact import Model
+    from thinkery.pipeline.read import open_run
+
+    made = {name: one.folder for name, one in open_run(directory).artifacts.items() if isinstance(one, Model)}
     if not made:
         raise InputError("no model is done yet", where=str(directory), hint=f"thinkery show {directory}")
-    return made[stage or list(made)[-1]].folder
+    return made
 
 
 def latest_run() -> Path:

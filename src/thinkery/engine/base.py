@@ -19,7 +19,8 @@ class Request:
     set; `prompt` gives the tokens directly and wins over both. `seeds[i]` decides sample i and nothing else does.
     `salt` isolates prefix caches between owners. `deadline_s` counts from submission; what is unfinished then ends
     as "deadline".
-    `mask(generated_tokens) -> allowed token ids or None` limits the next token.
+    `mask(generated_tokens) -> allowed token ids or None` limits the next token, `bias(generated_tokens)` is added to
+    the logits of the tokens it names. `alternatives` likeliest tokens are told beside every sampled one.
     """
 
     seeds: tuple[int, ...]
@@ -30,6 +31,8 @@ class Request:
     deadline_s: float | None = None
     mask: Callable[[Sequence[int]], Sequence[int] | None] | None = None
     chat_template: str = ""
+    bias: Callable[[Sequence[int]], Mapping[int, float]] | None = None
+    alternatives: int = 0
 
     def __post_init__(self) -> None:
         if not self.seeds:
@@ -46,6 +49,12 @@ class Event:
     completion: Completion | None = None
     prompt: tuple[int, ...] = ()
     """The rendered prompt; set on the event that carries the completion."""
+    logprobs: tuple[float, ...] = ()
+    """Of the new tokens, as in `Completion`."""
+    alternatives: tuple[tuple[int, float], ...] = ()
+    """Beside the new token, as many as were asked for, likeliest first: each with its log-probability."""
+    known: int = 0
+    """Tokens of the prompt that were not computed, because an earlier request of the same salt had begun with them."""
 
 
 class Engine(Protocol):

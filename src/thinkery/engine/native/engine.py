@@ -20,6 +20,7 @@ from thinkery.engine.native.runner import Network, Prefix, Runner, Sampled
 from thinkery.engine.native.sampler import draw, uniforms
 from thinkery.engine.native.scheduler import Scheduler
 from thinkery.engine.native.sequence import Prompt, Sample, StopSearch
+from thinkery.engine.native.steering import biased, note_alternatives
 from thinkery.errors import InputError, NotFinite, RunFailed
 from thinkery.model.tokenizer import Tokenizer
 
@@ -169,7 +170,7 @@ class NativeEngine:
         salts = [prompt.request.salt for prompt in (*fresh, *(sample.prompt for sample in resumed))]
         found = self.runner.prefixes(texts, salts)
         for prompt, prefix in zip(fresh, found, strict=False):
-            prompt.prefix = prefix
+            prompt.prefix, prompt.known = prefix, prefix.known
         again = dict(zip(resumed, found[len(fresh) :], strict=True))
         prefixes = [again[sample] if sample.tokens else sample.prompt.prefix for sample in arrivals]
         for sample in arrivals:
@@ -185,7 +186,8 @@ class NativeEngine:
         settings = [row.prompt.request.sampling for row in rows] + [Sampling()] * idle
         draws = uniforms([row.seed for row in rows] + [0] * idle, [len(row.tokens) for row in rows] + [0] * idle)
         allowed = [mask(row.tokens) if (mask := row.prompt.request.mask) else None for row in rows] + [None] * idle
-        logits_BV = self.network.logits(F.pad(hidden_BD, (0, 0, 0, idle)))
+        logits_BV = biased(self.network.logits(F.pad(hidden_BD, (0, 0, 0, idle))), rows)
+        note_alternatives(logits_BV, rows)
         tokens_B, logprobs_B = draw(logits_BV, settings, draws, allowed)
         logprobs = logprobs_B[: len(rows)].tolist()
         if any(math.isnan(logprob) for logprob in logprobs):
@@ -195,9 +197,17 @@ class NativeEngine:
     def event(self, sample: Sample, *tokens: int) -> Event:
         """News of a sample."""
         prompt = sample.prompt
-        if sample.finish is None:
-            return Event(prompt.id, sample.number, tokens)
-        return Event(prompt.id, sample.number, tokens, sample.completion(self.tokenizer), prompt.tokens)
+        ended = sample.finish is not None
+        return Event(
+            prompt.id,
+            sample.number,
+            tokens,
+            completion=sample.completion(self.tokenizer) if ended else None,
+            prompt=prompt.tokens if ended else (),
+            logprobs=tuple(sample.logprobs[len(sample.logprobs) - len(tokens) :]),
+            alternatives=sample.alternatives if tokens else (),
+            known=prompt.known,
+        )
 
     def retire(self) -> None:
         """Let ended samples leave the batch."""

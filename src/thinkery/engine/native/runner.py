@@ -52,6 +52,8 @@ class Prefix:
 
     hidden_D: Tensor
     kv_XITKE: Tensor = field(default_factory=partial(torch.empty, 0))
+    known: int = 0
+    """How many of its tokens were not computed for it."""
 
 
 class Runner(Protocol):
@@ -143,7 +145,7 @@ class CachedRunner:
         whole = [
             part if past is None else torch.cat((past, part), dim=2) for past, part in zip(pasts, parts, strict=True)
         ]
-        return [Prefix(*pair) for pair in zip(hidden_TD[lasts.to(self.device)], whole, strict=True)]
+        return [Prefix(*parts) for parts in zip(hidden_TD[lasts.to(self.device)], whole, starts, strict=True)]
 
     def place(self, prefixes: Sequence[Prefix], rows: Sequence[Sample], first: int) -> None:
         """Write prompts where their shares are, and what rows said to their own slots."""

@@ -32,6 +32,8 @@ class Prompt:
     waiting: deque[Sample] = field(default_factory=deque)
     prefix: Any = None
     """The runner's work on the prompt, kept until no sample waits."""
+    known: int = 0
+    """Its first tokens that earlier requests had computed."""
     share: Share | None = None
     """The share that the latest sample joined."""
     cancelled: bool = False
@@ -63,6 +65,8 @@ class Sample:
     """Where its prompt is in the cache; None while it does not run."""
     admission: int = 0
     """How many samples ran before it."""
+    alternatives: tuple[tuple[int, float], ...] = ()
+    """Beside its latest token."""
 
     @property
     def text(self) -> tuple[int, ...]:

@@ -1,0 +1,78 @@
+"""`thinkery serve`: models over HTTP, as the DeepSeek API; without a name, the model that the demo made."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from thinkery.cli import models, terminal
+from thinkery.errors import EnvironmentLacks, InputError
+
+if TYPE_CHECKING:
+    from thinkery.serve.replica import Served
+
+DEMO = models.RUNS / "demo"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What to serve, and settings of the server."""
+    parser.add_argument("model", nargs="?", default="", metavar="MODEL", help=f"{models.NAMES}; default: {DEMO}")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="such as port=9000, limits.queue_s=30")
+    parser.add_argument("--config", type=Path, action="append", default=[], help="a TOML file of settings")
+    parser.add_argument("--host", help="address to listen at (default 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="port to listen at (default 8000)")
+    parser.add_argument("--api-profile", help="compat (default), r1-2025-01 or r1-0528")
+    parser.add_argument("--replicas", type=int, help="engine processes (default 1)")
+    parser.add_argument(
+        "--template", default="", help="a chat template: r1-zero, chat, or a Jinja file (default: the model's)"
+    )
+
+
+def main(args: argparse.Namespace) -> None:
+    """Serve until a signal."""
+    require_installed()
+    from thinkery.config import load
+    from thinkery.serve.config import Serve
+    from thinkery.serve.server import serve
+
+    if "=" in args.model and not Path(args.model).exists():  # no model was named, and this is a setting
+        args.settings, args.model = [args.model, *args.settings], ""
+    given = ("host", "port", "api_profile", "replicas")
+    options = [f"{name}={getattr(args, name)}" for name in given if getattr(args, name) is not None]
+    cfg = load(Serve, args.config, [*args.settings, *options], os.environ).config
+    with ExitStack() as stack:
+        served = served_models(args.model or str(DEMO), args.template, stack)
+        serve(served, cfg, on_ready=lambda address: tell(address, served))
+
+
+def require_installed() -> None:
+    """Raise EnvironmentLacks where the extra is missing."""
+    lacking = [name for name in ("fastapi", "uvicorn", "prometheus_client") if not importlib.util.find_spec(name)]
+    if lacking:
+        what = f"the server needs {', '.join(lacking)}"
+        raise EnvironmentLacks(what, hint="pip install 'thinkery[serve]'")
+
+
+def served_models(name: str, template: str, stack: ExitStack) -> list[Served]:
+    """The named model; of a run, all its stages, the last one first."""
+    from thinkery.serve.replica import Served
+
+    text = models.read_template(template) if template else ""
+    if not models.is_run(Path(name)):
+        if name == str(DEMO):
+            raise InputError("the demo has not been run here", where=name, hint="make demo, or name a model")
+        return [Served(name, stack.enter_context(models.model_folder(name)), text)]
+    stages = models.stages_of_run(Path(name))
+    return [Served(f"{Path(name).name}:{stage}", stages[stage], text) for stage in reversed(stages)]
+
+
+def tell(address: str, served: Sequence[Served]) -> None:
+    """Say where the server is and what it serves."""
+    terminal.remark(f"serving {', '.join(model.name for model in served)} at {address}")
+    sys.stderr.flush()

@@ -1,0 +1,197 @@
+"""What clients get: whole answers, the chunks of streams, lists of models, all as plain JSON data."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+from thinkery.serve.call import Said, Usage
+from thinkery.serve.jobs import Mark, News
+
+DONE = b"data: [DONE]\n\n"
+ALIVE = b": keep-alive\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What every part of an answer repeats."""
+
+    object: str
+    model: str
+    fingerprint: str
+    id: str = field(default_factory=lambda: str(uuid4()))
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def json(self, choices: list[Any], usage: Usage | None, *, object: str = "") -> dict[str, Any]:
+        """The object around choices."""
+        return {
+            "id": self.id,
+            "object": object or self.object,
+            "created": self.created,
+            "model": self.model,
+            "choices": choices,
+            "usage": None if usage is None else usage_json(usage),
+            "system_fingerprint": self.fingerprint,
+        }
+
+
+def usage_json(usage: Usage) -> dict[str, Any]:
+    """Tokens as the API counts them."""
+    return {
+        "prompt_tokens": usage.prompt,
+        "completion_tokens": usage.completion,
+        "total_tokens": usage.prompt + usage.completion,
+        "prompt_tokens_details": {"cached_tokens": usage.hit},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
+        "prompt_cache_hit_tokens": usage.hit,
+        "prompt_cache_miss_tokens": usage.miss,
+    }
+
+
+def event(data: Mapping[str, Any]) -> bytes:
+    """One event of a stream."""
+    return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+class ChatAnswer:
+    """The forms of a chat answer."""
+
+    def __init__(self, model: str, fingerprint: str, *, logprobs: bool, promote_unclosed: bool) -> None:
+        self.head = Head("chat.completion", model, fingerprint)
+        self.logprobs, self.promote_unclosed = logprobs, promote_unclosed
+        self.begun: set[int] = set()
+        """Answers whose first chunk was sent."""
+        self.untold: defaultdict[int, list[News]] = defaultdict(list)
+        """News whose log-probabilities are to be told with the next text."""
+
+    def whole(self, said: Sequence[Said], usage: Usage) -> dict[str, Any]:
+        """The answer in one piece."""
+        choices = [
+            {
+                "index": number,
+                "message": {
+                    "role": "assistant",
+                    "content": one.thought if self.promoted(one.unclosed) else one.answer,
+                    "reasoning_content": one.thought,
+                },
+                "logprobs": self.marks(one.thought_marks, one.answer_marks),
+                "finish_reason": one.end,
+            }
+            for number, one in enumerate(said)
+        ]
+        return self.head.json(choices, usage)
+
+    def chunks(self, number: int, news: News, said: Said) -> Iterator[dict[str, Any]]:
+        """The chunks that news become, but for the one that ends the answer; text in each is thought or answer."""
+        if number not in self.begun:
+            self.begun.add(number)
+            yield self.chunk(number, {"role": "assistant", "content": None, "reasoning_content": ""})
+        answer = said.thought if news.end is not None and self.promoted(news.unclosed) else news.answer
+        self.untold[number].append(news)
+        if news.thought:
+            yield self.chunk(number, {"content": None, "reasoning_content": news.thought}, told=True)
+        if answer:
+            yield self.chunk(number, {"content": answer, "reasoning_content": None}, told=True)
+
+    def last(self, number: int, said: Said, usage: Usage | None) -> dict[str, Any]:
+        """The chunk that ends an answer; of several, the very last has the usage."""
+        return self.chunk(number, {"content": "", "reasoning_content": None}, told=True, end=said.end, usage=usage)
+
+    def promoted(self, unclosed: bool) -> bool:
+        """Whether a thought stands in for the answer."""
+        return unclosed and self.promote_unclosed
+
+    def chunk(
+        self,
+        number: int,
+        delta: dict[str, Any],
+        *,
+        told: bool = False,
+        end: str | None = None,
+        usage: Usage | None = None,
+    ) -> dict[str, Any]:
+        """One chunk; where something is told, with the log-probabilities of all that has come since."""
+        news = self.untold.pop(number, []) if told else []
+        thought = [mark for one in news for mark in one.thought_marks]
+        answer = [mark for one in news for mark in one.answer_marks]
+        marks = self.marks(thought, answer) if thought or answer else None
+        choice = {"index": number, "delta": delta, "logprobs": marks, "finish_reason": end}
+        return self.head.json([choice], usage, object="chat.completion.chunk")
+
+    def marks(self, thought: Sequence[Mark], answer: Sequence[Mark]) -> dict[str, Any] | None:
+        """Log-probabilities, where they were asked for."""
+        if not self.logprobs:
+            return None
+        return {"content": [mark_json(m) for m in answer], "reasoning_content": [mark_json(m) for m in thought]}
+
+
+def mark_json(mark: Mark) -> dict[str, Any]:
+    """One token with its log-probability and those of the likeliest."""
+    top = [{"token": token, "logprob": finite(p), "bytes": list(token.encode())} for token, p in mark.alternatives]
+    return {
+        "token": mark.token,
+        "logprob": finite(mark.logprob),
+        "bytes": list(mark.token.encode()),
+        "top_logprobs": top,
+    }
+
+
+def finite(logprob: float | None) -> float | None:
+    """A log-probability as JSON can say it: the API writes -9999 for impossible."""
+    return -9999.0 if logprob is not None and math.isinf(logprob) else logprob
+
+
+class TextAnswer:
+    """The forms of a plain completion; `echoes` are the prompts where they are to be repeated, "" elsewhere."""
+
+    def __init__(self, model: str, fingerprint: str, echoes: Sequence[str], *, logprobs: bool) -> None:
+        self.head = Head("text_completion", model, fingerprint)
+        self.echoes, self.logprobs = echoes, logprobs
+        self.offsets = [0] * len(echoes)
+        self.begun: set[int] = set()
+
+    def whole(self, said: Sequence[Said], usage: Usage) -> dict[str, Any]:
+        """The answer in one piece."""
+        choices = [
+            self.choice(number, self.echoes[number] + one.answer, [*one.prompt_marks, *one.answer_marks], one.end)
+            for number, one in enumerate(said)
+        ]
+        return self.head.json(choices, usage)
+
+    def chunks(self, number: int, news: News, said: Said) -> Iterator[dict[str, Any]]:
+        """The chunks that news become, but for the one that ends the answer."""
+        echo = "" if number in self.begun else self.echoes[number]
+        self.begun.add(number)
+        marks = [*news.prompt_marks, *news.answer_marks]
+        if echo or news.answer or (marks and self.logprobs):
+            yield self.head.json([self.choice(number, echo + news.answer, marks, None)], None)
+
+    def last(self, number: int, said: Said, usage: Usage | None) -> dict[str, Any]:
+        """The chunk that ends an answer; of several, the very last has the usage."""
+        return self.head.json([self.choice(number, "", [], said.end)], usage)
+
+    def choice(self, number: int, text: str, marks: Sequence[Mark], end: str | None) -> dict[str, Any]:
+        """One answer, or a part of it."""
+        logprobs = self.marks(number, marks) if self.logprobs and marks else None
+        return {"index": number, "text": text, "logprobs": logprobs, "finish_reason": end}
+
+    def marks(self, number: int, marks: Sequence[Mark]) -> dict[str, Any]:
+        """Log-probabilities in the form of this endpoint: lists side by side."""
+        offsets = []
+        for mark in marks:
+            offsets.append(self.offsets[number])
+            self.offsets[number] += len(mark.token)
+        return {
+            "tokens": [mark.token for mark in marks],
+            "token_logprobs": [finite(mark.logprob) for mark in marks],
+            "top_logprobs": [
+                None if mark.logprob is None else {token: finite(p) for token, p in mark.alternatives} for mark in marks
+            ],
+            "text_offset": offsets,
+        }

@@ -1,0 +1,264 @@
+"""The endpoints. Each reads a body, has its jobs done, and writes what they say; bills come before last words."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
+
+from thinkery.serve import answers
+from thinkery.serve.answers import ChatAnswer, TextAnswer
+from thinkery.serve.call import Call
+from thinkery.serve.config import Serve
+from thinkery.serve.door import Door
+from thinkery.serve.jobs import Job
+from thinkery.serve.offers import Offer
+from thinkery.serve.profiles import PROFILES
+from thinkery.serve.reading import Reader
+from thinkery.serve.refusals import Refusal, invalid, overloaded
+from thinkery.serve.wire import ChatRequest, CompletionRequest, read
+
+PAGE = Path(__file__).parent / "page"
+
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""What the chat page may load: its own files, and nothing inline."""
+
+SECURE = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+
+Shown = ChatAnswer | TextAnswer
+
+
+@dataclass(slots=True)
+class State:
+    """What the endpoints share."""
+
+    cfg: Serve
+    door: Door
+    offers: Mapping[str, Offer]
+    """By the names that clients use; the first is the default."""
+    draining: bool = False
+    calls: set[Call] = field(default_factory=set)
+    """Requests under way."""
+
+    @property
+    def reader(self) -> Reader:
+        """How requests are read."""
+        return Reader(PROFILES[self.cfg.api_profile], self.cfg.limits)
+
+    def offer(self, name: str) -> Offer:
+        """The model a request asks for."""
+        if name not in self.offers:
+            raise invalid("Model Not Exist")
+        return self.offers[name]
+
+
+def build_app(state: State) -> FastAPI:
+    """The endpoints over a state, without any guard before them."""
+    app = FastAPI(title="Thinkery", docs_url=None, redoc_url=None)
+    app.add_exception_handler(Refusal, refused)
+    app.add_exception_handler(HTTPException, not_there)
+
+    async def chat(request: Request) -> Response:
+        """A conversation goes on: the model's next message."""
+        asked = read(ChatRequest, await request.body())
+        offer = state.offer(asked.model)
+        jobs = await asyncio.to_thread(state.reader.chat, asked, offer.readable, salt_of(request))
+        shown = ChatAnswer(
+            asked.model,
+            offer.fingerprint,
+            logprobs=bool(asked.logprobs),
+            promote_unclosed=state.cfg.promote_unclosed,
+        )
+        return await answer(state, request, jobs, shown, stream=bool(asked.stream))
+
+    async def completions(request: Request) -> Response:
+        """A text goes on."""
+        asked = read(CompletionRequest, await request.body())
+        offer = state.offer(asked.model)
+        jobs = await asyncio.to_thread(state.reader.completions, asked, offer.readable, salt_of(request))
+        backend = offer.readable.tokenizer.backend
+        echoes = [backend.decode(list(job.prompt), skip_special_tokens=False) if asked.echo else "" for job in jobs]
+        shown = TextAnswer(asked.model, offer.fingerprint, echoes, logprobs=asked.logprobs is not None)
+        return await answer(state, request, jobs, shown, stream=bool(asked.stream))
+
+    for path in ("/chat/completions", "/v1/chat/completions", "/beta/chat/completions"):
+        app.add_api_route(path, chat, methods=["POST"])
+    app.add_api_route("/v1/completions", completions, methods=["POST"])
+
+    @app.get("/models")
+    @app.get("/v1/models")
+    async def models() -> Response:
+        """The models that are served."""
+        data = [{"id": name, "object": "model", "owned_by": "thinkery"} for name in state.offers]
+        return JSONResponse({"object": "list", "data": data})
+
+    @app.get("/health")
+    async def health() -> Response:
+        """Whether the server lives."""
+        return JSONResponse({"status": "ok"})
+
+    @app.get("/ready")
+    async def ready() -> Response:
+        """Whether the server takes requests."""
+        if state.draining:
+            raise overloaded("The server is draining", after_s=30)
+        return JSONResponse({"status": "ready"})
+
+    add_page(app)
+    return app
+
+
+def salt_of(request: Request) -> str:
+    """Whose prefixes may be reused."""
+    return ""
+
+
+def add_page(app: FastAPI) -> None:
+    """The chat page and its files."""
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        if not (PAGE / "index.html").is_file():
+            raise HTTPException(404)
+        return FileResponse(PAGE / "index.html", headers={"Content-Security-Policy": PAGE_POLICY, **SECURE})
+
+    app.mount("/page", PageFiles(directory=PAGE, check_dir=False))
+
+
+class PageFiles(StaticFiles):
+    """The page's files, with the same policy as the page."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers.update({"Content-Security-Policy": PAGE_POLICY, **SECURE})
+        return response
+
+
+async def refused(request: Request, refusal: Exception) -> Response:
+    """A refusal as an answer."""
+    assert isinstance(refusal, Refusal)
+    return JSONResponse(refusal.body, refusal.status, refusal.headers)
+
+
+async def not_there(request: Request, error: Exception) -> Response:
+    """What the framework refuses (no such path, no such method), in the words of the API."""
+    assert isinstance(error, HTTPException)
+    message = {404: "Not Found: no such endpoint", 405: "Method Not Allowed"}.get(error.status_code, error.detail)
+    return JSONResponse(Refusal(error.status_code, message).body, error.status_code, error.headers)
+
+
+# ---- answering
+
+
+async def answer(state: State, request: Request, jobs: Sequence[Job], shown: Shown, *, stream: bool) -> Response:
+    """Have jobs done, and answer in one piece or as a stream."""
+    if state.draining:
+        raise overloaded("The server is draining", after_s=30)
+    if state.door.under_way + len(jobs) > state.cfg.limits.waiting:
+        raise overloaded()
+    call = Call(state.door, jobs, queue_s=state.cfg.limits.queue_s)
+    state.calls.add(call)
+    if stream:
+        return EventStream(lambda: events(state, call, shown), lambda: settle(state, call))
+    try:
+        return await unless_gone(request, whole(call, shown))
+    finally:
+        await settle(state, call)
+
+
+async def whole(call: Call, shown: Shown) -> Response:
+    """The answer in one piece."""
+    async for _ in call.news():
+        pass
+    return JSONResponse(shown.whole(call.said, call.usage))
+
+
+async def events(state: State, call: Call, shown: Shown) -> AsyncIterator[bytes]:
+    """The answer as events; a failure on the way is one too."""
+    try:
+        async for one in call.news(silence_s=state.cfg.keep_alive_s):
+            if one is None:
+                yield answers.ALIVE
+                continue
+            number, news = one
+            for chunk in shown.chunks(number, news, call.said[number]):
+                yield answers.event(chunk)
+            if news.end is not None:
+                yield answers.event(shown.last(number, call.said[number], None if call.running else call.usage))
+    except Refusal as refusal:
+        yield answers.event(refusal.body)
+        return
+    yield answers.DONE
+
+
+async def settle(state: State, call: Call) -> None:
+    """Stop what nobody waits for any more."""
+    await call.end()
+    state.calls.discard(call)
+
+
+async def unless_gone(request: Request, work: Awaitable[Response]) -> Response:
+    """The work's response, or none when the client hangs up before it is there."""
+    working = asyncio.ensure_future(work)
+    watching = asyncio.ensure_future(gone(request.receive))
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else Response(status_code=499)
+    finally:
+        for task in (working, watching):
+            task.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await task
+
+
+async def gone(receive: Receive) -> None:
+    """Wait until the client has hung up."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class EventStream(Response):
+    """Server-sent events as they come, until the client hangs up; `after` is done in any case."""
+
+    def __init__(self, events: Callable[[], AsyncIterator[bytes]], after: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(
+            status_code=200,
+            headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+            media_type="text/event-stream; charset=utf-8",
+        )
+        del self.headers["content-length"]
+        self.events, self.after = events, after
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send until the end, or until nobody listens."""
+        sending = asyncio.ensure_future(self.send_all(send))
+        watching = asyncio.ensure_future(gone(receive))
+        try:
+            await asyncio.wait({sending, watching}, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done() and not isinstance(problem := sending.exception(), OSError | None):
+                raise problem
+        finally:
+            for task in (sending, watching):
+                task.cancel()
+                with suppress(asyncio.CancelledError, Exception):
+                    await task
+            await asyncio.shield(self.after())
+
+    async def send_all(self, send: Send) -> None:
+        """Headers, events, and the end."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async for data in self.events():
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})

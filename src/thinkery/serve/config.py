@@ -1,0 +1,84 @@
+"""Settings of the server: where it listens, what it lets in, what it charges."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from thinkery.config import Config
+
+ProfileName = Literal["compat", "r1-2025-01", "r1-0528"]
+
+
+class Prices(Config):
+    """Nano-USD per token, exact integers; the defaults are the published prices of R1 in January 2025."""
+
+    hit: int = Field(default=140, ge=0)
+    """A prompt token that was found in the cache."""
+    miss: int = Field(default=550, ge=0)
+    """A prompt token that had to be computed."""
+    completion: int = Field(default=2190, ge=0)
+    """A token of thought or answer."""
+
+
+class Limits(Config):
+    """What one request, one key and everyone together may ask for."""
+
+    body_bytes: int = Field(default=4 * 2**20, ge=1024)
+    """Largest request body."""
+    body_s: float = Field(default=20.0, gt=0)
+    """How long a body may take to arrive."""
+    headers_s: float = Field(default=20.0, gt=0)
+    """How long a connection may take to send the headers of a request."""
+    messages: int = Field(default=2048, ge=1)
+    """Messages in one request."""
+    choices: int = Field(default=16, ge=1)
+    """Answers to one request (`n`, times the number of prompts)."""
+    stops: int = Field(default=16, ge=1)
+    """Stop strings."""
+    waiting: int = Field(default=1024, ge=1)
+    """Answers under way; more are refused as overload."""
+    queue_s: float = Field(default=120.0, gt=0)
+    """How long a request may wait for its first token."""
+    request_s: float = Field(default=1800.0, gt=0)
+    """How long an answer may take in all."""
+    drain_s: float = Field(default=30.0, ge=0)
+    """How long answers under way may go on after SIGTERM."""
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    """Requests of one key; None does not count them."""
+    tokens_per_minute: int | None = Field(default=None, ge=1)
+    """Prompt and completion tokens of one key; None does not count them."""
+
+
+class Serve(Config):
+    """How models are served."""
+
+    host: str = "127.0.0.1"
+    """Address to listen at; any but a loopback address needs keys."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """Port to listen at; 0 takes a free one."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names under which clients may address the server, besides localhost and plain IP addresses."""
+    api_profile: ProfileName = "compat"
+    """Which version of the contract the server speaks."""
+    replicas: int = Field(default=1, ge=1)
+    """Engine processes behind the door."""
+    threads: int | None = Field(default=None, ge=1)
+    """Threads of each engine process; None shares the processors out evenly."""
+    max_batch: int = Field(default=64, ge=1)
+    """Answers that one replica continues at the same time."""
+    kv_memory: float = Field(default=2.0, gt=0)
+    """GiB of one replica for keys and values, of those that run and of the prefixes that are remembered."""
+    max_len: int | None = Field(default=None, ge=2)
+    """Longest prompt and completion together, in tokens; None is what the model has positions for."""
+    deterministic: bool = False
+    """Make every answer independent of its neighbours to the last bit, in float32 and at a cost."""
+    promote_unclosed: bool = False
+    """Repeat a thought that was never closed as the answer, for clients that read nothing else."""
+    keep_alive_s: float = Field(default=5.0, gt=0)
+    """How long a stream stays silent before a comment shows that it lives."""
+    prices: Prices = Prices()
+    """What tokens cost."""
+    limits: Limits = Limits()
+    """What is refused."""

@@ -1,0 +1,184 @@
+"""From requests to replicas and back: who computes a job, and who waits for its news.
+
+A job goes to the replica that is likely to remember the longest beginning of its prompt, unless that one is much
+busier than the idlest. When a replica dies, its place is taken by a new one; jobs of which nothing was heard go to
+another replica, once, and the others end with a problem.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from array import array
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from multiprocessing.connection import Connection
+from typing import Any, Protocol
+
+from thinkery.serve.jobs import Cancel, Job, News
+
+UNIT = 64
+"""Tokens of a unit of the prefix cache."""
+
+REMEMBERED = 65_536
+"""Units of which the door remembers where they were computed, for each replica."""
+
+SLACK = 8
+"""How many more jobs than the idlest a replica may have and still get those whose beginnings it knows."""
+
+LOST = "The engine process was lost; please retry"
+
+
+class Worker(Protocol):
+    """The process or thread of a replica."""
+
+    def join(self, timeout: float | None = None) -> None: ...
+
+    def is_alive(self) -> bool: ...
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """A job and who waits for it."""
+
+    job: Job
+    news: asyncio.Queue[News]
+    heard: bool = False
+    moved: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Replica:
+    """A replica as the door sees it."""
+
+    connection: Connection
+    worker: Any
+    waiting: dict[str, Waiting] = field(default_factory=dict)
+    known: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
+    sending: threading.Lock = field(default_factory=threading.Lock)
+
+    def send(self, message: Job | Cancel) -> None:
+        """Tell the replica; one that has died says so by its connection."""
+        try:
+            with self.sending:
+                self.connection.send(message)
+        except OSError:
+            return
+
+    def matched(self, names: Sequence[bytes]) -> int:
+        """How many of these units, from the first on, the replica should remember."""
+        return next((i for i, name in enumerate(names) if name not in self.known), len(names))
+
+    def learn(self, names: Sequence[bytes]) -> None:
+        """It computes these units now."""
+        for name in names:
+            self.known[name] = None
+            self.known.move_to_end(name)
+        while len(self.known) > REMEMBERED:
+            self.known.popitem(last=False)
+
+
+class Door:
+    """The replicas of a server. Everything but `listen` runs in the thread of the event loop."""
+
+    def __init__(
+        self,
+        start: Callable[[], tuple[Connection, Any]],
+        replicas: int,
+        note: Callable[[Sequence[News]], None],
+    ) -> None:
+        self.start, self.note, self.closing = start, note, False
+        """`note` hears of everything before anybody else, in another thread."""
+        self.loop = asyncio.get_running_loop()
+        self.places: dict[str, Replica] = {}
+        """Where each job is computed."""
+        self.replicas = [self.begin() for _ in range(replicas)]
+
+    def begin(self) -> Replica:
+        """A new replica and a thread that listens to it."""
+        replica = Replica(*self.start())
+        threading.Thread(target=self.listen, args=(replica,), daemon=True).start()
+        return replica
+
+    def listen(self, replica: Replica) -> None:
+        """Pass on what a replica says until it ends."""
+        try:
+            while True:
+                news = replica.connection.recv()
+                self.note(news)
+                self.loop.call_soon_threadsafe(self.deliver, news)
+        except (EOFError, OSError):
+            pass
+        if not self.closing:
+            self.loop.call_soon_threadsafe(self.replace, replica)
+
+    @property
+    def under_way(self) -> int:
+        """Jobs that have not ended."""
+        return len(self.places)
+
+    @property
+    def queued(self) -> int:
+        """Jobs of which nothing was heard yet."""
+        return sum(not waiting.heard for replica in self.replicas for waiting in replica.waiting.values())
+
+    def submit(self, job: Job, news: asyncio.Queue[News]) -> None:
+        """Have a job computed; what comes of it is put into `news`."""
+        self.place(Waiting(job, news))
+
+    def place(self, waiting: Waiting) -> None:
+        """Give a job to a replica."""
+        names = list(unit_names(waiting.job.prompt, waiting.job.salt, waiting.job.model))
+        idlest = min(len(replica.waiting) for replica in self.replicas)
+        fit = [replica for replica in self.replicas if len(replica.waiting) <= idlest + SLACK]
+        chosen = max(fit, key=lambda replica: (replica.matched(names), -len(replica.waiting)))
+        chosen.learn(names)
+        chosen.waiting[waiting.job.id] = waiting
+        self.places[waiting.job.id] = chosen
+        chosen.send(waiting.job)
+
+    def cancel(self, job: str) -> None:
+        """Stop a job; its last news says so."""
+        if job in self.places:
+            self.places[job].send(Cancel(job))
+
+    def deliver(self, batch: Sequence[News]) -> None:
+        """Hand news to those who wait."""
+        for news in batch:
+            replica = self.places.get(news.job)
+            if replica is None:
+                continue
+            waiting = replica.waiting[news.job]
+            waiting.heard = True
+            waiting.news.put_nowait(news)
+            if news.end is not None or news.problem:
+                del replica.waiting[news.job], self.places[news.job]
+
+    def replace(self, replica: Replica) -> None:
+        """A new replica for one that has died; jobs nobody has heard of go on elsewhere."""
+        self.replicas[self.replicas.index(replica)] = self.begin()
+        for id, waiting in replica.waiting.items():
+            del self.places[id]
+            if waiting.heard or waiting.moved:
+                waiting.news.put_nowait(News(id, problem=LOST))
+            else:
+                waiting.moved = True
+                self.place(waiting)
+
+    def close(self) -> None:
+        """End all replicas; what is under way is lost."""
+        self.closing = True
+        for replica in self.replicas:
+            replica.connection.close()
+        for replica in self.replicas:
+            replica.worker.join(10)
+
+
+def unit_names(prompt: Sequence[int], salt: str, model: str) -> Iterator[bytes]:
+    """A name for every whole unit of a prompt, each depending on all before it and on the owner."""
+    text = blake2b(f"{model}\n{salt}\n".encode(), digest_size=16)
+    for end in range(UNIT, len(prompt) + 1, UNIT):
+        text.update(array("q", prompt[end - UNIT : end]).tobytes())
+        yield text.digest()

@@ -1,0 +1,86 @@
+"""What goes between the door and a replica: a `Job` is one answer to make, `News` what has come of it.
+
+Plain data without torch, so that it can be sent to another process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from thinkery.core import Sampling
+
+Begins = Literal["open", "thought", "answer"]
+"""Where the model takes over: it may think or not; inside a thought; inside the answer (or in plain text)."""
+
+End = Literal["stop", "length", "tool_calls", "content_filter", "cancelled", "deadline"]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One answer to make: `seed` decides it, `salt` says whose prefixes may be reused for it."""
+
+    id: str
+    model: str
+    prompt: tuple[int, ...]
+    seed: int
+    sampling: Sampling
+    """Without stop strings, which apply to the answer alone and are looked for in `stop`."""
+    begins: Begins = "open"
+    stop: tuple[str, ...] = ()
+    max_thought: int | None = None
+    """Tokens after which an open thought is closed."""
+    max_answer: int | None = None
+    """Tokens after which the answer ends, besides the limit of `sampling` for both."""
+    salt: str = ""
+    deadline_s: float | None = None
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: bool = False
+    """Whether every token is told with its log-probability."""
+    alternatives: int = 0
+    """Likeliest tokens to tell beside it."""
+    score_prompt: bool = False
+    """Whether the prompt's own log-probabilities are told."""
+    grammar: str = ""
+    """A grammar of llguidance that the answer follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """One token with its log-probability, and the likeliest ones in its place; None for a text's first token."""
+
+    token: str
+    logprob: float | None
+    alternatives: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What has come since the last: text, and how much was used in all; `end` is set on the last."""
+
+    job: str
+    thought: str = ""
+    answer: str = ""
+    thought_marks: tuple[Mark, ...] = ()
+    answer_marks: tuple[Mark, ...] = ()
+    prompt_marks: tuple[Mark, ...] = ()
+    tokens: int = 0
+    """Tokens generated until now."""
+    reasoning: int = 0
+    """Those of them that belong to the thought, its end included."""
+    hit: int = 0
+    """Prompt tokens that were not computed."""
+    end: End | None = None
+    unclosed: bool = False
+    """Whether it ended inside the thought."""
+    problem: str = ""
+    """Why there is no answer; the last news too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """A job that nobody waits for any more."""
+
+    job: str

@@ -1,0 +1,196 @@
+"""A replica: one process that owns engines and batches what it is asked, between any two steps.
+
+It reads `Job` and `Cancel` from a connection and writes lists of `News`, one list per step. Each model is opened when
+it is first asked for. The process ends when the connection does.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, Pipe
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from thinkery.errors import ThinkeryError, UsageError
+from thinkery.serve.jobs import Cancel, Job, Mark, News
+
+if TYPE_CHECKING:
+    from thinkery.engine.base import Engine, Event
+    from thinkery.model.tokenizer import Tokenizer
+    from thinkery.serve.choice import Choice
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A model that is served: its name, where it is, and another chat template where one was given."""
+
+    name: str
+    folder: Path
+    template: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """How a replica runs its engines."""
+
+    max_batch: int
+    kv_memory: float
+    max_len: int | None
+    deterministic: bool
+    threads: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A model that is ready."""
+
+    engine: Engine
+    tokenizer: Tokenizer
+
+
+def start_replica(models: Mapping[str, Served], running: Running) -> tuple[Connection, BaseProcess]:
+    """A process of its own, and the connection to it."""
+    ours, theirs = Pipe()
+    process = get_context("spawn").Process(target=_main, args=(theirs, dict(models), running), daemon=True)
+    process.start()
+    theirs.close()
+    return ours, process
+
+
+def serve_in_thread(open_model: Callable[[str], Opened]) -> tuple[Connection, threading.Thread]:
+    """The same in a thread of this process, for engines that are not made from a folder."""
+    ours, theirs = Pipe()
+    thread = threading.Thread(target=serve_jobs, args=(theirs, open_model), daemon=True)
+    thread.start()
+    return ours, thread
+
+
+def _main(connection: Connection, models: Mapping[str, Served], running: Running) -> None:
+    """What the process does. Ctrl-C and SIGTERM are the server's business, which closes the connection in the end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    import torch
+
+    if running.threads:
+        torch.set_num_threads(running.threads)
+    with ExitStack() as opened:
+        serve_jobs(connection, lambda name: open_served(models[name], running, opened))
+
+
+def open_served(model: Served, running: Running, opened: ExitStack) -> Opened:
+    """The built-in engine of a model, for as long as `opened` lasts."""
+    from thinkery.engine import EngineConfig, open_engine
+    from thinkery.model.hf import load_model
+
+    network, tokenizer = load_model(model.folder)
+    cfg = EngineConfig(
+        max_batch=running.max_batch,
+        kv_memory=running.kv_memory,
+        max_len=running.max_len,
+        deterministic=running.deterministic,
+    )
+    return Opened(opened.enter_context(open_engine(network, tokenizer, cfg)), tokenizer)
+
+
+def serve_jobs(connection: Connection, open_model: Callable[[str], Opened]) -> None:
+    """Work until the connection ends; an engine that raises takes its replica with it."""
+    desk = Desk(connection, open_model)
+    try:
+        while True:
+            desk.read()
+            desk.advance()
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+    finally:
+        connection.close()
+
+
+class Desk:
+    """The jobs of one replica."""
+
+    def __init__(self, connection: Connection, open_model: Callable[[str], Opened]) -> None:
+        self.connection, self.open_model = connection, open_model
+        self.models: dict[str, Opened] = {}
+        self.under_way: dict[tuple[str, str], Choice] = {}
+        """By model and the engine's id of the request."""
+        self.ending: set[str] = set()
+        """Models whose engines still hold what has ended here."""
+
+    def read(self) -> None:
+        """Take what was sent, and wait for something where there is nothing to do."""
+        while self.connection.poll(0 if self.under_way or self.ending else None):
+            sent = self.connection.recv()
+            if isinstance(sent, Cancel):
+                self.cancel(sent.job)
+            else:
+                self.take(sent)
+
+    def take(self, job: Job) -> None:
+        """Submit a job; what is wrong with it is its news."""
+        from thinkery.serve.choice import Choice
+
+        try:
+            model = self.opened(job.model)
+            if job.score_prompt:
+                self.connection.send([scored(job, model)])
+            if job.sampling.max_tokens:
+                choice = Choice(job, model.tokenizer)
+                self.under_way[job.model, model.engine.submit(choice.request())] = choice
+        except ThinkeryError as error:
+            self.connection.send([News(job.id, problem=error.what)])
+
+    def opened(self, name: str) -> Opened:
+        """A model, opened when it is first needed."""
+        if name not in self.models:
+            self.models[name] = self.open_model(name)
+        return self.models[name]
+
+    def cancel(self, job: str) -> None:
+        """Stop a job, which then ends as "cancelled"."""
+        for (model, id), choice in self.under_way.items():
+            if choice.job.id == job:
+                self.models[model].engine.cancel(id)
+
+    def advance(self) -> None:
+        """One step of every engine that has something to do."""
+        busy = {*self.ending, *(model for model, _ in self.under_way)}
+        self.ending.clear()
+        for name in busy:
+            news = [self.news(name, event) for event in self.models[name].engine.step()]
+            if heard := [one for one in news if one is not None]:
+                self.connection.send(heard)
+
+    def news(self, model: str, event: Event) -> News | None:
+        """What an event means for its job; None for one that has ended before its engine knew."""
+        choice = self.under_way.get((model, event.request))
+        if choice is None:
+            return None
+        news = choice.take(event)
+        if news.end is not None:
+            del self.under_way[model, event.request]
+            if event.completion is None:
+                self.models[model].engine.cancel(event.request)
+                self.ending.add(model)
+        return news
+
+
+def scored(job: Job, model: Opened) -> News:
+    """The log-probabilities of a job's prompt; the job's end where nothing is to be generated."""
+    from thinkery.engine import NativeEngine
+    from thinkery.engine.native.scoring import score_text
+    from thinkery.serve.choice import word
+
+    if not isinstance(model.engine, NativeEngine):
+        raise UsageError("only the built-in engine tells the log-probabilities of a prompt")
+    words = [word(model.tokenizer, token) for token in job.prompt]
+    marks = [Mark(words[0], None)] if words else []
+    for text, one in zip(words[1:], score_text(model.engine, job.prompt, job.alternatives), strict=True):
+        likeliest = tuple((word(model.tokenizer, id), p) for id, p in one.alternatives)
+        marks.append(Mark(text, one.logprob, likeliest))
+    return News(job.id, prompt_marks=tuple(marks), end=None if job.sampling.max_tokens else "length")

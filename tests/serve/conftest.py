@@ -1,0 +1,125 @@
+"""A model that thinks before it answers, a server that serves it, and clients of that server."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+from torch.nn import functional as F
+
+from thinkery.chat import THINK_CHAT
+from thinkery.core import Message
+from thinkery.model.hf import save_model
+from thinkery.model.locate import locate
+from thinkery.model.tokenizer import Tokenizer
+from thinkery.model.transformer import Shape, Transformer
+
+THOUGHT = "Somebody is asking me something, so I say hello."
+ANSWER = "Hello there, how are you?"
+
+OPENING = THINK_CHAT.replace("opening['assistant'] }}", "opening['assistant'] }} <think>\n")
+"""The same template, but it opens the thought."""
+
+
+@pytest.fixture(scope="session")
+def thinker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network of two layers that learnt by heart to think THOUGHT and to say ANSWER, whatever it is asked."""
+    torch.set_num_threads(1)
+    torch.manual_seed(1)
+    tokenizer = Tokenizer.load(locate("tiny")).with_template(THINK_CHAT)
+    network = Transformer(Shape("llama", 1024, 64, 128, 2, 4, 2, 16, max_position_embeddings=4096))
+    network.initialise(torch.Generator().manual_seed(1))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    rng = random.Random(1)
+    for _ in range(150):
+        prompt, target = tokenizer.conversation([*asked(rng), Message("assistant", ANSWER, THOUGHT)])
+        tokens = torch.tensor(prompt + target)
+        logits = network.logits(network.packed(tokens, [len(tokens)])[len(prompt) - 1 : -1])
+        loss = F.cross_entropy(logits, tokens[len(prompt) :])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.1
+    folder = tmp_path_factory.mktemp("models") / "thinker"
+    save_model(folder, network, tokenizer)
+    return folder
+
+
+def asked(rng: random.Random) -> list[Message]:
+    """One to three questions of random words, each but the last one answered."""
+    turns = []
+    for _ in range(rng.randint(1, 3)):
+        words = " ".join(
+            rng.choice(["ball", "cup", "what", "two", "is", "red", "why", "sum"]) for _ in range(rng.randint(1, 30))
+        )
+        turns += [Message("user", words), Message("assistant", ANSWER)]
+    return turns[:-1]
+
+
+@dataclass
+class Serving:
+    """A server in a process of its own."""
+
+    url: str
+    process: subprocess.Popen
+
+    def client(self, **headers: str) -> httpx.Client:
+        """A client of it."""
+        return httpx.Client(base_url=self.url, headers=headers, timeout=60)
+
+
+@contextmanager
+def serving(*words: object, folder: Path) -> Iterator[Serving]:
+    """`thinkery serve` with these words, run in `folder` until the block ends."""
+    command = [sys.executable, "-m", "thinkery.cli", "serve", *map(str, words), "port=0", "threads=1"]
+    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        lines = []
+        while not lines or " at http" not in lines[-1]:
+            lines.append(process.stderr.readline())
+            assert lines[-1], "".join(lines)
+        yield Serving(lines[-1].split(" at ")[1].strip(), process)
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+@pytest.fixture(scope="session")
+def server(thinker: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """The thinker, served with the defaults."""
+    with serving(thinker, folder=tmp_path_factory.mktemp("serving")) as one:
+        yield one
+
+
+@pytest.fixture
+def client(server: Serving) -> Iterator[httpx.Client]:
+    """A client of the server with the defaults."""
+    with server.client() as one:
+        yield one
+
+
+def chat(client: httpx.Client, *contents: str, **more: object) -> httpx.Response:
+    """Ask with these messages, of users and assistants in turn."""
+    roles = ("user", "assistant")
+    messages = [{"role": roles[i % 2], "content": content} for i, content in enumerate(contents)]
+    body = {"model": "deepseek-reasoner", "messages": messages, "temperature": 0, **more}
+    return client.post("/chat/completions", json=body)
+
+
+def events(response: httpx.Response) -> list[dict]:
+    """The data of a stream, which ends as it should."""
+    assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+    *lines, done, end = response.text.split("\n\n")
+    assert (done, end) == ("data: [DONE]", "")
+    return [json.loads(line.removeprefix("data: ")) for line in lines if not line.startswith(":")]
