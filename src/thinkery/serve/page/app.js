@@ -258,6 +258,7 @@ function start() {
 }
 
 function read(one) {
+  if ($("conversations").matches(":popover-open")) $("conversations").hidePopover();
   conversation = one;
   show();
   following = true;
@@ -273,7 +274,6 @@ async function readAddress() {
   const found = open.get(id) ?? (await shelf?.get(id));
   if (found) read(found);
   else notice("That conversation is not kept in this browser.");
-  if ($("conversations").matches(":popover-open")) $("conversations").hidePopover();
 }
 
 function saveAsFile() {
