@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.peers.match import Contender, Entry, Place, best_of, match
-from bench.peers.work import Material
+from bench.peers.work import WORKS, Material
 from bench.recipe import machine
 from thinkery import __version__
 from thinkery.model.gguf import convert
