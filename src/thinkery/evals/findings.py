@@ -90,7 +90,7 @@ class Findings:
     differences: dict[str, Estimate]
     """Accuracy minus the base's, by stage."""
     steps: list[StepRecord] = field(default_factory=list)
-    """Every step of the graph, in order, with how long it took."""
+    """The steps that make models and data, in order, with how long they took."""
     alarms: list[Rung] = field(default_factory=list)
     plots: list[Plot] = field(default_factory=list)
     questions: list[Answered] = field(default_factory=list)
@@ -111,7 +111,7 @@ def gather(record: RunRecord, reports: Sequence[Report], *, title: str = "", que
         stages=stages,
         claims=check_claims(stages),
         differences=differences(attempts),
-        steps=list(record.steps.values()),
+        steps=[step for step in record.steps.values() if step.kind != "Report"],
         alarms=alarms(record),
         plots=plots(record, stages),
         questions=side_by_side(attempts, questions),
@@ -200,7 +200,7 @@ def plots(record: RunRecord, stages: Stages) -> list[Plot]:
     drawn = []
     if accuracy := _accuracy_curves(rows.get(ZERO, [])):
         base = stages.get(BASE, {}).get("pass@1")
-        drawn.append(Plot("pass@1 over zero's updates", accuracy, base["value"] if base else None))
+        drawn.append(Plot("accuracy over zero's updates", accuracy, base["value"] if base else None))
     for metric, title in CURVES.items():
         curves = {name: curve for name, found in rows.items() if (curve := _curve(found, metric))}
         if curves:
