@@ -29,6 +29,8 @@ VERBS = {
     "generate": "complete one prompt",
     "chat": "talk to a model",
     "serve": "models over HTTP, as the DeepSeek API",
+    "keys": "who may use the server: create, list, revoke, credit",
+    "usage": "what the server's requests used and cost",
     "report": "the stage table, plots and claims of a run",
     "data": "make, inspect or verify data",
     "config": "show, validate, explain or compare settings",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from thinkery.serve.replica import Served
 
 DEMO = models.RUNS / "demo"
+LEDGER = models.RUNS / "serve.db"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,9 +30,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, help="port to listen at (default 8000)")
     parser.add_argument("--api-profile", help="compat (default), r1-2025-01 or r1-0528")
     parser.add_argument("--replicas", type=int, help="engine processes (default 1)")
+    ledger_argument(parser)
     parser.add_argument(
         "--template", default="", help="a chat template: r1-zero, chat, or a Jinja file (default: the model's)"
     )
+
+
+def ledger_argument(parser: argparse.ArgumentParser) -> None:
+    """Where keys and bills are."""
+    parser.add_argument("--ledger", type=Path, default=LEDGER, help=f"file of keys and bills (default {LEDGER})")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -48,7 +55,7 @@ def main(args: argparse.Namespace) -> None:
     cfg = load(Serve, args.config, [*args.settings, *options], os.environ).config
     with ExitStack() as stack:
         served = served_models(args.model or str(DEMO), args.template, stack)
-        serve(served, cfg, on_ready=lambda address: tell(address, served))
+        serve(served, cfg, args.ledger, on_ready=lambda address: tell(address, served))
 
 
 def require_installed() -> None:

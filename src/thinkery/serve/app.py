@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +12,16 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from thinkery.serve import answers
 from thinkery.serve.answers import ChatAnswer, TextAnswer
 from thinkery.serve.call import Call
-from thinkery.serve.config import Serve
-from thinkery.serve.door import Door
+from thinkery.serve.guard import Guard
 from thinkery.serve.jobs import Job
-from thinkery.serve.offers import Offer
-from thinkery.serve.profiles import PROFILES
-from thinkery.serve.reading import Reader
-from thinkery.serve.refusals import Refusal, invalid, overloaded
+from thinkery.serve.ledger import USD, Key
+from thinkery.serve.refusals import Refusal, overloaded
+from thinkery.serve.state import State
 from thinkery.serve.wire import ChatRequest, CompletionRequest, read
 
 PAGE = Path(__file__).parent / "page"
@@ -40,32 +37,13 @@ SECURE = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 Shown = ChatAnswer | TextAnswer
 
 
-@dataclass(slots=True)
-class State:
-    """What the endpoints share."""
-
-    cfg: Serve
-    door: Door
-    offers: Mapping[str, Offer]
-    """By the names that clients use; the first is the default."""
-    draining: bool = False
-    calls: set[Call] = field(default_factory=set)
-    """Requests under way."""
-
-    @property
-    def reader(self) -> Reader:
-        """How requests are read."""
-        return Reader(PROFILES[self.cfg.api_profile], self.cfg.limits)
-
-    def offer(self, name: str) -> Offer:
-        """The model a request asks for."""
-        if name not in self.offers:
-            raise invalid("Model Not Exist")
-        return self.offers[name]
+def build_app(state: State) -> ASGIApp:
+    """The endpoints behind their guard."""
+    return Guard(build_endpoints(state), state.cfg, state.till.key_of, state.limiter)
 
 
-def build_app(state: State) -> FastAPI:
-    """The endpoints over a state, without any guard before them."""
+def build_endpoints(state: State) -> FastAPI:
+    """The endpoints alone."""
     app = FastAPI(title="Thinkery", docs_url=None, redoc_url=None)
     app.add_exception_handler(Refusal, refused)
     app.add_exception_handler(HTTPException, not_there)
@@ -74,7 +52,7 @@ def build_app(state: State) -> FastAPI:
         """A conversation goes on: the model's next message."""
         asked = read(ChatRequest, await request.body())
         offer = state.offer(asked.model)
-        jobs = await asyncio.to_thread(state.reader.chat, asked, offer.readable, salt_of(request))
+        jobs = await asyncio.to_thread(state.reader.chat, asked, offer.readable, key_of(request).id)
         shown = ChatAnswer(
             asked.model,
             offer.fingerprint,
@@ -87,7 +65,7 @@ def build_app(state: State) -> FastAPI:
         """A text goes on."""
         asked = read(CompletionRequest, await request.body())
         offer = state.offer(asked.model)
-        jobs = await asyncio.to_thread(state.reader.completions, asked, offer.readable, salt_of(request))
+        jobs = await asyncio.to_thread(state.reader.completions, asked, offer.readable, key_of(request).id)
         backend = offer.readable.tokenizer.backend
         echoes = [backend.decode(list(job.prompt), skip_special_tokens=False) if asked.echo else "" for job in jobs]
         shown = TextAnswer(asked.model, offer.fingerprint, echoes, logprobs=asked.logprobs is not None)
@@ -103,6 +81,16 @@ def build_app(state: State) -> FastAPI:
         """The models that are served."""
         data = [{"id": name, "object": "model", "owned_by": "thinkery"} for name in state.offers]
         return JSONResponse({"object": "list", "data": data})
+
+    @app.get("/user/balance")
+    async def balance(request: Request) -> Response:
+        """What is left on the key."""
+        return JSONResponse(balance_json(key_of(request)))
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """Numbers for Prometheus."""
+        return Response(state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/health")
     async def health() -> Response:
@@ -120,9 +108,23 @@ def build_app(state: State) -> FastAPI:
     return app
 
 
-def salt_of(request: Request) -> str:
-    """Whose prefixes may be reused."""
-    return ""
+def key_of(request: Request) -> Key:
+    """Who asks, as the guard found out."""
+    return request.scope["key"]
+
+
+def balance_json(key: Key) -> dict[str, Any]:
+    """A key's balance, in dollars; a key without a limit has none to tell."""
+    if key.balance is None:
+        return {"is_available": True, "balance_infos": []}
+    granted = (key.granted or 0) - key.spent
+    amounts = {
+        "total_balance": key.balance,
+        "granted_balance": max(0, granted),
+        "topped_up_balance": (key.topped_up or 0) + min(0, granted),
+    }
+    infos = {"currency": "USD", **{name: f"{amount / USD:.2f}" for name, amount in amounts.items()}}
+    return {"is_available": key.balance > 0, "balance_infos": [infos]}
 
 
 def add_page(app: FastAPI) -> None:
@@ -164,24 +166,24 @@ async def not_there(request: Request, error: Exception) -> Response:
 
 async def answer(state: State, request: Request, jobs: Sequence[Job], shown: Shown, *, stream: bool) -> Response:
     """Have jobs done, and answer in one piece or as a stream."""
-    if state.draining:
-        raise overloaded("The server is draining", after_s=30)
-    if state.door.under_way + len(jobs) > state.cfg.limits.waiting:
-        raise overloaded()
-    call = Call(state.door, jobs, queue_s=state.cfg.limits.queue_s)
-    state.calls.add(call)
+    call = await state.begin(key_of(request), jobs)
     if stream:
-        return EventStream(lambda: events(state, call, shown), lambda: settle(state, call))
+        return EventStream(lambda: events(state, call, shown), lambda: state.settle(call))
     try:
-        return await unless_gone(request, whole(call, shown))
+        return await unless_gone(request, whole(state, call, shown))
     finally:
-        await settle(state, call)
+        await asyncio.shield(state.settle(call))
 
 
-async def whole(call: Call, shown: Shown) -> Response:
+async def whole(state: State, call: Call, shown: Shown) -> Response:
     """The answer in one piece."""
-    async for _ in call.news():
-        pass
+    try:
+        async for _ in call.news():
+            pass
+    except Refusal:
+        await asyncio.shield(state.settle(call, failed=True))
+        raise
+    await asyncio.shield(state.charge(call))
     return JSONResponse(shown.whole(call.said, call.usage))
 
 
@@ -195,18 +197,15 @@ async def events(state: State, call: Call, shown: Shown) -> AsyncIterator[bytes]
             number, news = one
             for chunk in shown.chunks(number, news, call.said[number]):
                 yield answers.event(chunk)
+            if not call.running:
+                await asyncio.shield(state.charge(call))
             if news.end is not None:
                 yield answers.event(shown.last(number, call.said[number], None if call.running else call.usage))
     except Refusal as refusal:
+        await asyncio.shield(state.settle(call, failed=True))
         yield answers.event(refusal.body)
         return
     yield answers.DONE
-
-
-async def settle(state: State, call: Call) -> None:
-    """Stop what nobody waits for any more."""
-    await call.end()
-    state.calls.discard(call)
 
 
 async def unless_gone(request: Request, work: Awaitable[Response]) -> Response:

@@ -42,6 +42,7 @@ class Said:
     end: End | None = None
     unclosed: bool = False
     heard: bool = False
+    queued_s: float | None = None
 
     def add(self, news: News) -> None:
         """What has come since."""
@@ -53,6 +54,7 @@ class Said:
         self.prompt_marks += news.prompt_marks
         self.tokens, self.reasoning = max(self.tokens, news.tokens), max(self.reasoning, news.reasoning)
         self.hit = max(self.hit, news.hit)
+        self.queued_s = news.queued_s if self.queued_s is None else self.queued_s
         self.end, self.unclosed = news.end, news.unclosed
 
 
@@ -69,8 +71,11 @@ class Call:
         self.started = time.monotonic()
         self.first_s: float | None = None
         """Seconds until the first token."""
-        for job in jobs:
-            door.submit(job, self.inbox)
+
+    def submit(self) -> None:
+        """Have the jobs done."""
+        for job in self.jobs:
+            self.door.submit(job, self.inbox)
 
     @property
     def seconds(self) -> float:
@@ -80,14 +85,21 @@ class Call:
     @property
     def usage(self) -> Usage:
         """What was used until now; a prompt counts once however many answers it has, and not before it was read."""
-        prompt = hit = 0
-        counted: set[tuple[int, ...]] = set()
-        for job, said in zip(self.jobs, self.said, strict=True):
-            if said.heard and job.prompt not in counted:
-                counted.add(job.prompt)
-                prompt, hit = prompt + len(job.prompt), hit + said.hit
-        completion = sum(said.tokens for said in self.said)
-        return Usage(prompt, hit, completion, sum(said.reasoning for said in self.said))
+        counted = list(zip(self.prompts, self.said, strict=True))
+        return Usage(
+            prompt=sum(prompt for prompt, said in counted if said.heard),
+            hit=sum(said.hit for prompt, said in counted if prompt),
+            completion=sum(said.tokens for said in self.said),
+            reasoning=sum(said.reasoning for said in self.said),
+        )
+
+    @property
+    def prompts(self) -> list[int]:
+        """Prompt tokens that each job counts: all of them for the first with this prompt, none for the others."""
+        first: dict[tuple[int, ...], str] = {}
+        for job in self.jobs:
+            first.setdefault(job.prompt, job.id)
+        return [len(job.prompt) if first[job.prompt] == job.id else 0 for job in self.jobs]
 
     async def news(self, *, silence_s: float | None = None) -> AsyncIterator[tuple[int, News] | None]:
         """(number of the answer, news) until all have ended; None after every `silence_s` without any.
@@ -140,7 +152,8 @@ class Call:
             self.door.cancel(job)
         while self.running:
             news = await self.inbox.get()
-            self.said[self.numbers[news.job]].add(news)
+            if not news.problem:
+                self.said[self.numbers[news.job]].add(news)
             if news.end is not None or news.problem:
                 self.running.discard(news.job)
         return cut

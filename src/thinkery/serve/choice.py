@@ -77,8 +77,8 @@ class Choice:
             added[token] = added.get(token, 0.0) - penalty
         return added
 
-    def take(self, event: Event) -> News:
-        """An event of the engine as news of the job."""
+    def take(self, event: Event, *, queued_s: float | None = None) -> News:
+        """An event of the engine as news of the job, whose first ones tell how long it was queued."""
         thought = answer = ""
         thought_marks, answer_marks = [], []
         for token, logprob in zip(event.tokens, event.logprobs, strict=True):
@@ -104,6 +104,7 @@ class Choice:
             tokens=self.tokens,
             reasoning=self.reasoning,
             hit=event.known,
+            queued_s=queued_s,
             end=self.end,
             unclosed=self.end is not None and self.parts.thinks and not self.parts.closed,
         )

@@ -17,7 +17,7 @@ from hashlib import blake2b
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
-from thinkery.serve.jobs import Cancel, Job, News
+from thinkery.serve.jobs import Cancel, Job, Load, News
 
 UNIT = 64
 """Tokens of a unit of the prefix cache."""
@@ -57,6 +57,8 @@ class Replica:
     worker: Any
     waiting: dict[str, Waiting] = field(default_factory=dict)
     known: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
+    load: float = 0.0
+    """Share of its memory for keys and values in use."""
     sending: threading.Lock = field(default_factory=threading.Lock)
 
     def send(self, message: Job | Cancel) -> None:
@@ -107,6 +109,9 @@ class Door:
         try:
             while True:
                 news = replica.connection.recv()
+                if isinstance(news, Load):
+                    replica.load = news.cache
+                    continue
                 self.note(news)
                 self.loop.call_soon_threadsafe(self.deliver, news)
         except (EOFError, OSError):
@@ -123,6 +128,11 @@ class Door:
     def queued(self) -> int:
         """Jobs of which nothing was heard yet."""
         return sum(not waiting.heard for replica in self.replicas for waiting in replica.waiting.values())
+
+    @property
+    def usage(self) -> float:
+        """How full the replicas' memories are, on average."""
+        return sum(replica.load for replica in self.replicas) / len(self.replicas)
 
     def submit(self, job: Job, news: asyncio.Queue[News]) -> None:
         """Have a job computed; what comes of it is put into `news`."""

@@ -72,6 +72,8 @@ class News:
     """Those of them that belong to the thought, its end included."""
     hit: int = 0
     """Prompt tokens that were not computed."""
+    queued_s: float | None = None
+    """How long the job had to wait before its prompt was read; told with the first token."""
     end: End | None = None
     unclosed: bool = False
     """Whether it ended inside the thought."""
@@ -84,3 +86,10 @@ class Cancel:
     """A job that nobody waits for any more."""
 
     job: str
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How full a replica's memory for keys and values is, 0 to 1."""
+
+    cache: float

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from thinkery.errors import ThinkeryError, UsageError
-from thinkery.serve.jobs import Cancel, Job, Mark, News
+from thinkery.serve.jobs import Cancel, Job, Load, Mark, News
 
 if TYPE_CHECKING:
     from thinkery.engine.base import Engine, Event
@@ -119,8 +120,12 @@ class Desk:
         self.models: dict[str, Opened] = {}
         self.under_way: dict[tuple[str, str], Choice] = {}
         """By model and the engine's id of the request."""
+        self.arrived: dict[str, float] = {}
+        """When jobs came of which nothing was told yet."""
         self.ending: set[str] = set()
         """Models whose engines still hold what has ended here."""
+        self.loaded = Load(0.0)
+        """What was told last of the memory in use."""
 
     def read(self) -> None:
         """Take what was sent, and wait for something where there is nothing to do."""
@@ -142,6 +147,7 @@ class Desk:
             if job.sampling.max_tokens:
                 choice = Choice(job, model.tokenizer)
                 self.under_way[job.model, model.engine.submit(choice.request())] = choice
+                self.arrived[job.id] = time.monotonic()
         except ThinkeryError as error:
             self.connection.send([News(job.id, problem=error.what)])
 
@@ -162,16 +168,30 @@ class Desk:
         busy = {*self.ending, *(model for model, _ in self.under_way)}
         self.ending.clear()
         for name in busy:
-            news = [self.news(name, event) for event in self.models[name].engine.step()]
+            now = time.monotonic()
+            news = [self.news(name, event, now) for event in self.models[name].engine.step()]
             if heard := [one for one in news if one is not None]:
                 self.connection.send(heard)
+        self.tell_load()
 
-    def news(self, model: str, event: Event) -> News | None:
+    def tell_load(self) -> None:
+        """Tell how full the memory is, when that has changed by more than a hundredth."""
+        from thinkery.engine import NativeEngine
+        from thinkery.engine.native.usage import cache_usage
+
+        engines = [model.engine for model in self.models.values()]
+        load = Load(max((cache_usage(one) for one in engines if isinstance(one, NativeEngine)), default=0.0))
+        if abs(load.cache - self.loaded.cache) > 0.01:
+            self.loaded = load
+            self.connection.send(load)
+
+    def news(self, model: str, event: Event, now: float) -> News | None:
         """What an event means for its job; None for one that has ended before its engine knew."""
         choice = self.under_way.get((model, event.request))
         if choice is None:
             return None
-        news = choice.take(event)
+        arrived = self.arrived.pop(choice.job.id, None)
+        news = choice.take(event, queued_s=None if arrived is None else now - arrived)
         if news.end is not None:
             del self.under_way[model, event.request]
             if event.completion is None:

@@ -7,32 +7,63 @@ ends with an error, and the process stops. A second signal stops at once.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import uvicorn
 
-from thinkery.serve.app import State, build_app
+from thinkery.errors import UsageError
+from thinkery.serve.app import build_app
 from thinkery.serve.config import Serve
 from thinkery.serve.door import Door
+from thinkery.serve.limiter import Limiter
+from thinkery.serve.metrics import Metrics
 from thinkery.serve.offers import offers
 from thinkery.serve.replica import Running, Served, start_replica
+from thinkery.serve.state import State
+from thinkery.serve.till import Till
 
 
-def serve(models: Sequence[Served], cfg: Serve, *, on_ready: Callable[[str], None]) -> None:
-    """Serve models until a signal; `on_ready` hears the address."""
-    asyncio.run(run(models, cfg, on_ready))
+def serve(models: Sequence[Served], cfg: Serve, ledger: Path, *, on_ready: Callable[[str], None]) -> None:
+    """Serve models until a signal; `on_ready` hears the address. Raises UsageError for an open server without keys."""
+    asyncio.run(run(models, cfg, ledger, on_ready))
 
 
-async def run(models: Sequence[Served], cfg: Serve, on_ready: Callable[[str], None]) -> None:
+async def run(models: Sequence[Served], cfg: Serve, ledger: Path, on_ready: Callable[[str], None]) -> None:
     """The same, in an event loop."""
+    till = Till(ledger, cfg.prices, cfg.limits.waiting)
+    try:
+        require_keys(cfg.host, till)
+        await listen(till, models, cfg, on_ready)
+    finally:
+        till.close()
+
+
+def require_keys(host: str, till: Till) -> None:
+    """Refuse to listen where others can reach it while everybody may come in."""
+    if not till.ledger.has_keys() and not is_loopback(host):
+        hint = "thinkery keys create NAME, or listen at 127.0.0.1"
+        raise UsageError("a server that others can reach needs keys", where=f"host = {host}", hint=hint)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach it."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+async def listen(till: Till, models: Sequence[Served], cfg: Serve, on_ready: Callable[[str], None]) -> None:
+    """Answer requests until a signal."""
+    by_name, running = {model.name: model for model in models}, running_of(cfg)
     offered = offers(models, cfg.max_len)
-    by_name = {model.name: model for model in models}
-    running = running_of(cfg)
-    door = Door(lambda: start_replica(by_name, running), cfg.replicas, note=lambda news: None)
-    state = State(cfg, door, offered)
+    door = Door(lambda: start_replica(by_name, running), cfg.replicas, note=till.meter.note)
+    state = State(cfg, door, till, offered, Limiter(cfg.limits), Metrics(door))
     server = Server(uvicorn.Config(build_app(state), cfg.host, cfg.port, log_config=None, lifespan="off"))
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -40,8 +71,7 @@ async def run(models: Sequence[Served], cfg: Serve, on_ready: Callable[[str], No
     listening = asyncio.create_task(server.serve())
     try:
         on_ready(await server.address())
-        waiting = asyncio.create_task(stopping.wait())
-        await asyncio.wait({listening, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({listening, asyncio.create_task(stopping.wait())}, return_when=asyncio.FIRST_COMPLETED)
         await drain(state)
     finally:
         server.should_exit = True
