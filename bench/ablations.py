@@ -1,10 +1,11 @@
-"""What each choice in zero is worth: the embedded recipe's first stage with one thing changed at a time.
+"""What each choice in the RL stages is worth: one thing changed at a time.
 
-    python -m bench.ablations --dir runs/ablations              →  bench/results/ablations.json
-    python -m bench.ablations --dir runs/ablations ppo rloo     (these alone; the others keep what the file has)
+    python -m bench.ablations --dir runs/ablations --of runs/claims/seed-0     →  bench/results/ablations.json
+    python -m bench.ablations --dir runs/ablations RLOO "KL 0.01"       (these alone; the file keeps the others)
 
-Every variant trains on the same number of samples (24 x 16 an update, 60 updates) from the same base with the same
-seed, and sits the exam of 400 held-out problems. One seed: differences inside the intervals are noise.
+Variants of zero train on the same number of samples (24 x 16 an update, 60 updates) from the same base with the same
+seed, and sit the exam of 400 held-out problems. Those of later stages branch off a finished run (`--of`). One seed:
+differences inside the intervals are noise.
 """
 
 from __future__ import annotations
@@ -52,40 +53,58 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         *STALE, "zero.grpo.ratio=clipped_weight", "zero.grpo.average=token", "zero.grpo.clip_low=1.0",
     ),
 }  # fmt: skip
-"""The settings that each variant changes."""
-STEPS = ("base", "exam", "problems", "zero", "eval-zero")
+"""The settings that each variant of zero changes."""
+LATER: dict[str, tuple[str, tuple[str, ...]]] = {
+    "reason, as shipped": ("reason", ()),
+    "reason, no language reward": ("reason", ("reason.language_weight=0",)),
+    "align, as shipped": ("align", ()),
+    "align, preference from the start": ("align", ("align.preference_from=0",)),
+    "align, 120 updates, preference from the start": ("align", ("align.preference_from=0", "align.grpo.updates=120")),
+}
+"""Variants of later stages: the stage and the settings."""
 SHOWN = ("pass@1", "format", "language", "length")
+GENERAL = ("general", "preference", "harmless")
 
 
 def main() -> None:
     """Run the variants asked for and keep the file up to date after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dir", type=Path, default=Path("runs/ablations"), help="where the runs lie")
-    parser.add_argument("variants", nargs="*", metavar="VARIANT", help="default: all")
+    parser.add_argument("--of", type=Path, metavar="RUN", help="the finished run that later stages branch off")
+    parser.add_argument("variants", nargs="*", metavar="VARIANT", help="default: all that can be run")
     args = parser.parse_args()
-    if unknown := set(args.variants) - VARIANTS.keys():
-        parser.error(f"no such variant: {', '.join(sorted(unknown))}; there are {', '.join(VARIANTS)}")
+    known = [*VARIANTS, *LATER]
+    if unknown := set(args.variants).difference(known):
+        parser.error(f"no such variant: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    if args.of is None and LATER.keys() & set(args.variants):
+        parser.error("a variant of a later stage needs --of RUN")
     found = json.loads(FILE.read_text())["variants"] if FILE.exists() else {}
-    for name in args.variants or VARIANTS:
-        found[name] = measure(args.dir / name.replace(" ", "-"), VARIANTS[name])
-        write({variant: found[variant] for variant in VARIANTS if variant in found})
+    for name in args.variants or (known if args.of else VARIANTS):
+        found[name] = measure(name, args.dir / name.replace(",", "").replace(" ", "-"), args.of)
+        write({variant: found[variant] for variant in known if variant in found})
         print(name, {metric: round(found[name][metric]["value"], 3) for metric in SHOWN}, flush=True)
 
 
-def measure(folder: Path, settings: tuple[str, ...]) -> dict[str, Any]:
-    """Train one variant and read what came out; a variant that a check or an alarm stopped says so."""
-    only = [word for name in STEPS for word in ("--only", name)]
-    command = [sys.executable, "-m", "thinkery.cli", "run", "tiny", "--dir", str(folder), *only, *COMMON, *settings]
+def measure(name: str, folder: Path, source: Path | None) -> dict[str, Any]:
+    """Train one variant and read what came out."""
+    if name in VARIANTS:
+        stage, settings = "zero", (*COMMON, *VARIANTS[name])
+        steps, start = ("base", "exam", "problems", stage, f"eval-{stage}"), ()
+    else:
+        stage, settings = LATER[name]
+        steps, start = (stage, f"eval-{stage}"), ("--branch", f"{source}@{stage}")
+    only = [word for step in steps for word in ("--only", step)]
+    command = [sys.executable, "-m", "thinkery.cli", "run", "tiny", "--dir", str(folder), *start, *only, *settings]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     record = open_run(folder)
-    metrics = record.artifacts["eval-zero"].data["metrics"]  # type: ignore[attr-defined]
-    rows = record.metrics("zero")
-    curve = [[row["step"], row["eval/exam/pass@1"]] for row in rows if "eval/exam/pass@1" in row]
+    metrics = record.artifacts[f"eval-{stage}"].data["metrics"]  # type: ignore[attr-defined]
+    rows = record.metrics(stage)
     return {
+        "stage": stage,
         "settings": settings,
-        **{name: metrics[name] for name in SHOWN},
-        "curve": curve,
-        "seconds": record.steps["zero"].seconds,
+        **{metric: metrics[metric] for metric in (*SHOWN, *GENERAL) if metric in metrics},
+        "curve": [[row["step"], row["eval/exam/pass@1"]] for row in rows if "eval/exam/pass@1" in row],
+        "seconds": record.steps[stage].seconds,
         "peak_memory_gb": round(max(row.get("perf/rss", 0) for row in rows) / 1e9, 2),
         "alarms": sorted({row["alarm"] for row in record.events() if row["kind"] == "alarm"}),
     }
@@ -99,7 +118,7 @@ def write(variants: dict[str, Any]) -> None:
         "machine": machine(),
         "version": __version__,
         "command": "python -m bench.ablations",
-        "samples": "24 x 16 an update, 60 updates, one seed",
+        "samples": "zero: 24 x 16 an update, 60 updates; later stages as shipped; one seed",
         "variants": variants,
     }
     FILE.write_text(json.dumps(found, indent=1) + "\n")

@@ -67,8 +67,38 @@ def report_of(folder: Path, seed: int, settings: Sequence[str]) -> dict[str, Any
         for row in record.metrics("zero")
         if "eval/exam/pass@1" in row
     ]
-    seconds = {step.name: step.seconds for step in record.steps.values()}
-    return {"seed": seed, "stages": report["stages"], "claims": report["claims"], "curve": curve, "seconds": seconds}
+    return {
+        "seed": seed,
+        "stages": report["stages"],
+        "claims": report["claims"],
+        "reported": reported(report["stages"], record.metrics("zero")),
+        "curve": curve,
+        "seconds": {step.name: step.seconds for step in record.steps.values()},
+    }
+
+
+def reported(stages: Mapping[str, Any], zero: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """What is told and not gated; thoughts are followed from the update whose format first passes 95 %."""
+    formed = [row["step"] for row in zero if row.get("reward/format/mean", 0) >= 0.95]
+    well = [row for row in zero if formed and row["step"] >= formed[0] and "text/reflection" in row]
+    found: dict[str, float] = {"update of 95 % format": formed[0] if formed else float("nan")}
+    for name, metric in (("tokens of thought", "thought/length_mean"), ("self-correction", "text/reflection")):
+        found |= {f"{name} {when}": fmean(row[metric] for row in rows) for when, rows in ends(well).items()}
+
+    def accuracy(stage: str) -> float:
+        return stages[stage]["pass@1"]["value"]
+
+    return {
+        **found,
+        "base pass@64": stages["base-many"]["pass@64"]["value"],
+        "zero minus cold start": accuracy("zero") - accuracy("cold-start"),
+        **{f"{stage} on longer problems": accuracy(f"{stage}-longer") for stage in ("base", "zero", "align")},
+    }
+
+
+def ends(rows: Sequence[Mapping[str, Any]]) -> dict[str, Sequence[Mapping[str, Any]]]:
+    """The first and the last five updates; nothing when there are none."""
+    return {"then": rows[:5], "at the end": rows[-5:]} if rows else {}
 
 
 def draw(seeds: Sequence[Report]) -> None:

@@ -67,13 +67,32 @@ def claims(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def reported(found: Mapping[str, Any]) -> str:
+    """What is told and not gated, and accuracy by the number of steps, seed by seed."""
+    seeds = found["seeds"]
+    names = (f"seed {seed['seed']}" for seed in seeds)
+    lines = [f"| | {' | '.join(names)} |", f"|---|{'--:|' * len(seeds)}"]
+    for name in seeds[0]["reported"]:
+        values = (seed["reported"][name] for seed in seeds)
+        lines.append(f"| {name} | {' | '.join(f'{value:.3g}' for value in values)} |")
+    for stage in ("base", "zero", "align", "distill"):
+        for metric in (metric for metric in seeds[0]["stages"][stage] if metric.startswith("pass@1/difficulty=")):
+            values = (seed["stages"][stage][metric]["value"] for seed in seeds)
+            lines.append(f"| {stage}, {metric.partition('/')[2]} | {' | '.join(f'{value:.3g}' for value in values)} |")
+    return "\n".join(lines)
+
+
 def ablations(found: Mapping[str, Any]) -> str:
-    """Accuracy, form, language, length and cost of every variant of zero."""
-    lines = ["| variant | pass@1 | format | language | tokens | seconds |", "|---|--:|--:|--:|--:|--:|"]
+    """Accuracy, form, language, preference, length and cost of every variant."""
+    lines = [
+        "| variant | pass@1 | format | language | preference | tokens | seconds | GB |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
     for name, variant in found["variants"].items():
-        cells = [interval(variant["pass@1"]), *(f"{100 * variant[key]['value']:.1f}" for key in ("format", "language"))]
-        length, seconds = variant["length"]["value"], variant["seconds"]
-        lines.append(f"| {name} | {' | '.join(cells)} | {length:.0f} | {seconds:.0f} |")
+        shares = (f"{100 * variant[key]['value']:.1f}" for key in ("format", "language", "preference"))
+        length, seconds, memory = variant["length"]["value"], variant["seconds"], variant["peak_memory_gb"]
+        cells = [interval(variant["pass@1"]), *shares, f"{length:.0f}", f"{seconds:.0f}", f"{memory:.1f}"]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -85,6 +104,7 @@ def number(value: float) -> str:
 TABLES: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], str]]] = {
     "demo table": ("README.md", "tiny.json", demo),
     "claims table": ("docs/findings.md", "claims.json", claims),
+    "reported table": ("docs/findings.md", "claims.json", reported),
     "ablations table": ("docs/findings.md", "ablations.json", ablations),
 }
 """By marker: the page, the result, and how it is written."""

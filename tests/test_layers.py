@@ -18,18 +18,20 @@ LAYERS = (
     ("errors",),
     ("core", "config"),
     ("chat", "sandbox", "pipeline"),
-    ("model", "tasks"),
+    ("model", "tasks", "sinks"),
     ("engine",),
     ("rewards",),
     ("rollout",),
     ("train", "data", "evals"),
     ("stages",),
-    ("recipes", "serve", "web", "launch"),
+    ("recipes", "serve", "view", "launch"),
     ("cli",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
-WITHOUT_TORCH = ("errors", "core", "config", "chat", "sandbox", "pipeline", "tasks", "data", "rewards", "cli")
+WITHOUT_TORCH = (
+    *("errors", "core", "config", "chat", "sandbox", "pipeline", "tasks", "sinks", "data", "rewards", "cli", "view"),
+)
 WITH_TORCH = (PACKAGE / "rewards" / "preference.py",)
 
 FILES = sorted(PACKAGE.rglob("*.py"))

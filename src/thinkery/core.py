@@ -9,9 +9,9 @@ Everything here is frozen data without torch, so that any process can make, send
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 Role = Literal["system", "user", "assistant", "tool"]
 Finish = Literal["stop", "length", "cancelled", "deadline"]
@@ -31,9 +31,10 @@ class Task:
     """Something to ask a model, with what is needed to judge the answer.
 
     `kind` names the way of judging: "math", "choice", "exact", "code" and "software" (hidden tests, in `info`),
-    or "general" (no rule; reward models or a judge). `gold` is the reference answer, None where there is none.
-    `language` is the BCP-47 tag of the question ("en", "zh"), None when unknown. `id` is unique inside its source
-    and stable across runs. `info` holds whatever a source or a reward wants to carry along; it must survive JSON.
+    "environment" (the task's own, named in `info`), or "general" (no rule; reward models or a judge). `gold` is the
+    reference answer, None where there is none. `language` is the BCP-47 tag of the question ("en", "zh"), None when
+    unknown. `id` is unique inside its source and stable across runs. `info` holds whatever a source or a reward wants
+    to carry along; it must survive JSON.
     `chat_template` is the Jinja that renders this task alone; empty leaves that to the model's own.
     """
 
@@ -51,6 +52,11 @@ class Task:
     def messages(self) -> tuple[Message, ...]:
         """The conversation to render: earlier turns, then the prompt as the user's last."""
         return (*self.history, Message("user", self.prompt))
+
+    def continued(self, completion: Completion, says: str) -> Task:
+        """The next turn of the conversation: what was asked and answered is history, and what `says` is asked."""
+        answered = Message("assistant", completion.answer, completion.thought)
+        return replace(self, history=(*self.messages, answered), prompt=says)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +100,23 @@ class Score:
 
     value: float | None
     reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What an environment makes of a reply: its score, whether the episode is over, and what it says if it is not."""
+
+    score: Score
+    over: bool = True
+    says: str = ""
+
+
+class Episode(Protocol):
+    """A conversation with an environment about one task, whose prompt opens it."""
+
+    def reply(self, text: str) -> Turn:
+        """Take the model's reply, without its thought; not to be called after the turn that is `over`."""
+        ...
 
 
 Reward = Callable[[Task, Completion], "float | Score | Awaitable[float | Score]"]

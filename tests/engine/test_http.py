@@ -205,3 +205,21 @@ def test_what_an_endpoint_cannot_do_is_refused():
     with pytest.raises(UsageError, match="weights"):
         engine.load_weights({}, 1)
     engine.release()
+
+
+def test_kept_replies_are_not_asked_for_again(tmp_path):
+    file = str(tmp_path / "replies.sqlite")
+    with server(answer("4", "two and two"), answer("5"), then=500) as (url, received):
+        first, _ = asked(url, replies=file)
+        again, engine = asked(url, replies=file)
+        assert again == first
+        assert len(received) == 2
+        assert engine.usage.requests == 0
+        with pytest.raises(RunFailed, match="status 500"):  # another seed is another request
+            asked(url, Request((13,), ASK.sampling, ASK.messages), replies=file, tries=1)
+    assert {(reply.thought, reply.answer) for reply in first} == {("two and two", "4"), (None, "5")}
+
+
+def test_a_file_that_cannot_keep_replies_is_an_input_error(tmp_path):
+    with pytest.raises(InputError, match="this file cannot keep replies"):
+        HttpEngine(HttpConfig(url="http://127.0.0.1:9", model="m", replies=str(tmp_path / "nowhere" / "r.sqlite")))

@@ -173,7 +173,7 @@ def test_samples_that_outgrow_the_cache_wait_their_turn_and_go_on_as_if_they_had
     with open_engine(network, tokenizer, EngineConfig()) as engine:
         expected = answers(engine, [request])[0]
         assert engine.scheduler.admissions == 3
-    tokens = 210  # 10 + 3 x 64 fit, 10 + 3 x 100 do not
+    tokens = 210  # 10 + 3 x 64 fit, 10 + 3 x 96 do not
     with open_engine(network, tokenizer, EngineConfig(kv_memory=tokens * 256 / 2**30)) as engine:
         completions = answers(engine, [request])[0]
         assert engine.scheduler.admissions == 4

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from dataclasses import replace
 
@@ -12,7 +11,6 @@ from thinkery.core import Completion, Group, Message, Rollout, Score, Task
 from thinkery.errors import DiskFull, HashMismatch, InputError
 from thinkery.pipeline.artifact import row_to_task, task_to_row
 from thinkery.pipeline.files import append_row, read_rows, write_file
-from thinkery.pipeline.progress import Progress, duration
 from thinkery.pipeline.run import Run
 
 
@@ -243,17 +241,25 @@ def test_a_report_keeps_its_files_beside_its_figures(tmp_path):
     assert sorted(p.name for p in made.folder.iterdir()) == ["curve.png", "report.html", "report.json"]
 
 
-def test_the_progress_line_reads_like_the_one_in_the_specification():
-    out, times = io.StringIO(), iter([0.0, 1.9, 3.8])
-    line = Progress(out, clock=lambda: next(times))
-    line.stage("reason", 2, 6)
-    line.update(199, 1000, {"reward": 0.38, "cut": "2%", "len": 310.0})
-    line.update(200, 1000, {"reward": 0.41, "cut": "2%", "len": 312.0})
-    assert out.getvalue().splitlines() == [
-        "stage 2/6 reason  step 199/1000  reward 0.38  cut 2%  len 310",
-        "stage 2/6 reason  step 200/1000  reward 0.41 (+0.03)  cut 2%  len 312  1.9 s/it  ETA 25m",
-    ]
+def test_what_was_left_out_is_counted_by_source_with_examples(tmp_path):
+    def work(folder, rows) -> None:
+        writer = Run(folder, "corpus").dataset()
+        for i in rows:
+            if i % 2:
+                writer.count("dropped: odd", source="wells", example={"i": i})
+                writer.skip(f"{i:04d}")
+            else:
+                writer.count("kept", source="books" if i % 4 else "wells")
+                writer.add({"i": i}, f"{i:04d}")
 
-
-def test_spans_are_short():
-    assert [duration(s) for s in (4.4, 59, 90, 3600, 11100)] == ["4s", "59s", "2m", "1h00m", "3h05m"]
+    work(tmp_path / "killed", range(21))
+    for name in ("killed", "whole"):
+        work(tmp_path / name, range(60))
+    killed, whole = (Run(tmp_path / name, "corpus").dataset().finish() for name in ("killed", "whole"))
+    assert whole.funnel == killed.funnel == {"kept": 30, "dropped: odd": 30}
+    assert whole.funnel_by_source == {"wells": {"kept": 15, "dropped: odd": 30}, "books": {"kept": 15}}
+    assert (
+        [one["row"]["i"] for one in killed.dropped()]
+        == list(range(1, 25, 2))
+        == [o["row"]["i"] for o in whole.dropped()]
+    )

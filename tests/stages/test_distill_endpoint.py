@@ -17,6 +17,7 @@ from thinkery.errors import RunFailed
 from thinkery.pipeline.artifact import Dataset, task_to_row
 from thinkery.pipeline.run import Run
 from thinkery.stages.curate import SPENT, Curate, curate
+from thinkery.tasks.templates import put_one
 from thinkery.tasks.world import problems
 
 
@@ -91,6 +92,22 @@ def test_right_answers_become_conversations_and_wrong_ones_are_counted(
     assert corpus.funnel["kept: reasoning"] == len(right)
     assert corpus.funnel.get("dropped: wrong", 0) == len(tasks) - len(right)
     assert corpus.funnel[SPENT] == 12 * 200 * 1000  # 200 tokens each, 1,000 a million, in millionths
+
+
+def test_questions_are_written_in_the_words_they_draw_and_asked_in_their_own(
+    teacher: ThreadingHTTPServer, tmp_path: Path
+) -> None:
+    data, tasks = asked(tmp_path / "tasks", 12)
+    words = ("Hello. {question}", "{question} Thank you.")
+    corpus = curate(
+        Run(tmp_path / "corpus", "corpus", seed=5),
+        settings(teacher, None).model_copy(update={"templates": words}),
+        data,
+    )
+    written = {row["task_id"]: row["messages"][0]["content"] for row in corpus.rows()}
+    drawn = {task.id: put_one(task, words, 5).prompt for task in tasks}
+    assert written.items() <= drawn.items()
+    assert {text.startswith("Hello. ") for text in written.values()} == {True, False}
 
 
 def test_the_budget_holds_over_attempts_and_nothing_is_asked_twice(

@@ -10,17 +10,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from thinkery.core import Sampling
+from thinkery.core import Sampling, Task
 from thinkery.errors import ConfigError, Stopped
 from thinkery.pipeline.artifact import Dataset, Model, task_to_row
 from thinkery.pipeline.run import Run
-from thinkery.stages.common import templates_of
+from thinkery.stages.common import put_reasoning, templates_of
 from thinkery.stages.fetch import Fetch, fetch
 from thinkery.stages.reinforce import reworded
 from thinkery.stages.sensitivity import Sensitivity, sensitivity
 from thinkery.stages.zero import Zero, zero
 from thinkery.tasks.sources import Source, load_tasks
-from thinkery.tasks.templates import TEMPLATE_SETS, put_each
+from thinkery.tasks.templates import TEMPLATE_SETS, put_one
 from thinkery.tasks.world import ZERO_TEMPLATE
 from thinkery.train.grpo import Grpo
 from thinkery.train.policy import PolicyConfig
@@ -100,13 +100,20 @@ def test_each_question_draws_a_template_for_its_whole_group_and_the_record_says_
     run = Run(tmp_path / "run", "zero", seed=3)
     trained = zero(run, PRACTICE, base, problems)
     texts = TEMPLATE_SETS["world-zero-practice"]
-    drawn = {task.id: task.info["template"] for task in put_each(list(problems.tasks()), texts, 3)}
+    drawn = {task.id: put_one(task, texts, 3).info["template"] for task in problems.tasks()}
     rows = attempts(run)
     assert len(rows) == 2 * 4 * 4
     assert {row["task"]: row["template"] for row in rows}.items() <= drawn.items()
     assert len({row["template"] for row in rows}) > 2
     assert [*events(run, "templates")[0]["texts"].values()] == list(texts)
     assert (trained.folder / "chat_template.jinja").read_text() == ZERO_TEMPLATE
+
+
+def test_general_prompts_keep_their_words() -> None:
+    question, chat = Task("a/1", "2 + 3?", "math", "5"), Task("b/1", "Hello", "general")
+    worded, same = put_reasoning([question, chat], ("Tell me: {question}",), seed=0)
+    assert worded.prompt == "Tell me: 2 + 3?"
+    assert same is chat
 
 
 def test_tasks_that_change_on_the_way_keep_their_templates(tmp_path, problems) -> None:

@@ -239,7 +239,7 @@ def test_reasoning_gym_draws_other_puzzles_for_the_exam():
     pytest.importorskip("reasoning_gym")
     train = load_tasks([Source(source="reasoning-gym", path="chain_sum", limit=5)])
     exam = load_tasks([Source(source="reasoning-gym", path="chain_sum", limit=5, split="test")], purpose="exam")
-    assert [t.kind for t in train] == ["exact"] * 5
+    assert [t.kind for t in train] == ["environment"] * 5
     assert not {t.prompt for t in train} & {t.prompt for t in exam}
 
 

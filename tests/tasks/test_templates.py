@@ -9,7 +9,7 @@ import pytest
 
 from thinkery.chat import R1_ZERO, render
 from thinkery.core import Task
-from thinkery.tasks.templates import TEMPLATE_SETS, is_instruction, put, put_each
+from thinkery.tasks.templates import TEMPLATE_SETS, is_instruction, put, put_one
 from thinkery.tasks.world import ZERO_TEMPLATE
 from thinkery.tasks.world.documents import PREAMBLES
 
@@ -36,13 +36,12 @@ def test_jinja_is_the_whole_prompt_and_leaves_the_question_as_it_is() -> None:
     assert (task.prompt, task.info["template"]) == (SUM.prompt, 2)
 
 
-def test_a_question_draws_its_template_whatever_else_is_drawn() -> None:
+def test_a_question_draws_its_template_by_the_seed_and_its_id_alone() -> None:
     tasks = [Task(f"t{n}", f"{n}?") for n in range(300)]
     templates = ("{question}", "First. {question}", "{question} Last.")
-    drawn = put_each(tasks, templates, seed=1)
-    assert drawn == put_each(tasks, templates, seed=1)
-    assert put_each(tasks[200:], templates, seed=1) == drawn[200:]
-    assert put_each(tasks, templates, seed=2) != drawn
+    drawn = [put_one(task, templates, seed=1) for task in tasks]
+    assert [put_one(task, templates, seed=1) for task in reversed(tasks)] == drawn[::-1]
+    assert [put_one(task, templates, seed=2) for task in tasks] != drawn
     assert [task.prompt for task in drawn[:1]] == [templates[drawn[0].info["template"] - 1].replace("{question}", "0?")]
     counts = Counter(task.info["template"] for task in drawn)
     assert set(counts) == {1, 2, 3}

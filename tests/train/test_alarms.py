@@ -33,9 +33,8 @@ def test_a_skipped_or_not_finite_update():
 def test_truncation_rings_at_once_when_total_and_after_three_updates_when_half():
     assert ring(rows(1, completion__truncated=1.0)) == ["truncated"]
     assert ring(rows(2, completion__truncated=0.6)) == []
-    assert alarms(rows(3, completion__truncated=0.6)) == [
-        Alarm("truncated", "60% of completions are cut at the length limit", "max_tokens")
-    ]
+    seen, advice = "60% of completions are cut at the length limit", "allow twice the length, or more until few are cut"
+    assert alarms(rows(3, completion__truncated=0.6)) == [Alarm("truncated", seen, "grpo.max_tokens", advice)]
 
 
 def test_groups_without_spread_say_whether_the_tasks_are_too_easy_or_too_hard():
@@ -67,7 +66,8 @@ def test_a_part_that_rises_while_held_out_accuracy_falls_is_hacking():
     history = rows(40, reward__helpful__mean=lambda i: i / 40, reward__format__mean=0.5)
     history[9]["eval/toy/pass@1"], history[39]["eval/toy/pass@1"] = 0.6, 0.4
     (alarm,) = alarms(history)
-    assert (alarm.kind, alarm.setting) == ("hacking", "rubric.helpful")
+    assert (alarm.kind, alarm.setting) == ("hacking", "grpo.updates")
+    assert alarm.advice == "end 30 updates earlier, where accuracy was 0.60, or repair what helpful pays for"
     history[39]["eval/toy/pass@1"] = 0.62
     assert alarms(history) == []
 

@@ -62,8 +62,8 @@ def test_a_form_that_nobody_has_is_refused_when_all_rewards_are_equal():
 
 
 def test_poor_chances_are_warned_about():
-    settings = [setting for setting, _ in warnings(look([group(0, 0, 0, 0)], group_size=16))]
-    assert settings == ["tasks", "tasks"]
+    settings = [setting for setting, _, _ in warnings(look([group(0, 0, 0, 0)], group_size=16))]
+    assert settings == ["grpo.pool.samples", "grpo.pool.samples"]
     assert warnings(look([group(0, 1, 0, 1)], group_size=16)) == []
 
 

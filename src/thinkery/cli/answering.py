@@ -22,6 +22,7 @@ ENDPOINT = {
     "price-in": (float, "price of a million prompt tokens"),
     "price-out": (float, "price of a million completion tokens"),
     "max-cost": (float, "what this command may spend there; a request that could exceed it is not sent"),
+    "replies": (str, "a file that keeps every reply, so that nothing is asked and paid for twice"),
     "concurrency": (int, "requests under way at the same time (default 16)"),
 }
 """The options of an endpoint; those of the judge's begin with `judge-`."""

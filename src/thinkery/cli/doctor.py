@@ -34,6 +34,8 @@ OPTIONAL = {
     "datasets": ("tasks from the hub", "pip install datasets"),
     "gguf": ("weights from GGUF files", "pip install gguf"),
     "reasoning-gym": ("generated puzzles", "pip install reasoning-gym"),
+    "gymnasium": ("environments registered with Gymnasium", "pip install gymnasium"),
+    "verifiers": ("tasksets of verifiers", "pip install verifiers"),
 }
 
 PROGRAMS = {

@@ -28,6 +28,7 @@ VERBS = {
     "score": "judge what was produced elsewhere: JSON lines in, verdicts out",
     "generate": "complete one prompt",
     "chat": "talk to a model",
+    "view": "runs in the browser: curves, every sample, comparisons, data",
     "serve": "models over HTTP, as the DeepSeek API",
     "keys": "who may use the server: create, list, revoke, credit",
     "usage": "what the server's requests used and cost",

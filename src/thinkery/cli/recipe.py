@@ -15,6 +15,7 @@ from thinkery.errors import ConfigError
 
 if TYPE_CHECKING:
     from thinkery.pipeline.step import Step
+    from thinkery.recipes.common import RecipeConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +23,17 @@ class Recipe:
     """A named graph with its checked settings."""
 
     name: str
-    loaded: Loaded[Any]
+    loaded: Loaded[RecipeConfig]
     draw: Callable[[Any], dict[str, Step]]
+
+    @property
+    def config(self) -> RecipeConfig:
+        """The checked settings."""
+        return self.loaded.config
 
     def graph(self) -> dict[str, Step]:
         """Every step by name; WiringError where they do not fit."""
-        return self.draw(self.loaded.config)
+        return self.draw(self.config)
 
     def record(self) -> dict[str, dict[str, Any]]:
         """Every setting with its value and where that came from, for the run's `recipe.json`."""

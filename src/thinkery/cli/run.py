@@ -37,6 +37,7 @@ def main(args: argparse.Namespace) -> None:
     """Build the graph in the run directory, then say what there is and what to do next."""
     from thinkery.pipeline.build import build, plan
     from thinkery.pipeline.progress import open_progress
+    from thinkery.sinks import Broadcast
 
     chosen = recipe.read_recipe(args)
     steps, directory = chosen.graph(), run_directory(args, chosen.name)
@@ -45,7 +46,13 @@ def main(args: argparse.Namespace) -> None:
         return tell_plan(plan(steps, directory, **selection), as_json=args.json)
     if args.branch:
         branch_once(args.branch, directory)
+    broadcast = Broadcast(chosen.config.sinks, chosen.config.alerts, directory)
     with open_progress() as progress:
+
+        def listen(row: dict[str, Any]) -> None:
+            tell(row, progress.note)
+            broadcast.event(row)
+
         try:
             build(
                 steps,
@@ -53,7 +60,8 @@ def main(args: argparse.Namespace) -> None:
                 seed=seed_of_run(directory) if args.seed is None else args.seed,
                 recipe=chosen.record(),
                 progress=progress,
-                on_event=lambda row: tell(row, progress.note),
+                on_event=listen,
+                follow=broadcast.follow,
                 **selection,
             )
         except Stopped as stop:

@@ -23,6 +23,7 @@ from thinkery import chat
 from thinkery.config import Config
 from thinkery.core import Completion
 from thinkery.engine.base import Event, Request
+from thinkery.engine.replies import Replies
 from thinkery.errors import EnvironmentLacks, InputError, RunFailed, UsageError
 
 PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
@@ -54,6 +55,9 @@ class HttpConfig(Config):
     """Price of a million completion tokens."""
     max_cost: float | None = Field(default=None, ge=0, json_schema_extra={"key": False})
     """What may be spent in all; a request that could exceed it is not sent."""
+    replies: str = Field(default="", json_schema_extra={"key": False})
+    """File that keeps every reply, from which the same request with the same seed is answered at no cost; "" keeps
+    none."""
 
 
 @dataclass(slots=True)
@@ -89,6 +93,7 @@ class HttpEngine:
     def __init__(self, cfg: HttpConfig) -> None:
         self.cfg, self.key, self.version = cfg, key_of(cfg), 0
         self.purse = Purse(cfg)
+        self.replies = Replies(cfg.replies) if cfg.replies else None
         self.client = httpx.Client(
             headers={"Authorization": f"Bearer {self.key}"} if self.key else {},
             timeout=cfg.timeout_s,
@@ -148,6 +153,8 @@ class HttpEngine:
         """Close connections; a thread ends when the answer it waits for comes or fails."""
         self.closing.set()
         self.client.close()
+        if self.replies:
+            self.replies.close()
 
     def work(self) -> None:
         """What each thread does: take a sample, ask for it, tell."""
@@ -159,9 +166,21 @@ class HttpEngine:
             if (job.id, job.sample) not in self.pending:
                 continue
             try:
-                self.news.put(Event(job.id, job.sample, completion=self.ask(job)))
+                self.news.put(Event(job.id, job.sample, completion=self.reply(job)))
             except Exception as error:  # raised again by step, in the caller's thread
                 self.news.put(error)
+
+    def reply(self, job: Job) -> Completion:
+        """The completion of one sample, kept or asked for."""
+        if self.replies is None:
+            return self.ask(job)
+        asked = {"url": self.cfg.url, "opens_thought": self.cfg.opens_thought, **self.body(job)}
+        if kept := self.replies.find(asked):
+            return kept
+        completion = self.ask(job)
+        if completion.finish != "deadline":
+            self.replies.keep(asked, completion)
+        return completion
 
     def ask(self, job: Job) -> Completion:
         """The completion of one sample, after as many tries as it takes and is allowed."""

@@ -17,7 +17,6 @@ from statistics import fmean
 from typing import Any
 
 from thinkery.errors import InputError
-from thinkery.evals.attempts import ATTEMPTS
 from thinkery.evals.metrics import Estimate, mean_estimate, paired_difference, share_estimate
 from thinkery.pipeline.read import RunRecord, open_run
 from thinkery.tasks.files import read_rows
@@ -86,6 +85,8 @@ def open_sheets(name: str, reward: str = "accuracy") -> dict[str, Sheet]:
     elif run and (Path(run) / "run.json").is_file():
         sheets = {name: read_sheet(_attempts(open_run(Path(run)), stage), reward)}
     else:
+        from thinkery.evals.attempts import ATTEMPTS  # brings the engines, which load torch
+
         file = Path(name) / ATTEMPTS if Path(name).is_dir() else Path(name)
         sheets = {name: read_sheet((row for _, row in read_rows(file)), reward)}
     for found, sheet in sheets.items():

@@ -6,7 +6,9 @@ the way the text is cut before byte-pair encoding, is restored here from the fil
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +77,7 @@ def _network(path: Path) -> Transformer:
 
     from thinkery.model.adapter import quiet
 
-    with quiet():
+    with quiet(), redirect_stderr(io.StringIO()):  # its bar over GGUF tensors knows no switch
         source = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
     config = source.config.to_dict()
     config.pop("quantization_config", None)

@@ -18,6 +18,7 @@ from thinkery.pipeline.files import hash_file, read_json, read_rows
 
 SCHEMA = 1
 MANIFEST = "artifact.json"
+DROPPED = "dropped.jsonl"
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,16 @@ class Dataset(Artifact):
     def funnel(self) -> dict[str, int]:
         """How many were counted under each reason on the way here, in the order of the first count."""
         return dict(self.manifest["funnel"])
+
+    @property
+    def funnel_by_source(self) -> dict[str, dict[str, int]]:
+        """The same by source, as far as the stage named one."""
+        return dict(self.manifest.get("funnel_by_source", {}))
+
+    def dropped(self) -> list[dict[str, Any]]:
+        """The first few examples of each reason for leaving something out: {reason, row}."""
+        path = self.path / DROPPED
+        return list(read_rows(path)) if path.exists() else []
 
     @property
     def meta(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from thinkery.pipeline.artifact import MANIFEST
 from thinkery.pipeline.checkpoint import read_checkpoint
 from thinkery.pipeline.files import link, read_json, write_file, write_folder, write_json
 from thinkery.pipeline.home import ABOUT, branched_run
+from thinkery.pipeline.index import INDEX
 from thinkery.pipeline.lock import locked
 from thinkery.pipeline.run import CHECKPOINTS
 from thinkery.pipeline.step import suggestion
@@ -67,6 +68,8 @@ def _link_progress(source: Path, new: Path, node: Mapping[str, Any], run: str) -
         if (partial / "metrics.jsonl").exists():
             with open(partial / "metrics.jsonl", "rb") as file:
                 write_file(folder / "metrics.jsonl", file.read(note["marks"]["metrics"]))
+        if (partial / INDEX).exists():
+            write_file(folder / INDEX, (partial / INDEX).read_bytes())
         write_json(folder / "branched.json", about)
 
     write_folder(new / "steps" / f"{node['name']}.branch", fill)

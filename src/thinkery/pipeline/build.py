@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thinkery.errors import DiskFull, RunFailed, Stopped, UsageError
+from thinkery.errors import DiskFull, HashMismatch, RunFailed, Stopped, UsageError
 from thinkery.pipeline.artifact import Artifact
 from thinkery.pipeline.files import read_json, write_json
 from thinkery.pipeline.home import ABOUT, MANIFEST, Home, find_artifact, finish_folder, partial_folder, step_folder
@@ -19,6 +19,8 @@ from thinkery.pipeline.run import Run
 from thinkery.pipeline.step import Step, counted_settings, ordered, suggestion
 
 Listener = Callable[[dict[str, Any]], None]
+Follow = Callable[[Run], AbstractContextManager[Callable[[Mapping[str, Any]], None] | None]]
+"""Opened for each step that is executed: what it gives is handed the step's rows of metrics."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,14 @@ class Planned:
     step: Step
     action: str
     why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Audience:
+    """Who is told how a step goes, besides the record."""
+
+    progress: Progress | None
+    follow: Follow
 
 
 def build(
@@ -42,11 +52,13 @@ def build(
     recipe: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     on_event: Listener | None = None,
+    follow: Follow = lambda run: nullcontext(),
 ) -> dict[str, Artifact]:
     """Make what is not made yet; returns every artifact there is at the end, by step name.
 
     `only`, `start` and `until` select among the steps in the order listed; `fresh` sets the selected ones aside first
-    (to `attempts/N/`) and makes them again. `recipe` is kept as `recipe.json`. `on_event` gets each event's row.
+    (to `attempts/N/`) and makes them again. `recipe` is kept as `recipe.json`. `on_event` gets each event's row,
+    what `follow` gives each row of metrics.
 
     Raises WiringError and UsageError before any work, Busy when another process has the directory, HashMismatch when
     a done step's bytes have changed, Stopped after a first Ctrl-C or SIGTERM, and whatever a stage raises.
@@ -60,11 +72,10 @@ def build(
         home.events.add("attempt", selected=[s.name for s in chosen])
         try:
             made = _prepare(home, order, chosen, fresh)
-            _execute_all(home, chosen, made, interrupts, progress)
+            _execute_all(home, chosen, made, interrupts, Audience(progress, follow))
         except BaseException as error:
             with suppress(DiskFull):
-                home.events.add("failed", error=type(error).__name__, message=str(error))
-                home.end_attempt("stopped" if isinstance(error, Stopped) else type(error).__name__)
+                _end_badly(home, error)
             raise
         home.events.add("done")
         home.end_attempt("done")
@@ -117,6 +128,14 @@ def _prepare(home: Home, order: Sequence[Step], chosen: Sequence[Step], fresh: b
     return made
 
 
+def _end_badly(home: Home, error: BaseException) -> None:
+    """Note why the attempt ended; changed bytes are an alarm too, so that whoever is called on alarms hears of them."""
+    if isinstance(error, HashMismatch):
+        home.events.add("alarm", alarm="hash", message=f"{error.where}: {error.what}", setting="", advice=error.hint)
+    home.events.add("failed", error=type(error).__name__, message=str(error))
+    home.end_attempt("stopped" if isinstance(error, Stopped) else type(error).__name__)
+
+
 def _require_inputs(chosen: Sequence[Step], made: Mapping[str, Artifact]) -> None:
     """Every input of a step that will run must be made, or come before it."""
     coming = set(made)
@@ -148,7 +167,7 @@ def _execute_all(
     chosen: Sequence[Step],
     made: dict[str, Artifact],
     interrupts: Interrupts,
-    progress: Progress | None,
+    audience: Audience,
 ) -> None:
     for number, step in enumerate(chosen, 1):
         if step.name in made and not _changed_inputs(step, made):
@@ -156,12 +175,13 @@ def _execute_all(
             continue
         if interrupts.stopping:
             raise Stopped("stopped on request", where=f"before step {step.name!r}", hint="the same command continues")
-        if progress:
-            progress.stage(step.name, number, len(chosen))
+        if audience.progress:
+            later = [one.name for one in chosen[number:] if one.name not in made]
+            audience.progress.stage(step.name, number, len(chosen), later)
         if step.name in made:
             home.events.add("stale", step.name, step.key, inputs=_changed_inputs(step, made))
             home.set_aside(step)
-        made[step.name] = _execute(home, step, made, interrupts, progress)
+        made[step.name] = _execute(home, step, made, interrupts, audience)
 
 
 def _changed_inputs(step: Step, made: Mapping[str, Artifact]) -> list[str]:
@@ -172,7 +192,7 @@ def _changed_inputs(step: Step, made: Mapping[str, Artifact]) -> list[str]:
 
 
 def _execute(
-    home: Home, step: Step, made: Mapping[str, Artifact], interrupts: Interrupts, progress: Progress | None
+    home: Home, step: Step, made: Mapping[str, Artifact], interrupts: Interrupts, audience: Audience
 ) -> Artifact:
     inputs = {name: made[read.name] for name, read in step.inputs.items()}
     folder, about = home.open_folder(step, inputs)
@@ -185,11 +205,12 @@ def _execute(
         attempt=home.attempt,
         about=about,
         events=home.events,
-        progress=progress,
+        progress=audience.progress,
     )
     interrupts.watch(run)
     home.events.add("begin", step.name, step.key)
-    artifact = step.execute(run, inputs)
+    with audience.follow(run) as run.on_metrics:
+        artifact = step.execute(run, inputs)
     if not isinstance(artifact, step.makes):
         what = f"{step.function.__name__} promised a {step.kind} and returned {type(artifact).__name__}"
         raise RunFailed(what, where=f"step {step.name!r}")

@@ -1,20 +1,24 @@
 """Making a dataset row by row, so that a killed step continues with what it has not done yet.
 
 Rows go to a journal at once. `finish` sorts them by key into shards: the bytes do not depend on the order in which
-the rows came, nor on how often the step was killed.
+the rows came, nor on how often the step was killed. What was left out is counted, by reason and by source, and the
+first few examples of each reason are kept in `dropped.jsonl`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from thinkery.pipeline.artifact import Dataset
-from thinkery.pipeline.files import append_row, length_of, write_file, zipped
+from thinkery.pipeline.artifact import DROPPED, Dataset
+from thinkery.pipeline.files import append_row, length_of, row_bytes, write_file, zipped
 
 SHARD_ROWS = 10_000
+EXAMPLES = 12
+"""Examples kept of each reason."""
 
 
 class DatasetWriter:
@@ -28,13 +32,17 @@ class DatasetWriter:
         self._journal, self._seal = journal, seal
         self._offsets: dict[str, int] = {}
         self._fresh: set[str] = set()
-        self._pending: dict[str, int] = {}
+        self._pending = Tally()
+        self._total = Tally()
         self._end = 0
         self.keys: set[str] = set()
         """Everything added or skipped so far, also before a kill."""
-        self.funnel: dict[str, int] = {}
-        """The counts so far, by reason."""
         self._reopen()
+
+    @property
+    def funnel(self) -> dict[str, int]:
+        """The counts so far, by reason."""
+        return self._total.counts
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -51,9 +59,11 @@ class DatasetWriter:
         self._fresh.add(key)
         self._write({"key": key})
 
-    def count(self, reason: str, n: int = 1) -> None:
-        """Count `n` under a reason, with the next `add` or `skip`."""
-        self._pending[reason] = self._pending.get(reason, 0) + n
+    def count(self, reason: str, n: int = 1, *, source: str = "", example: dict[str, Any] | None = None) -> None:
+        """Count `n` under a reason, with the next `add` or `skip`; `example` is what was left out for that reason."""
+        self._pending.count(reason, n, source)
+        if example is not None and self._total.has_room(reason) and self._pending.has_room(reason):
+            self._pending.examples.setdefault(reason, []).append(example)
 
     def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Every row so far with its key, in the order of the keys."""
@@ -70,15 +80,19 @@ class DatasetWriter:
 
     def finish(self, **meta: Any) -> Dataset:
         """Sort the rows by key into gzipped shards and return the dataset; `meta` is kept in its manifest."""
-        self._add_counts(self._pending)
-        self._pending = {}
-        return self._seal(self._write_shards, {"rows": len(self), "funnel": self.funnel, "meta": meta})
+        self._total.merge(self._pending.entry())
+        self._pending = Tally()
+        if self._total.examples:
+            dropped = [{"reason": r, "row": row} for r, rows in self._total.examples.items() for row in rows[:EXAMPLES]]
+            write_file(self._journal.with_name(DROPPED), b"".join(map(row_bytes, dropped)))
+        counted = {"funnel": self.funnel, "funnel_by_source": self._total.by_source}
+        return self._seal(self._write_shards, {"rows": len(self), **counted, "meta": meta})
 
     def _write(self, entry: dict[str, Any]) -> None:
-        counts, self._pending = self._pending, {}
+        pending, self._pending = self._pending, Tally()
         if entry["key"] in self.keys:
             return
-        self._append(entry | ({"counts": counts} if counts else {}))
+        self._append(entry | pending.entry())
 
     def _append(self, entry: dict[str, Any]) -> None:
         append_row(self._journal, entry)
@@ -97,13 +111,9 @@ class DatasetWriter:
 
     def _remember(self, entry: dict[str, Any], offset: int) -> None:
         self.keys.add(entry["key"])
-        self._add_counts(entry.get("counts", {}))
+        self._total.merge(entry)
         if "row" in entry:
             self._offsets[entry["key"]] = offset
-
-    def _add_counts(self, counts: dict[str, int]) -> None:
-        for reason, n in counts.items():
-            self.funnel[reason] = self.funnel.get(reason, 0) + n
 
     def _write_shards(self, folder: Path) -> None:
         keys = sorted(self._offsets)
@@ -116,3 +126,39 @@ class DatasetWriter:
             for key in keys:
                 file.seek(self._offsets[key])
                 yield json.loads(file.readline())["row"]
+
+
+@dataclass
+class Tally:
+    """What was counted: by reason, by source and reason, and examples by reason."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    by_source: dict[str, dict[str, int]] = field(default_factory=dict)
+    examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def count(self, reason: str, n: int, source: str = "") -> None:
+        """Count `n` under a reason, and under its source where that is known."""
+        self.counts[reason] = self.counts.get(reason, 0) + n
+        if source:
+            own = self.by_source.setdefault(source, {})
+            own[reason] = own.get(reason, 0) + n
+
+    def has_room(self, reason: str) -> bool:
+        """Whether another example of a reason would be kept."""
+        return len(self.examples.get(reason, ())) < EXAMPLES
+
+    def entry(self) -> dict[str, Any]:
+        """The fields of a journal's entry, those that are not empty."""
+        fields = {"counts": self.counts, "by_source": self.by_source, "examples": self.examples}
+        return {name: value for name, value in fields.items() if value}
+
+    def merge(self, entry: Mapping[str, Any]) -> None:
+        """Add what an entry of the journal counted."""
+        for reason, n in entry.get("counts", {}).items():
+            self.counts[reason] = self.counts.get(reason, 0) + n
+        for source, counts in entry.get("by_source", {}).items():
+            own = self.by_source.setdefault(source, {})
+            for reason, n in counts.items():
+                own[reason] = own.get(reason, 0) + n
+        for reason, rows in entry.get("examples", {}).items():
+            self.examples.setdefault(reason, []).extend(rows)

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from thinkery.errors import UsageError
-from thinkery.pipeline.artifact import MANIFEST, Artifact, load_artifact
+from thinkery.pipeline.artifact import DROPPED, MANIFEST, Artifact, load_artifact
 from thinkery.pipeline.files import hash_file, read_json, sync_path, write_json, writing
 from thinkery.pipeline.provenance import commit, versions
 from thinkery.pipeline.record import Events
-from thinkery.pipeline.run import CHECKPOINTS, JOURNAL, PROGRESS
+from thinkery.pipeline.run import CHECKPOINTS, JOURNAL, PROGRESS, SINKS
 from thinkery.pipeline.step import Step
 
 SCHEMA = 1
@@ -84,7 +84,8 @@ class Home:
     def seal(self, step: Step, made: Artifact, ending: Mapping[str, Any]) -> Artifact:
         """Write the manifest, give the folder its final name, and drop what only an unfinished step needs."""
         partial, folder = partial_folder(self.dir, step), step_folder(self.dir, step)
-        logs = [p for p in (partial / "metrics.jsonl", *sorted(partial.glob("rollouts/*.jsonl.gz"))) if p.exists()]
+        written = (partial / "metrics.jsonl", partial / DROPPED, *sorted(partial.glob("rollouts/*.jsonl.gz")))
+        logs = [path for path in written if path.exists()]
         record = {path.relative_to(partial).as_posix(): hash_file(path) for path in logs}
         ending = {**ending, "created": round(time.time(), 3), **self.code}
         write_json(partial / MANIFEST, {**made.manifest, "record": record, **ending})
@@ -133,12 +134,13 @@ def find_artifact(dir: Path, step: Step) -> Artifact | None:
 
 
 def finish_folder(partial: Path, folder: Path) -> None:
-    """Give a sealed folder its final name and drop its checkpoints; also completes this after a kill."""
+    """Give a sealed folder its final name and drop what only an unfinished one needs; completes this after a kill."""
     with writing(folder):
         if not folder.exists():
             partial.rename(folder)
             sync_path(folder.parent)
-        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+        for name in (CHECKPOINTS, SINKS):
+            shutil.rmtree(folder / name, ignore_errors=True)
         for name in (JOURNAL, PROGRESS, ABOUT, "branched.json"):
             (folder / name).unlink(missing_ok=True)
 

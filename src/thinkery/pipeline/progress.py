@@ -1,6 +1,9 @@
 """The line that says how far the work is: a live bar on a terminal, one plain line per step elsewhere.
 
-stage 2/6 reason  step 200/1000  reward 0.41 (+0.03)  acc 0.38  cut 2%  len 312  1.9 s/it  ETA 25m
+stage 2/6 reason  step 200/1000  reward 0.41 (+0.03)  acc 0.38  cut 2%  len 312  1.9 s/it  ETA 25m  all 1h10m
+
+"all" is the time left of the whole run: the stage's own, and what was expected of the later ones, corrected by how
+the expectations of this attempt's stages have turned out so far.
 """
 
 from __future__ import annotations
@@ -8,7 +11,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TextIO
 
@@ -17,22 +20,48 @@ WINDOW = 20  # steps over which the pace is averaged
 QUIET_S = 1.0  # plain lines come no faster than this, the first and the last of a stage excepted
 
 
-def open_progress(stream: TextIO | None = None) -> Progress:
-    """A live bar where the stream (stderr unless given) is a terminal, plain lines where it is not."""
+HEADLINE = {
+    "reward": "reward/mean",
+    "acc": "reward/accuracy/mean",
+    "cut": "completion/truncated",
+    "len": "completion/length_mean",
+    "flat": "group/no_spread",
+    "kl": "policy/kl",
+    "ent": "policy/entropy",
+}
+"""The metrics of reinforcement learning that are worth a glance, those that matter first; the loss is none of them."""
+
+
+def headline(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of HEADLINE that a row of metrics has, by their short names."""
+    return {short: metrics[name] for short, name in HEADLINE.items() if metrics.get(name) is not None}
+
+
+def open_progress(stream: TextIO | None = None, expected: Mapping[str, float] | None = None) -> Progress:
+    """A live bar where the stream (stderr unless given) is a terminal, plain lines where it is not.
+
+    `expected` is how many seconds each stage will take, as far as that is known.
+    """
     target: TextIO = stream or sys.stderr
-    return Live(target) if target.isatty() else Progress(target)
+    return Live(target, expected or {}) if target.isatty() else Progress(target, expected or {})
 
 
 class Progress(AbstractContextManager):
     """Plain lines, one per step but at most one a second."""
 
-    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        stream: TextIO,
+        expected: Mapping[str, float] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._stream, self._clock = stream, clock
-        self._stage = ""
+        self._outlook = Outlook(expected or {})
         self._begin("")
 
-    def stage(self, name: str, number: int, count: int) -> None:
-        """The lines that follow are about stage `name`, `number` of `count`."""
+    def stage(self, name: str, number: int, count: int, later: Sequence[str] = ()) -> None:
+        """The lines that follow are about stage `name`, `number` of `count`; `later` ones will run after it."""
+        self._outlook.begin(name, later, self._clock())
         self._begin(f"stage {number}/{count} {name}")
 
     def update(self, done: int, total: int, headline: Headline) -> None:
@@ -42,9 +71,9 @@ class Progress(AbstractContextManager):
         if self._too_soon(done, total, now):
             return
         first = next((value for value in headline.values() if not isinstance(value, str)), None)
-        parts = [f"step {done}/{total}", *self._described(headline), *self._pace(done, total)]
+        numbers, pace = self._described(headline), self._pace(done, total)
         self._last = first
-        self._show(done, total, parts)
+        self._show(done, total, numbers, pace)
 
     def note(self, text: str) -> None:
         """Print a line between the others."""
@@ -69,8 +98,8 @@ class Progress(AbstractContextManager):
         self._times: deque[tuple[int, float]] = deque(maxlen=WINDOW)
         self._last: float | None = None
 
-    def _show(self, done: int, total: int, parts: list[str]) -> None:
-        self.note("  ".join([self._stage, *parts] if self._stage else parts))
+    def _show(self, done: int, total: int, numbers: list[str], pace: list[str]) -> None:
+        self.note("  ".join(part for part in (self._stage, f"step {done}/{total}", *numbers, *pace) if part))
 
     def _described(self, headline: Headline) -> list[str]:
         parts, before = [], self._last
@@ -87,40 +116,80 @@ class Progress(AbstractContextManager):
         if last <= first:
             return []
         seconds = (now - began) / (last - first)
-        return [f"{seconds:.2g} s/it", f"ETA {duration(seconds * (total - done))}"]
+        left = seconds * (total - done)
+        whole = self._outlook.left(left, now)
+        return [f"{seconds:.2g} s/it", f"ETA {duration(left)}"] + ([f"all {duration(whole)}"] if whole else [])
+
+
+class Outlook:
+    """How long a run will still take, from what was expected of its stages and how that turned out."""
+
+    def __init__(self, expected: Mapping[str, float]) -> None:
+        self._expected = expected
+        self._now, self._later = "", tuple[str, ...]()
+        self._began = self._taken = self._meant = 0.0
+
+    def begin(self, stage: str, later: Sequence[str], now: float) -> None:
+        """A stage begins, and with it the one before has ended."""
+        if self._now in self._expected:
+            self._taken += now - self._began
+            self._meant += self._expected[self._now]
+        self._now, self._later, self._began = stage, tuple(later), now
+
+    def left(self, of_stage: float, now: float) -> float | None:
+        """Seconds until the run ends, `of_stage` seconds being left of this stage; None where nobody knows."""
+        later = sum(self._expected.get(stage, 0.0) for stage in self._later)
+        meant = self._meant + self._expected.get(self._now, 0.0)
+        if not later or not meant:
+            return None
+        return of_stage + later * (self._taken + now - self._began + of_stage) / meant
 
 
 class Live(Progress):
-    """A bar that stays on the terminal's last line."""
+    """Three lines that stay at the foot of a terminal: the stage's bar, the run's, and the numbers worth a glance."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, expected: Mapping[str, float] | None = None) -> None:
         from rich.console import Console
+        from rich.live import Live as Screen
         from rich.progress import BarColumn, TextColumn
-        from rich.progress import Progress as Bar
+        from rich.progress import Progress as Bars
 
-        super().__init__(stream)
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[text]}"))
-        self._bar: Any = Bar(*columns, console=Console(file=stream))
-        self._task: Any = None
+        super().__init__(stream, expected)
+        name, text = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[text]}", markup=False)
+        self._bars = Bars(name, BarColumn(bar_width=20), text, auto_refresh=False)
+        self._of_stage = self._bars.add_task("", total=None, text="")
+        self._of_run = self._bars.add_task("run", total=1, text="", visible=False)
+        self._screen = Screen(self._bars, console=Console(file=stream), refresh_per_second=4, redirect_stdout=False)
+        self._stages_before = 0
 
-    def stage(self, name: str, number: int, count: int) -> None:
-        """Begin a new bar under the finished one."""
-        super().stage(name, number, count)
-        self._task = self._bar.add_task(self._stage, total=None, text="")
-        self._bar.start()
+    def stage(self, name: str, number: int, count: int, later: Sequence[str] = ()) -> None:
+        """Begin the bar anew."""
+        super().stage(name, number, count, later)
+        self._stages_before = number - 1
+        self._bars.reset(self._of_stage, description=self._stage, total=None, text="")
+        self._bars.update(self._of_run, completed=number - 1, total=count, visible=count > 1)
+        self._screen.update(self._bars)
+        self._screen.start()
 
     def note(self, text: str) -> None:
-        """Print a line above the bar."""
-        self._bar.console.print(text, markup=False, highlight=False)
+        """Print a line above the bars."""
+        self._screen.console.print(text, markup=False, highlight=False)
 
     def close(self) -> None:
         """Leave the terminal as it was."""
-        self._bar.stop()
+        self._screen.stop()
 
-    def _show(self, done: int, total: int, parts: list[str]) -> None:
-        if self._task is None:
-            self.stage("", 1, 1)
-        self._bar.update(self._task, completed=done, total=total, text="  ".join(parts))
+    def _show(self, done: int, total: int, numbers: list[str], pace: list[str]) -> None:
+        from rich.console import Group
+        from rich.text import Text
+
+        self._screen.start()
+        of_run = [part for part in pace if part.startswith("all ")]
+        of_stage = [f"{done}/{total}", *(part for part in pace if part not in of_run)]
+        self._bars.update(self._of_stage, completed=done, total=total, text="  ".join(of_stage))
+        part = self._stages_before + done / max(1, total)
+        self._bars.update(self._of_run, completed=part, text="".join(of_run).replace("all", "ETA"))
+        self._screen.update(Group(self._bars, Text("  ".join(numbers))))
 
 
 def duration(seconds: float) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from thinkery.errors import InputError
 from thinkery.pipeline.artifact import MANIFEST, Artifact, load_artifact
 from thinkery.pipeline.files import read_json, read_rows
+from thinkery.pipeline.index import Index
 from thinkery.pipeline.lock import holder
 from thinkery.pipeline.run import PROGRESS
 from thinkery.pipeline.step import Step, suggestion
@@ -96,9 +97,13 @@ class RunRecord:
             merged.setdefault(row["step"], {}).update(row)
         return list(merged.values())
 
+    def index(self, step: str) -> Index:
+        """Where each question's attempts lie in the step's files."""
+        return Index(self._folder(step))
+
     def rollout_steps(self, step: str) -> list[int]:
         """The step numbers that have rollouts."""
-        return sorted(int(p.name.split(".")[0]) for p in self._folder(step).glob("rollouts/*.jsonl.gz"))
+        return self.index(step).numbers()
 
     def rollouts(self, step: str, n: int) -> list[dict[str, Any]]:
         """Every attempt of step number `n`, by group and sample; InputError when there are none."""

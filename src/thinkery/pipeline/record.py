@@ -14,6 +14,7 @@ from typing import Any
 
 from thinkery.core import Group, Rollout
 from thinkery.pipeline.files import append_row, finite, length_of, sync_path, write_file, writing, zipped
+from thinkery.pipeline.index import INDEX, index_line
 
 Advantages = Sequence[Sequence[float | None]]
 
@@ -61,21 +62,28 @@ class Record:
         """Where the metrics are."""
         return self.dir / "metrics.jsonl"
 
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Add one row of metrics."""
+    def metrics(self, step: int, values: Mapping[str, float]) -> dict[str, Any]:
+        """Add one row of metrics, and return it."""
         numbers = {name: finite(value) for name, value in values.items()}
-        append_row(self.metrics_path, {"step": step, "at": round(time.time(), 3), **numbers})
+        row = {"step": step, "at": round(time.time(), 3), **numbers}
+        append_row(self.metrics_path, row)
+        return row
 
     def rollouts(self, step: int, groups: Sequence[Group], advantages: Advantages | None = None) -> None:
         """Write all attempts of one step as one file, whole or not at all; `advantages` are by group and sample."""
         path = self.dir / "rollouts" / f"{step:06d}.jsonl.gz"
-        rows = (
-            rollout_row(step, rollout, advantages[g][r] if advantages is not None else None)
+        rows = [
+            [
+                rollout_row(step, rollout, advantages[g][r] if advantages is not None else None)
+                for r, rollout in enumerate(group.rollouts)
+            ]
             for g, group in enumerate(groups)
-            for r, rollout in enumerate(group.rollouts)
-        )
-        write_file(path, zipped(rows, level=1), sync=False)
+            if group.rollouts
+        ]
+        members = [zipped(group, level=1) for group in rows]
+        write_file(path, b"".join(members) or zipped([], level=1), sync=False)
         self._unsynced.append(path)
+        append_row(self.dir / INDEX, index_line(step, rows, members))
 
     def recorded(self) -> dict[int, Path]:
         """The files of attempts by step, in order; each is whole."""

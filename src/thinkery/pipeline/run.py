@@ -26,11 +26,11 @@ from thinkery.errors import InputError, Stopped
 from thinkery.pipeline.artifact import SCHEMA, Dataset, Model, Report, content_hash
 from thinkery.pipeline.checkpoint import read_checkpoint, size_of_last, write_checkpoint
 from thinkery.pipeline.dataset import DatasetWriter
-from thinkery.pipeline.files import free_bytes, hash_folder, size_text, write_file, write_folder, write_json
+from thinkery.pipeline.files import free_bytes, hash_folder, read_rows, size_text, write_file, write_folder, write_json
 from thinkery.pipeline.progress import Progress
 from thinkery.pipeline.record import Advantages, Events, Record
 
-CHECKPOINTS, JOURNAL, PROGRESS = "checkpoints", "journal.jsonl", "progress.json"
+CHECKPOINTS, JOURNAL, PROGRESS, SINKS = "checkpoints", "journal.jsonl", "progress.json", "sinks"
 NOTHING = {"metrics": 0, "events": 0, "rollouts": -1}
 
 
@@ -64,15 +64,23 @@ class Run:
         dir.mkdir(parents=True, exist_ok=True)
         self.root = root or dir
         """The directory of the whole run."""
-        self._attempt = attempt
+        self.attempt = attempt
+        """The number of this attempt at the run, from 1."""
         self._about = about or {"name": step, "key": ""}
         self._events = events or Events(self.root / "events.jsonl", attempt)
         self._record = Record(dir, step, self._about["key"], self._events)
+        self.on_metrics: Callable[[Mapping[str, Any]], None] | None = None
+        """Gets every row of metrics besides the record."""
         self._progress = progress
         self._state = _read_progress(dir)
         self._shown = 0.0
         self._began = time.monotonic() - self._state["seconds"]
         self._warned = False
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The settings of the step, as JSON; empty where it has none."""
+        return self._about.get("config") or {}
 
     @property
     def seconds(self) -> float:
@@ -82,7 +90,14 @@ class Run:
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Add one row to the curves; NaN and infinity are written as null."""
         if self.rank == 0:
-            self._record.metrics(step, values)
+            row = self._record.metrics(step, values)
+            if self.on_metrics:
+                self.on_metrics(row)
+
+    def curves(self) -> list[dict[str, Any]]:
+        """The rows of metrics that the record has now."""
+        path = self._record.metrics_path
+        return list(read_rows(path)) if path.exists() else []
 
     def rollouts(self, step: int, groups: Sequence[Group], advantages: Advantages | None = None) -> None:
         """Keep every attempt of one step, once per step; `advantages[g][i]` belongs to group g's i-th rollout."""
@@ -98,11 +113,12 @@ class Run:
         if self.rank == 0:
             self._events.add(kind, self.step, self._about["key"], **data)
 
-    def alarm(self, kind: str, message: str, setting: str = "") -> None:
-        """Warn the person in front of it, with the setting to change."""
-        self.event("alarm", alarm=kind, message=message, setting=setting)
+    def alarm(self, kind: str, message: str, setting: str = "", advice: str = "") -> None:
+        """Warn the person in front of it: what was seen, what to do about it, and the setting to change."""
+        self.event("alarm", alarm=kind, message=message, setting=setting, advice=advice)
         if self.rank == 0 and self._progress:
-            self._progress.note(f"alarm {kind}: {message}" + (f"  (setting: {setting})" if setting else ""))
+            remedy = "; ".join(part for part in (advice, setting and f"setting: {setting}") if part)
+            self._progress.note(f"alarm {kind}: {message}" + (f"  ({remedy})" if remedy else ""))
 
     def progress(self, done: int, total: int, **headline: float | str) -> None:
         """Say how far the step is, with the few numbers worth a glance."""
@@ -135,7 +151,7 @@ class Run:
         found = read_checkpoint(self.dir / CHECKPOINTS)
         note = found[1] if found else {"step": 0, "seconds": 0.0, "marks": NOTHING}
         if self.rank == 0:
-            attic = self.root / "attempts" / str(self._attempt) / self.dir.name
+            attic = self.root / "attempts" / str(self.attempt) / self.dir.name
             self._record.rewind(note["marks"], attic)
         self._began = time.monotonic() - note["seconds"]
         if found is None:
@@ -199,7 +215,8 @@ class Run:
         size, free = size_of_last(self.dir / CHECKPOINTS), free_bytes(self.dir)
         if free < 2 * size and not self._warned:
             self._warned = True
-            self.alarm("disk", f"room for fewer than two checkpoints: {size_text(free)} free, {size_text(size)} each")
+            seen = f"room for fewer than two checkpoints: {size_text(free)} free, {size_text(size)} each"
+            self.alarm("disk", seen, "--dir", "free some space, or continue a copy of the run on another disk")
 
 
 def _read_progress(dir: Path) -> dict[str, Any]:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from thinkery.config import Config
 from thinkery.pipeline.step import Step
 from thinkery.recipes.claims import Claims, claims
 from thinkery.recipes.code import Code, code
+from thinkery.recipes.common import RecipeConfig
 from thinkery.recipes.distill import DistillRecipe, distill
 from thinkery.recipes.own import Own, own
 from thinkery.recipes.pretrain import PretrainRecipe, pretrain_bases
 from thinkery.recipes.r1 import R1, r1
 
-RECIPES: dict[str, tuple[type[Config], Callable[[Any], dict[str, Step]]]] = {
+RECIPES: dict[str, tuple[type[RecipeConfig], Callable[[Any], dict[str, Step]]]] = {
     "r1": (R1, r1),
     "claims": (Claims, claims),
     "code": (Code, code),

@@ -8,8 +8,8 @@ document asked for; its programs run in the sandbox against hidden tests while t
 
 from __future__ import annotations
 
-from thinkery.config import Config
 from thinkery.pipeline.step import Step, step
+from thinkery.recipes.common import RecipeConfig
 from thinkery.stages.collect import Collect, collect
 from thinkery.stages.evaluate import Evaluate, evaluate
 from thinkery.stages.pretrain import Corpus, Fresh, Pretrain, fresh, pretrain, world_corpus
@@ -17,7 +17,7 @@ from thinkery.stages.report import ReportConfig, report
 from thinkery.stages.zero import Zero, zero
 
 
-class Code(Config):
+class Code(RecipeConfig):
     """Settings of the code recipe."""
 
     corpus: Corpus = Corpus(kind="listings")

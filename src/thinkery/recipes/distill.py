@@ -5,8 +5,8 @@ problems ──► corpus (the endpoint's right and readable answers)     studen
 
 from __future__ import annotations
 
-from thinkery.config import Config
 from thinkery.pipeline.step import Step, step
+from thinkery.recipes.common import RecipeConfig
 from thinkery.stages.collect import Collect, collect
 from thinkery.stages.curate import Curate, curate
 from thinkery.stages.evaluate import Evaluate, evaluate
@@ -15,7 +15,7 @@ from thinkery.stages.imitate import Distill, imitate
 from thinkery.stages.report import ReportConfig, report
 
 
-class DistillRecipe(Config):
+class DistillRecipe(RecipeConfig):
     """Settings of a distillation from an endpoint."""
 
     student: Fetch = Fetch(model="tiny-student")

@@ -5,15 +5,15 @@ data ──► exam, problems        base ──GRPO on problems──► traine
 
 from __future__ import annotations
 
-from thinkery.config import Config
 from thinkery.pipeline.step import Step, step
+from thinkery.recipes.common import RecipeConfig
 from thinkery.stages.collect import Collect, collect
 from thinkery.stages.fetch import Fetch, fetch
 from thinkery.stages.own import Examine, Practise, Verdict, examine, practise
 from thinkery.stages.report import ReportConfig, report
 
 
-class Own(Config):
+class Own(RecipeConfig):
     """Settings of a recipe on one's own data; `thinkery init --data …` writes one."""
 
     base: Fetch = Fetch()

@@ -44,7 +44,7 @@ from thinkery.stages.published import Published, PublishedPairs, fitting
 from thinkery.stages.reinforce import Reinforce
 from thinkery.stages.sensitivity import Sensitivity
 from thinkery.tasks.sources import load_tasks
-from thinkery.train.optim import PolicyConfig
+from thinkery.train.optim import LearnerConfig
 from thinkery.train.preference import RewardModelConfig
 
 PROMPT_TOKENS = 128
@@ -171,7 +171,7 @@ def reinforce_need(name: str, cfg: Reinforce, shape: Shape, machine: Machine, fi
 def learning_need(
     name: str,
     shape: Shape,
-    policy: PolicyConfig,
+    policy: LearnerConfig,
     machine: Machine,
     tokens: float,
     updates: float,

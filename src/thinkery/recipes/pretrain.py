@@ -5,8 +5,8 @@ words ─► base-start ─textbooks─► base-schooled ─exercises─► base
 
 from __future__ import annotations
 
-from thinkery.config import Config
 from thinkery.pipeline.step import Step, step
+from thinkery.recipes.common import RecipeConfig
 from thinkery.stages.pretrain import (
     Corpus,
     Crawl,
@@ -21,7 +21,7 @@ from thinkery.stages.pretrain import (
 )
 
 
-class PretrainRecipe(Config):
+class PretrainRecipe(RecipeConfig):
     """Settings of the embedded bases."""
 
     words: Crawl = Crawl(documents=20_000)
@@ -29,9 +29,13 @@ class PretrainRecipe(Config):
     textbooks: Corpus = Corpus(kind="textbooks", documents=60_000)
     """What both read first."""
     exercises: Corpus = Corpus(kind="exercises", documents=150_000)
-    """What both work through."""
+    """What the base works through."""
+    student_exercises: Corpus = Corpus(kind="exercises", documents=25_000)
+    """What the student works through: a sixth, so that it lacks skill and not only size."""
     crawl: Crawl = Crawl(tagged=0.08, careful=0.12, halfway=0.5)
-    """What both read then."""
+    """What the base reads then."""
+    student_crawl: Crawl = Crawl(tagged=0.02, careful=0.12, halfway=0.5)
+    """What the student reads then: it sees the tags a quarter as often."""
     base: Fresh = Fresh()
     """The base's size."""
     student: Fresh = Fresh(width=96, layers=3, heads=3, feed_forward=256)
@@ -50,10 +54,15 @@ def pretrain_bases(cfg: PretrainRecipe) -> dict[str, Step]:
     words = step("words", world_crawl, cfg.words)
     crawl = step("crawl", world_crawl, cfg.crawl)
     exercises = step("exercises", world_corpus, cfg.exercises)
-    steps = [words, textbooks, exercises, crawl]
-    for name, size in (("base", cfg.base), ("student", cfg.student)):
+    student_crawl = step("student-crawl", world_crawl, cfg.student_crawl)
+    student_exercises = step("student-exercises", world_corpus, cfg.student_exercises)
+    steps = [words, textbooks, exercises, crawl, student_exercises, student_crawl]
+    for name, size, work, read in (
+        ("base", cfg.base, exercises, crawl),
+        ("student", cfg.student, student_exercises, student_crawl),
+    ):
         start = step(f"{name}-start", fresh, size, corpus=words)
         schooled = step(f"{name}-schooled", pretrain, cfg.school, start=start, corpus=textbooks)
-        drilled = step(f"{name}-drilled", pretrain, cfg.drill, start=schooled, corpus=exercises)
-        steps += [start, schooled, drilled, step(name, pretrain, cfg.read, start=drilled, corpus=crawl)]
+        drilled = step(f"{name}-drilled", pretrain, cfg.drill, start=schooled, corpus=work)
+        steps += [start, schooled, drilled, step(name, pretrain, cfg.read, start=drilled, corpus=read)]
     return {one.name: one for one in steps}

@@ -11,8 +11,8 @@ cold data and as judge; published preference data may stand in for the answers o
 
 from __future__ import annotations
 
-from thinkery.config import Config
 from thinkery.pipeline.step import Step, step
+from thinkery.recipes.common import RecipeConfig
 from thinkery.stages.align import Align, align
 from thinkery.stages.cold_data import ColdData, cold_data
 from thinkery.stages.collect import Collect, collect
@@ -27,7 +27,7 @@ from thinkery.stages.report import ReportConfig, report
 from thinkery.stages.zero import Zero, zero
 
 
-class R1(Config):
+class R1(RecipeConfig):
     """All settings of the recipe, one block a step."""
 
     base: Fetch = Fetch()

@@ -5,6 +5,7 @@
     exact    the same text, case and white space aside
     code     a program that passes hidden tests in the sandbox (code_tests)
     software a patch after which a repository's hidden tests pass (software)
+    environment  what the environment that made it says (environment)
 
 `accuracy` asks for an answer in a tag or a box. `lenient_accuracy` also takes an untuned base model's bare
 answer; it is for evaluating, since it pays for any text that ends in the right number.
@@ -16,13 +17,14 @@ from collections.abc import Callable, Sequence
 
 from thinkery.core import Completion, Score, Task
 from thinkery.rewards.code_tests import code_tests
+from thinkery.rewards.environment import answer_form, first_turn
 from thinkery.rewards.extract import bare_answer, final_answer, letter, plain
 from thinkery.rewards.math_answer import MathPool, shared_pool
 from thinkery.rewards.software import software_tests
 
 TESTED = {"code": code_tests, "software": software_tests}
 """The kinds whose answer is run."""
-RULED = ("math", "choice", "exact", *TESTED)
+RULED = ("math", "choice", "exact", "environment", *TESTED)
 """The kinds of task whose answer a rule can judge."""
 
 
@@ -50,7 +52,7 @@ class Accuracy:
         for i, (task, completion) in enumerate(pairs):
             if i in scores:
                 continue
-            answer = self.extract(completion, task.kind)
+            answer = self.extract(completion, answer_form(task))
             if task.kind == "math" and task.gold and answer is not None:
                 maths[i] = (task.gold, answer)
             else:
@@ -69,6 +71,8 @@ def _judge(task: Task, completion: Completion, answer: str | None) -> Score:
     """The score of everything that needs no mathematics."""
     if task.kind not in RULED:
         return Score(None, f"no rule for kind {task.kind!r}")
+    if task.kind == "environment":
+        return first_turn(task, completion, answer)
     if not task.gold:
         return Score(None, "the task has no gold answer")
     if completion.thought is not None and not completion.closed:

@@ -7,6 +7,7 @@ a rewrite that lost the answer, the format or the language is dropped and counte
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pydantic import Field
 
@@ -18,6 +19,7 @@ from thinkery.data.rewrite import diff
 from thinkery.engine import EngineConfig
 from thinkery.pipeline.artifact import Dataset, Model
 from thinkery.pipeline.dataset import DatasetWriter
+from thinkery.pipeline.record import rollout_row
 from thinkery.pipeline.run import Run
 from thinkery.rewards.accuracy import accuracy
 from thinkery.rewards.format import thinks
@@ -68,10 +70,26 @@ def cold_data(run: Run, cfg: ColdData, teacher: Model, tasks: Dataset, editor: M
 
 def worth_editing(cfg: ColdData, group: Group, writer: DatasetWriter) -> list[Rollout]:
     """The first few right and readable attempts at one question, the shortest thoughts first."""
-    writer.count("generated", len(group.rollouts))
-    kept = [r for r in group.rollouts if right(r) is None and r.scores["readable"].value and r.completion.thought]
-    writer.count("right and readable", len(kept))
+    source = group.task.source
+    writer.count("generated", len(group.rollouts), source=source)
+    kept = []
+    for rollout in group.rollouts:
+        if reason := not_worth_editing(rollout):
+            writer.count(f"dropped: {reason}", source=source, example=rollout_row(0, rollout))
+        else:
+            kept.append(rollout)
+    writer.count("right and readable", len(kept), source=source)
     return sorted(kept, key=lambda r: len(r.completion.tokens))[: cfg.keep]
+
+
+def not_worth_editing(rollout: Rollout) -> str:
+    """Why an attempt is not rewritten; "" when it is right, readable and has a thought."""
+    readable = rollout.scores["readable"]
+    return (
+        right(rollout)
+        or ("" if readable.value else readable.reason)
+        or ("" if rollout.completion.thought else "no thought")
+    )
 
 
 def edited(cfg: ColdData, drafts: Sequence[Rollout], edit: Edit, writer: DatasetWriter) -> list[dict]:
@@ -79,15 +97,17 @@ def edited(cfg: ColdData, drafts: Sequence[Rollout], edit: Edit, writer: Dataset
     said = [(r.task.prompt, r.completion.thought or "", r.completion.answer, r.task.language or "") for r in drafts]
     rows = []
     for rollout, result in zip(drafts, edit(said), strict=True):
+        source = rollout.task.source
         if result is None:
-            writer.count("dropped: the editor failed")
+            writer.count("dropped: the editor failed", source=source, example=rollout_row(0, rollout))
             continue
         text = f"<think>\n{result.thought}\n</think>\n\n{result.answer}"
         completion = Completion(text, thought=result.thought, answer=result.answer, closed=True)
         if reason := why_not(cfg, rollout.task, completion):
-            writer.count(f"dropped after editing: {reason}")
+            rewritten = rollout_row(0, replace(rollout, completion=completion))
+            writer.count(f"dropped after editing: {reason}", source=source, example=rewritten)
             continue
-        writer.count("kept")
+        writer.count("kept", source=source)
         rows.append(row_of(rollout, completion))
     return rows
 

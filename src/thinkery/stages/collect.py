@@ -34,16 +34,16 @@ def collect(run: Run, cfg: Collect, exam: Dataset | None = None) -> Dataset:
     random.Random(run.seed).shuffle(tasks)
     writer.count("loaded", len(tasks))
     tasks, dropped = check_gold(tasks)
-    for _, reason in dropped:
-        writer.count(f"ungradable gold: {reason}")
+    for task, reason in dropped:
+        writer.count(f"ungradable gold: {reason}", source=task.source, example=task_to_row(task))
     index = Index.of(exam.tasks(), n=cfg.ngram) if exam else None
     for number, task in enumerate(tasks):
         if index and (match := index.match(task.prompt)):
-            writer.count("in the exam")
+            writer.count("in the exam", source=task.source, example=task_to_row(task))
             run.event("contaminated", task=task.id, exam=str(match))
             continue
         writer.add(task_to_row(task), key=f"{number:08d}")
-        writer.count("kept")
+        writer.count("kept", source=task.source)
     return writer.finish()
 
 

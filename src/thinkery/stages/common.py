@@ -18,7 +18,7 @@ from thinkery.pipeline.dataset import DatasetWriter
 from thinkery.pipeline.run import Run
 from thinkery.rewards.rubric import Rubric
 from thinkery.rollout import rollouts
-from thinkery.tasks.templates import QUESTION, TEMPLATE_SETS, is_instruction
+from thinkery.tasks.templates import QUESTION, TEMPLATE_SETS, is_instruction, put_one
 from thinkery.tasks.world import ZERO_TEMPLATE
 
 TEMPLATES = {"r1-zero": R1_ZERO, "world-zero": ZERO_TEMPLATE, "chat": THINK_CHAT}
@@ -38,6 +38,11 @@ def templates_of(settings: Sequence[str]) -> list[str]:
             hint = f"a text with {QUESTION}, Jinja with messages, or one of {', '.join((*TEMPLATE_SETS, *TEMPLATES))}"
             raise ConfigError("not a template", where="templates", found=text, hint=hint)
     return found
+
+
+def put_reasoning(tasks: Sequence[Task], templates: Sequence[str], seed: int) -> list[Task]:
+    """The tasks with every reasoning question put by one of the templates; general prompts keep their words."""
+    return [put_one(task, templates, seed) if is_reasoning(task) else task for task in tasks]
 
 
 @contextmanager

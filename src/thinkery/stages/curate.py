@@ -23,10 +23,12 @@ from thinkery.engine.http import HttpConfig, HttpEngine
 from thinkery.errors import ConfigError
 from thinkery.pipeline.artifact import Dataset, Model
 from thinkery.pipeline.dataset import DatasetWriter
+from thinkery.pipeline.record import rollout_row
 from thinkery.pipeline.run import Run
 from thinkery.rewards.rubric import Part, Rubric
-from thinkery.stages.common import is_general, is_reasoning, open_model, reads_well, sample_chunks
+from thinkery.stages.common import is_general, is_reasoning, open_model, reads_well, sample_chunks, templates_of
 from thinkery.stages.roles import Role, accuracy_of
+from thinkery.tasks.templates import put_one
 
 MILLION = 1_000_000
 SPENT = "spent on the endpoint, in millionths"
@@ -43,6 +45,9 @@ class Curate(Config):
     """Most attempts kept of one prompt."""
     sampling: Sampling = Sampling(temperature=1.0, max_tokens=32768)
     """How the teacher is sampled."""
+    templates: tuple[str, ...] = ()
+    """Other words to write the kept questions in, of which each draws one: sets such as `world-chat-practice`, or texts
+    with `{question}`. The teacher is asked the question as it is."""
     readable: Readable = Readable()
     """What a thought must be like."""
     general: int = 200_000
@@ -72,14 +77,15 @@ def curate(
     writer = run.dataset()
     index = Index.of(exam.tasks(), n=cfg.ngram) if exam else None
     asked = [task for task in tasks.tasks() if is_reasoning(task)][: cfg.prompts]
-    paid = 0
+    templates, paid = templates_of(cfg.templates), 0
     with accuracy_of(cfg.judge, judge) as accuracy, teaching(cfg, teacher, writer) as engine:
         rubric = Rubric(accuracy=accuracy, readable=Part(reads_well(cfg.readable), weight=0))
         for key, groups in sample_chunks(
             run, engine, asked, cfg.sampling, rubric, writer, samples=cfg.samples, chunk=cfg.chunk
         ):
             for place, group in enumerate(groups):
-                keep_samples(cfg, writer, f"{key}/{place:04d}", group.task, group.rollouts, index)
+                written = put_one(group.task, templates, run.seed) if templates else group.task
+                keep_samples(cfg, writer, f"{key}/{place:04d}", written, group.rollouts, index)
             if cost := cost_of(engine) - paid:
                 writer.count(SPENT, cost)  # counted with the chunk, so that a continued run keeps to the same budget
                 paid += cost
@@ -123,10 +129,12 @@ def keep_samples(
         reason = why_not(rollout, index) or ("duplicate" if seen.duplicate_of(key, rollout.completion.text) else "")
         if not reason and kept == cfg.keep:
             reason = "enough of this prompt"
-        writer.count(f"dropped: {reason}" if reason else "kept: reasoning")
-        if not reason:
-            kept += 1
-            writer.add(row_of(task, rollout.completion), f"{key}/{rollout.sample:04d}")
+        if reason:
+            writer.count(f"dropped: {reason}", source=task.source, example=rollout_row(0, rollout))
+            continue
+        kept += 1
+        writer.count("kept: reasoning", source=task.source)
+        writer.add(row_of(task, rollout.completion), f"{key}/{rollout.sample:04d}")
 
 
 def why_not(rollout: Rollout, index: Index | None) -> str:
@@ -143,7 +151,7 @@ def why_not(rollout: Rollout, index: Index | None) -> str:
 
 def keep_general(writer: DatasetWriter, key: str, task: Task) -> None:
     """Write a general prompt with its reference answer, and the thought that came with it, if any."""
-    writer.count("kept: general")
+    writer.count("kept: general", source=task.source)
     thought = task.info.get("thought", "")
     writer.add(row_of(task, Completion(text="", thought=thought, answer=task.gold or "", closed=True)), key)
 

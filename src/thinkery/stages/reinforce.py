@@ -16,8 +16,7 @@ from thinkery.pipeline.run import Run
 from thinkery.rewards.accuracy import RULED, accuracy
 from thinkery.rewards.lint import dry_run_gold, lint
 from thinkery.rewards.rubric import Rubric
-from thinkery.stages.common import template_of, templates_of
-from thinkery.tasks.templates import put_each
+from thinkery.stages.common import put_reasoning, template_of, templates_of
 from thinkery.train.grpo import Grpo, at, grpo
 from thinkery.train.policy import open_policy
 
@@ -33,7 +32,7 @@ class Reinforce(Config):
     engine: EngineConfig = EngineConfig()
     """The sampler."""
     templates: tuple[str, ...] = ()
-    """Other words to put the questions in, of which each question draws one: sets such as `world-zero-practice`, texts
+    """Other words to put the reasoning questions in, of which each draws one: sets such as `world-zero-practice`, texts
     with `{question}`, or Jinja. Empty asks all with the model's template, as the exam is in any case."""
     watched: int = Field(default=100, json_schema_extra={"key": False})
     """Exam questions asked once every `grpo.eval_every` updates: the curve of held-out accuracy."""
@@ -72,8 +71,8 @@ def reworded(
     templates = templates_of(cfg.templates)
     run.event("templates", texts=dict(enumerate(templates, 1)))
     if callable(tasks):
-        return lambda update: put_each(tasks(update), templates, run.seed)
-    return put_each(tasks, templates, run.seed)
+        return lambda update: put_reasoning(tasks(update), templates, run.seed)
+    return put_reasoning(tasks, templates, run.seed)
 
 
 def watch(run: Run, cfg: Reinforce, engine: Engine, exam: Dataset) -> Callable[[], dict[str, float]]:

@@ -1,4 +1,4 @@
-"""Tasks from packages that are not part of the core: the Hugging Face hub and Reasoning Gym."""
+"""Tasks that need a package which is not part of the core: the Hugging Face hub's."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def hub_tasks(name: str, subset: str, split: str, fields: Fields | None) -> Iter
 
 def hub_rows(name: str, subset: str, split: str) -> Iterator[Place]:
     """Rows of a data set on the Hugging Face hub (`pip install datasets`), the whole split as a stream."""
-    datasets = _package("datasets")
+    datasets = package("datasets")
     try:
         stream = iter(datasets.load_dataset(name, subset or None, split=split, streaming=True))
         first = list(itertools.islice(stream, 1))
@@ -39,23 +39,10 @@ def hub_rows(name: str, subset: str, split: str) -> Iterator[Place]:
         yield f"{name}:{split} row {i}", row
 
 
-def gym_tasks(name: str, split: str, seed: int, count: int) -> Iterator[Task]:
-    """Generated puzzles of Reasoning Gym (`pip install reasoning-gym`); another split draws from another seed.
-
-    Answers are judged by exact match, not by the puzzle's own scorer: choose puzzles with one answer.
-    """
-    gym = _package("reasoning_gym")
-    try:
-        rows = gym.create_dataset(name, size=count, seed=seed + (0 if split == "train" else 1_000_003))
-    except ValueError as error:
-        raise InputError("no such puzzle", where="reasoning-gym", found=name, hint=str(error)) from error
-    for i, row in enumerate(rows):
-        yield Task(f"{name}/{split}-{i}", row["question"], "exact", str(row["answer"]), "en", "reasoning-gym")
-
-
-def _package(name: str) -> ModuleType:
+def package(name: str) -> ModuleType:
+    """A package that is not part of the core; EnvironmentLacks says how to install it."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        pip = name.replace("_", "-")
+        pip = name.partition(".")[0].replace("_", "-")
         raise EnvironmentLacks(f"the package {pip} is not installed", hint=f"pip install {pip}") from error

@@ -15,17 +15,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from thinkery.config import Config
 from thinkery.core import Task
 from thinkery.errors import ConfigError, InputError
 from thinkery.pipeline.artifact import row_to_task
 from thinkery.tasks import public
+from thinkery.tasks.environments.gym import game_tasks
+from thinkery.tasks.environments.puzzles import puzzle_tasks
+from thinkery.tasks.environments.verifiers import taskset_tasks
 from thinkery.tasks.fields import Fields, infer_fields, row_id, to_task
 from thinkery.tasks.files import read_rows
 from thinkery.tasks.mutants import mutants
-from thinkery.tasks.outside import LOOK, gym_tasks, hub_tasks
+from thinkery.tasks.outside import LOOK, hub_tasks
 from thinkery.tasks.world import general as world_general
 from thinkery.tasks.world import problems as world_problems
 from thinkery.tasks.world import programs as world_programs
@@ -61,10 +64,14 @@ class Source(Config):
     """Language tag of the questions, such as `en`, where the data does not say."""
 
     path: str = ""
-    """jsonl: the file. hub: the data set. reasoning-gym: the puzzle."""
+    """jsonl: the file. hub: the data set. reasoning-gym: the puzzle. gym: `my_env.py:make`, or the id of an environment
+    that Gymnasium knows. verifiers: the installed taskset."""
 
     subset: str = ""
     """hub: the configuration of the data set, where it has several."""
+
+    settings: dict[str, Any] = {}
+    """reasoning-gym, gym, verifiers: the environment's own settings, such as {max_digits = 1}."""
 
     fields: Fields | None = None
     """Which field of a row is what; inferred from the first rows when absent."""
@@ -199,9 +206,19 @@ def _hub(cfg: Source, seed: int) -> Iterator[Task]:
     return hub_tasks(_path(cfg, "openai/gsm8k"), cfg.subset, cfg.split, cfg.fields)
 
 
+def _puzzles(cfg: Source, seed: int) -> Iterator[Task]:
+    """Puzzles of Reasoning Gym; as many as `limit`."""
+    return puzzle_tasks(_path(cfg, "chain_sum"), cfg.split, seed, _count(cfg), cfg.settings)
+
+
 def _gym(cfg: Source, seed: int) -> Iterator[Task]:
-    """Generated puzzles; as many as `limit`."""
-    return gym_tasks(_path(cfg, "chain_sum"), cfg.split, seed, _count(cfg))
+    """Episodes of an environment with reset and step; as many as `limit`."""
+    return game_tasks(_path(cfg, "my_env.py:make"), cfg.split, seed, _count(cfg), cfg.settings)
+
+
+def _verifiers(cfg: Source, seed: int) -> Iterator[Task]:
+    """A taskset of the library `verifiers`, which may be endless: its first `limit`."""
+    return taskset_tasks(_path(cfg, "gsm8k"), cfg.split, cfg.limit, cfg.settings)
 
 
 def _path(cfg: Source, example: str) -> str:
@@ -221,7 +238,9 @@ SOURCES: dict[str, Callable[[Source, int], Iterator[Task]]] = {
     "mmlu": lambda cfg, seed: public.mmlu(cfg.split),
     "general": lambda cfg, seed: public.general(cfg.split),
     "mutants": lambda cfg, seed: mutants(seed, cfg.limit),
-    "reasoning-gym": _gym,
+    "reasoning-gym": _puzzles,
+    "gym": _gym,
+    "verifiers": _verifiers,
     "hub": _hub,
 }
 """Every source: from its settings and a seed to tasks."""

@@ -35,10 +35,10 @@ def put(task: Task, template: str, number: int) -> Task:
     return replace(task, chat_template=template, info=info)
 
 
-def put_each(tasks: Sequence[Task], templates: Sequence[str], seed: int) -> list[Task]:
-    """Every task by one of the templates, numbered from 1; which one depends on the seed and the task's id alone."""
-    drawn = [random.Random(f"template/{seed}/{task.id}").randrange(len(templates)) for task in tasks]
-    return [put(task, templates[n], n + 1) for task, n in zip(tasks, drawn, strict=True)]
+def put_one(task: Task, templates: Sequence[str], seed: int) -> Task:
+    """The task by one of the templates, numbered from 1; which one depends on the seed and the task's id alone."""
+    n = random.Random(f"template/{seed}/{task.id}").randrange(len(templates))
+    return put(task, templates[n], n + 1)
 
 
 # ---- the sets

@@ -1,8 +1,10 @@
-"""Alarms: pure functions from the history of metrics to one line of advice and the setting to change.
+"""Alarms: pure functions from the history of metrics to what is wrong, one line of advice and the setting to change.
 
 A history is a list of metric rows, one for each update, oldest first. Every check looks at the end of it and
 answers None while all is well, so that a caller can ask again after every update. Room on the disk and changed
-hashes are `pipeline`'s to tell.
+hashes are `pipeline`'s to tell, what shows before the first update `preflight.py`'s and the reward lint's.
+
+`tests/train/test_misbehaving.py` has a run that sets off each of them, and follows the advice.
 """
 
 from __future__ import annotations
@@ -15,15 +17,19 @@ Row = Mapping[str, float]
 History = Sequence[Row]
 WINDOW = 10
 """Updates over which a level is averaged before two levels are compared."""
+LOWER = "lower the learning rate to a tenth"
+"""What helps when losses are not finite, also outside reinforcement learning."""
 
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """Something that usually ruins a run: its kind, what was seen, and the setting to change."""
+    """Something that usually ruins a run: its kind, what was seen, what to do, and the setting to change for it."""
 
     kind: str
     message: str
     setting: str
+    """A key in the block of the step, such as `grpo.max_tokens`."""
+    advice: str
 
 
 def alarms(history: History) -> list[Alarm]:
@@ -34,18 +40,18 @@ def alarms(history: History) -> list[Alarm]:
 def not_finite(history: History) -> Alarm | None:
     """The last update had a NaN or infinite loss or gradient."""
     if history[-1].get("optim/skipped") or not math.isfinite(history[-1].get("optim/loss", 0.0)):
-        return Alarm("non-finite", "the loss or its gradient was not finite; the update was skipped", "policy.lr")
+        seen = "the loss or its gradient was not finite; the update was skipped"
+        return Alarm("non-finite", seen, "grpo.policy.lr", LOWER)
     return None
 
 
 def truncated(history: History) -> Alarm | None:
     """Every completion was cut once, or half of them three times in a row."""
     shares = column(history, "completion/truncated")[-3:]
-    if shares and shares[-1] == 1.0:
-        return Alarm("truncated", "every completion was cut at the length limit", "max_tokens")
-    if len(shares) == 3 and min(shares) >= 0.5:
-        return Alarm("truncated", f"{shares[-1]:.0%} of completions are cut at the length limit", "max_tokens")
-    return None
+    if not shares or not (shares[-1] == 1.0 or (len(shares) == 3 and min(shares) >= 0.5)):
+        return None
+    seen = f"{shares[-1]:.0%} of completions are cut at the length limit"
+    return Alarm("truncated", seen, "grpo.max_tokens", "allow twice the length, or more until few are cut")
 
 
 def no_spread(history: History) -> Alarm | None:
@@ -54,8 +60,10 @@ def no_spread(history: History) -> Alarm | None:
     if len(history) < 3 or share is None or share < 0.8:
         return None
     right = mean_where_known(history[-3:], "group/no_spread_right") or 0.0
-    problem = "easy" if right > share / 2 else "hard"
-    return Alarm("no-spread", f"{share:.0%} of groups have equal rewards: the tasks are too {problem}", "tasks")
+    problem, always = ("easy", "always") if right > share / 2 else ("hard", "never")
+    seen = f"{share:.0%} of groups have equal rewards: the tasks are too {problem}"
+    advice = f"set it to 8 to leave out tasks that are {always} solved, or collect others"
+    return Alarm("no-spread", seen, "grpo.pool.samples", advice)
 
 
 def entropy_collapse(history: History) -> Alarm | None:
@@ -65,7 +73,9 @@ def entropy_collapse(history: History) -> Alarm | None:
         return None
     start, now = mean(values[:WINDOW]), mean(values[-WINDOW:])
     if now < start / 5:
-        return Alarm("entropy", f"entropy fell from {start:.3g} to {now:.3g}: sampling hardly explores", "clip_high")
+        seen = f"entropy fell from {start:.3g} to {now:.3g}: sampling hardly explores"
+        advice = "lower the learning rate to a third; where samples are stale, also raise grpo.clip_high to 0.28"
+        return Alarm("entropy", seen, "grpo.policy.lr", advice)
     return None
 
 
@@ -75,7 +85,8 @@ def drift_without_gain(history: History) -> Alarm | None:
     if kl is None or reward is None:
         return None
     if kl[1] > max(2 * kl[0], 0.01) and reward[1] - reward[0] <= 0.01 * max(1.0, abs(reward[0])):
-        return Alarm("drift", f"KL rose from {kl[0]:.3g} to {kl[1]:.3g} while the reward stood still", "beta")
+        seen = f"KL rose from {kl[0]:.3g} to {kl[1]:.3g} while the reward stood still"
+        return Alarm("drift", seen, "grpo.beta", "raise it tenfold, until the policy stays where it can learn")
     return None
 
 
@@ -85,7 +96,8 @@ def format_only(history: History) -> Alarm | None:
     if form is None or right is None:
         return None
     if form[1] >= 0.95 and right[1] <= right[0] + 0.01 and right[1] < 0.95:
-        return Alarm("format-only", f"format is at {form[1]:.2f} but accuracy stays at {right[1]:.2f}", "rubric.format")
+        seen = f"format is at {form[1]:.2f} but accuracy stays at {right[1]:.2f}"
+        return Alarm("format-only", seen, "format_weight", "let the form count for a tenth of accuracy, not as much")
     return None
 
 
@@ -103,9 +115,10 @@ def hacking(history: History) -> Alarm | None:
         last = mean_where_known(history[-WINDOW:], name)
         if then is not None and last is not None and last > then + 0.02:
             part = name.split("/")[1]
-            return Alarm(
-                "hacking", f"{part} rose to {last:.2f} while held-out accuracy fell to {now:.2f}", f"rubric.{part}"
-            )
+            seen = f"{part} rose to {last:.2f} while held-out accuracy fell to {now:.2f}"
+            kept = len(history) - 1 - best
+            advice = f"end {kept} updates earlier, where accuracy was {before:.2f}, or repair what {part} pays for"
+            return Alarm("hacking", seen, "grpo.updates", advice)
     return None
 
 
@@ -113,7 +126,8 @@ def repetitive(history: History) -> Alarm | None:
     """Completions repeat themselves."""
     share = mean_where_known(history[-3:], "text/repetition")
     if len(history) >= 3 and share is not None and share >= 0.3:
-        return Alarm("repetition", f"{share:.0%} of the text repeats itself", "temperature")
+        advice = "raise it tenfold to hold on to the reference, or let repetition cost: rewards/shaping.py"
+        return Alarm("repetition", f"{share:.0%} of the text repeats itself", "grpo.beta", advice)
     return None
 
 
@@ -126,9 +140,9 @@ def past_peak(history: History) -> Alarm | None:
     peak = max(range(len(smooth)), key=smooth.__getitem__)
     rise = smooth[peak] - smooth[0]
     if len(smooth) - peak > 3 * WINDOW and rise > 0 and smooth[-1] < smooth[peak] - 0.2 * rise:
-        return Alarm(
-            "past-peak", f"the reward is {smooth[-1]:.3g}, {len(smooth) - peak} updates after {smooth[peak]:.3g}", "lr"
-        )
+        past = len(smooth) - peak
+        seen = f"the reward is {smooth[-1]:.3g}, {past} updates after {smooth[peak]:.3g}"
+        return Alarm("past-peak", seen, "grpo.updates", f"end {past} updates earlier, or lower the learning rate")
     return None
 
 
@@ -136,9 +150,9 @@ def mismatch(history: History) -> Alarm | None:
     """Sampler and trainer give the same tokens different probabilities."""
     values = column(history, "policy/mismatch_kl")
     if values and values[-1] > 0.01:
-        return Alarm(
-            "mismatch", f"sampler and trainer differ by {values[-1]:.3g} nats for a token", "old_logprobs = 'trainer'"
-        )
+        seen = f"sampler and trainer differ by {values[-1]:.3g} nats for a token"
+        advice = 'set it to "trainer", or let the engine sample in the format of the weights'
+        return Alarm("mismatch", seen, "grpo.old_logprobs", advice)
     return None
 
 
@@ -146,7 +160,8 @@ def ungraded(history: History) -> Alarm | None:
     """Part of the samples could not be graded."""
     share = history[-1].get("reward/ungraded", 0.0)
     if share >= 0.05:
-        return Alarm("ungraded", f"{share:.0%} of completions could not be graded", "max_ungraded")
+        advice = "repair the reward that gives no verdict (the record has its reasons); above this share the run ends"
+        return Alarm("ungraded", f"{share:.0%} of completions could not be graded", "grpo.max_ungraded", advice)
     return None
 
 

@@ -27,6 +27,7 @@ from torch import Tensor
 from thinkery.config import Config
 from thinkery.core import Group, Sampling, Task
 from thinkery.engine import NativeEngine
+from thinkery.pipeline.progress import headline
 from thinkery.pipeline.run import Run
 from thinkery.rewards.rubric import Rubric
 from thinkery.rollout import Clock, rollouts
@@ -377,26 +378,17 @@ def record(
     if cfg.keep_rollouts and step % cfg.keep_rollouts == 0:
         run.rollouts(step, [g for slot in slots for g in slot.groups], [row for slot in slots for row in slot.gains])
     progress.history = [*progress.history, metrics][-REMEMBERED:]
-    found = alarms(progress.history)
+    found = [alarm for alarm in alarms(progress.history) if alarm.kind not in answered(cfg)]
     for alarm in found:
         if alarm.kind not in progress.ringing:
-            run.alarm(alarm.kind, alarm.message, alarm.setting)
+            run.alarm(alarm.kind, alarm.message, alarm.setting, alarm.advice)
     progress.ringing = [alarm.kind for alarm in found]
     run.progress(step, cfg.updates, **headline(metrics))
 
 
-def headline(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The numbers of the terminal line, those that matter first; the loss is not among them."""
-    names = {
-        "reward": "reward/mean",
-        "acc": "reward/accuracy/mean",
-        "cut": "completion/truncated",
-        "len": "completion/length_mean",
-        "flat": "group/no_spread",
-        "kl": "policy/kl",
-        "ent": "policy/entropy",
-    }
-    return {short: metrics[name] for short, name in names.items() if name in metrics}
+def answered(cfg: Grpo) -> tuple[str, ...]:
+    """Kinds of alarms that the settings take care of: the trainer's own probabilities make up for any sampler."""
+    return ("mismatch",) if cfg.old_logprobs == "trainer" else ()
 
 
 def checkpoint_due(run: Run, cfg: Grpo, step: int, updates: int) -> bool:

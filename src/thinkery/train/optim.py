@@ -21,12 +21,13 @@ from torch import Tensor, nn
 
 from thinkery.config import Config
 from thinkery.errors import EnvironmentLacks, InputError, NotFinite, RunFailed
+from thinkery.model.lora import Lora
 
 B = TypeVar("B")
 SMALLEST_MICRO_BATCH = 64
 
 
-class PolicyConfig(Config):
+class LearnerConfig(Config):
     """How weights learn; R1 publishes learning rates, the rest are common choices."""
 
     lr: float = 3e-6
@@ -53,6 +54,14 @@ class PolicyConfig(Config):
     """Most tokens in one forward and backward pass; halved by itself when memory runs out."""
     logits_chunk: int = Field(default=2**24, json_schema_extra={"key": False})
     """Most logits (tokens x vocabulary) alive at once."""
+
+
+class PolicyConfig(LearnerConfig):
+    """How a language model learns: all of its weights, or low-rank adapters beside them."""
+
+    lora: Lora | None = None
+    """Adapters (LoRA), such as `{rank = 16}`; the weights themselves then stay as they are, and take a learning rate
+    about ten times as high."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +92,7 @@ class Learner:
     `updates` counts the updates tried, `version` those that moved the weights.
     """
 
-    def __init__(self, network: nn.Module, cfg: PolicyConfig) -> None:
+    def __init__(self, network: nn.Module, cfg: LearnerConfig) -> None:
         self.network, self.cfg = network, cfg
         self.device = next(network.parameters()).device
         self.optimizer = adamw(network, cfg)
@@ -197,7 +206,7 @@ class Learner:
         self.bad_in_a_row, self.micro_batch_tokens = state["bad_in_a_row"], state["micro_batch_tokens"]
 
 
-def learning_rate(cfg: PolicyConfig, update: int, total: int) -> float:
+def learning_rate(cfg: LearnerConfig, update: int, total: int) -> float:
     """The rate of update number `update` (from 0) of `total`: linear warm-up, then constant or a cosine."""
     if update < cfg.warmup:
         return cfg.lr * (update + 1) / cfg.warmup
@@ -208,7 +217,7 @@ def learning_rate(cfg: PolicyConfig, update: int, total: int) -> float:
     return cfg.lr * share
 
 
-def adamw(network: nn.Module, cfg: PolicyConfig) -> torch.optim.AdamW:
+def adamw(network: nn.Module, cfg: LearnerConfig) -> torch.optim.AdamW:
     """AdamW in which only matrices decay."""
     learning = [p for p in network.parameters() if p.requires_grad]
     groups = [

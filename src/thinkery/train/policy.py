@@ -19,12 +19,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from thinkery.errors import InputError
 from thinkery.model.hf import load_model, save_model
+from thinkery.model.lora import Lora, adapt, adapters, merged, save_adapter, sharing_frozen
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.pipeline.artifact import Model
 from thinkery.pipeline.run import Run
 from thinkery.train.batch import Batch, Example, packing, per_example
-from thinkery.train.optim import Learner, PolicyConfig, require_one_rank
+from thinkery.train.optim import Learner, LearnerConfig, PolicyConfig, require_one_rank
 
 __all__ = ["Policy", "PolicyConfig", "open_policy"]
 
@@ -34,8 +36,12 @@ def open_policy(run: Run, model: Model, cfg: PolicyConfig) -> Iterator[Policy]:
     """The model's weights, ready to learn, on the accelerator where there is one."""
     require_one_rank(run.world_size)
     network, tokenizer = load_model(model.folder)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    policy = Policy(network.to(device), tokenizer, cfg, rank=run.rank, world_size=run.world_size)
+    network = network.to("cuda" if torch.cuda.is_available() else "cpu")
+    ranks = {"rank": run.rank, "world_size": run.world_size}
+    if cfg.lora:
+        policy = LoraPolicy(network, tokenizer, cfg, lora=cfg.lora, seed=run.seed, **ranks)
+    else:
+        policy = Policy(network, tokenizer, cfg, **ranks)
     try:
         yield policy
     finally:
@@ -116,7 +122,53 @@ class Policy(Learner):
             self.reference.load_state_dict(state["reference"])
 
 
-def token_logprobs(network: Any, batch: Batch, temperature: float, cfg: PolicyConfig) -> tuple[Tensor, Tensor]:
+class LoraPolicy(Policy):
+    """A frozen language model with low-rank adapters that learn (`model/lora.py`).
+
+    Checkpoints and the reference hold the adapters only. A saved model is merged, a model like any other, and its
+    adapters lie beside it in `adapter/`, as PEFT reads them.
+    """
+
+    def __init__(
+        self, network: Any, tokenizer: Tokenizer, cfg: PolicyConfig, *, lora: Lora, seed: int, **ranks: int
+    ) -> None:
+        adapt(network, lora, seed=seed)
+        super().__init__(network, tokenizer, cfg, **ranks)
+        self.lora = lora
+
+    def refresh_reference(self) -> None:
+        """Freeze a copy of the current adapters, on the same frozen weights, as the reference of the KL term."""
+        self.reference = sharing_frozen(self.network).requires_grad_(False)
+
+    def learning_flops(self) -> float:
+        """FLOPs since this was last asked, which are 2 a parameter and token fewer where it is frozen."""
+        learning = sum(t.numel() for t in adapters(self.network).values())
+        passed, self.tokens_passed = self.tokens_passed, 0
+        return (4.0 * self.parameters + 2.0 * learning) * passed
+
+    def save_model(self, folder: Path, *, template: str | None = None, card: str = "") -> None:
+        """Write the merged model, and the adapters alone in `adapter/`."""
+        tokenizer = self.tokenizer if template is None else self.tokenizer.with_template(template)
+        save_model(folder, merged(self.network), tokenizer, card=card)
+        save_adapter(folder / "adapter", self.network, self.lora)
+
+    def state(self) -> dict[str, Any]:
+        """The learner's state, of weights the adapters alone."""
+        learning = adapters(self.network)
+        reference = None if self.reference is None else {n: self.reference.state_dict()[n] for n in learning}
+        return super().state() | {"network": learning, "reference": reference}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over adapters, optimizer, counters and reference."""
+        whole = self.network.state_dict()
+        if state["network"].keys() != adapters(self.network).keys():
+            hint = "set policy.lora as it was, or run with --fresh to start over"
+            raise InputError("the checkpoint is not of these adapters", where="policy.lora", hint=hint)
+        reference = state["reference"] and whole | state["reference"]
+        super().restore(state | {"network": whole | state["network"], "reference": reference})
+
+
+def token_logprobs(network: Any, batch: Batch, temperature: float, cfg: LearnerConfig) -> tuple[Tensor, Tensor]:
     """(logprobs_C, entropies_C) under softmax(logits / temperature); entropies are detached."""
     with torch.autocast(batch.tokens_T.device.type, torch.bfloat16, enabled=cfg.dtype == "bfloat16"):
         hidden_CD = batch.hidden(network).index_select(0, batch.predictors_C)

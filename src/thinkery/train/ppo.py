@@ -28,11 +28,11 @@ import torch
 from torch import Tensor, nn
 
 from thinkery.train.batch import Batch, Example, Numbers, per_example
-from thinkery.train.optim import Learner, PolicyConfig
+from thinkery.train.optim import Learner, LearnerConfig
 from thinkery.train.policy import Policy
 
 
-class CriticConfig(PolicyConfig):
+class CriticConfig(LearnerConfig):
     """Settings of PPO's critic, and how it learns."""
 
     lr: float = 1e-5

@@ -28,12 +28,13 @@ from thinkery.errors import InputError
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.pipeline.run import Run
 from thinkery.rewards.preference import Reads, RewardModel, reading
+from thinkery.train.alarms import LOWER
 from thinkery.train.batch import Batch, Example, arrange, collate
-from thinkery.train.optim import Learner, PolicyConfig, resident_bytes
+from thinkery.train.optim import Learner, LearnerConfig, resident_bytes
 from thinkery.train.sft import batch_of
 
 
-class RewardPolicy(PolicyConfig):
+class RewardPolicy(LearnerConfig):
     """How a reward model's weights learn (R1: 6e-6)."""
 
     lr: float = 6e-6
@@ -110,7 +111,7 @@ def train_reward_model(
         run.metrics(step, metrics)
         run.progress(step, total, acc=metrics["preference/accuracy"], loss=update.loss)
         if update.skipped:
-            run.alarm("non-finite", f"update {step} had no finite loss and was skipped", "policy.lr")
+            run.alarm("non-finite", f"update {step} had no finite loss and was skipped", "policy.lr", LOWER)
         if run.stopping or step == total or step % cfg.checkpoint_every == 0:
             run.checkpoint(step, learner.save)
         if run.stopping and step < total:

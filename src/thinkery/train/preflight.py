@@ -61,8 +61,8 @@ def preflight(
     findings = look(groups, group_size)
     run.event("preflight", **asdict(findings))
     refuse(findings, sampling)
-    for setting, message in warnings(findings):
-        run.alarm("preflight", message, setting)
+    for setting, message, advice in warnings(findings):
+        run.alarm("preflight", message, setting, advice)
     return findings
 
 
@@ -105,17 +105,21 @@ def refuse(findings: Findings, sampling: Sampling) -> None:
         )
 
 
-def warnings(findings: Findings) -> list[tuple[str, str]]:
-    """(setting, message) for everything that will make learning slow."""
-    found: list[tuple[str, str]] = []
+def warnings(findings: Findings) -> list[tuple[str, str, str]]:
+    """(setting, message, advice) for everything that will make learning slow."""
+    found: list[tuple[str, str, str]] = []
+    choose = "set it to 8 to leave out tasks that are always or never solved, or collect others"
     if findings.identical:
-        found.append(("tasks", f"all rewards are equal, with accuracy {findings.accuracy:.2f}: too easy or too hard"))
+        seen = f"all rewards are equal, with accuracy {findings.accuracy:.2f}: too easy or too hard"
+        found.append(("grpo.pool.samples", seen, choose))
     if findings.truncated >= 0.3:
-        found.append(("grpo.max_tokens", f"{findings.truncated:.0%} of completions are cut"))
+        found.append(("grpo.max_tokens", f"{findings.truncated:.0%} of completions are cut", "allow twice the length"))
     if findings.no_spread >= 0.8:
-        found.append(("tasks", f"about {findings.no_spread:.0%} of groups will have equal rewards"))
+        seen = f"about {findings.no_spread:.0%} of groups will have equal rewards"
+        found.append(("grpo.pool.samples", seen, choose))
     if findings.parts.get("format", 1.0) < 0.05:
-        found.append(("format", f"only {findings.parts['format']:.0%} of completions have the right form"))
+        seen = f"only {findings.parts['format']:.0%} of completions have the right form"
+        found.append(("template", seen, "ask in words that the model knows, or begin with a cold start"))
     return found
 
 

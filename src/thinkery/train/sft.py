@@ -20,6 +20,7 @@ from thinkery.core import Message
 from thinkery.errors import InputError
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.pipeline.run import Run
+from thinkery.train.alarms import LOWER
 from thinkery.train.batch import Batch, Example, pack
 from thinkery.train.optim import PolicyConfig, resident_bytes
 from thinkery.train.policy import Policy
@@ -86,7 +87,7 @@ def sft(
         run.metrics(step, metrics)
         run.progress(step, total, loss=update.loss, lr=update.lr, tok_s=metrics["perf/tokens_per_s"])
         if update.skipped:
-            run.alarm("non-finite", f"update {step} had no finite loss and was skipped", "policy.lr")
+            run.alarm("non-finite", f"update {step} had no finite loss and was skipped", "policy.lr", LOWER)
         if run.stopping or step == total or step % cfg.checkpoint_every == 0:
             run.checkpoint(step, policy.save)
         if run.stopping and step < total:

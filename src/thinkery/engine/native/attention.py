@@ -4,7 +4,7 @@ One softmax runs over the prompt, which the samples of a group read together as 
 each sample has said itself.
 
 Shapes: B rows, H query heads, K key/value heads, M = H / K, E head width; P shares of N samples each (padded),
-G tokens of the longest prompt, L tokens of the longest row's own text, T tokens of packed texts.
+G tokens of room for a prompt, L for a row's own text, T tokens of packed texts.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class Sharing:
     places: Tensor
     """Where in `members` each row of heads stands."""
     hidden_BG: Tensor
-    """Positions of the longest prompt that a row's own prompt does not have."""
+    """Positions in a prompt's room that a row's own prompt does not have."""
 
     @classmethod
-    def of(cls, read: Sequence[tuple[int, int]], heads: int, device: torch.device) -> Sharing:
-        """For rows each of which reads a prompt at (slot, length)."""
+    def of(cls, read: Sequence[tuple[int, int]], room: int, heads: int, device: torch.device) -> Sharing:
+        """For rows each of which reads a prompt at (slot, length); prompts have room for as many tokens as said."""
         slots_B, lengths_B = torch.tensor(read).T
         B, P = len(read), int(slots_B.max()) + 1
         earlier_BP = F.one_hot(slots_B, P).cumsum(0)
@@ -50,45 +50,45 @@ class Sharing:
         rows_PN[slots_B, numbers_B] = torch.arange(B)
         members_PKN = rows_PN[:, None] * heads + heads_K[:, None]
         places_BK = (slots_B[:, None] * heads + heads_K) * N + numbers_B[:, None]
-        hidden_BG = torch.arange(int(lengths_B.max())) >= lengths_B[:, None]
+        hidden_BG = torch.arange(room) >= lengths_B[:, None]
         return cls(P, *(x.to(device) for x in (lengths_B, members_PKN.flatten(), places_BK.flatten(), hidden_BG)))
 
 
-def over_prompts_and_own(prompts: Cache, own: Cache, sharing: Sharing, positions_B: Tensor, longest: int) -> Attend:
-    """Attention of one new token per row, stored at `positions_B` of the row's own text, `longest` tokens at most."""
-    B, K, G = positions_B.shape[0], own.heads, sharing.hidden_BG.shape[1]
+def over_prompts_and_own(prompts: Cache, own: Cache, sharing: Sharing, positions_B: Tensor) -> Attend:
+    """Attention of one new token per row, stored at `positions_B` of the row's own text."""
+    B, K, G = positions_B.shape[0], own.heads, prompts.capacity
     rows_B = torch.arange(B, device=positions_B.device)
-    hidden_BL = torch.arange(longest, device=positions_B.device) > positions_B[:, None]
+    hidden_BL = torch.arange(own.capacity, device=positions_B.device) > positions_B[:, None]
     bias_B1L = bias(torch.cat((sharing.hidden_BG, hidden_BL), dim=1), own.keys[0].dtype)
 
     def attend(layer: int, q_BHE: Tensor, k_BKE: Tensor, v_BKE: Tensor) -> Tensor:
         own.write(layer, rows_B, positions_B, k_BKE, v_BKE)
-        keys, values = own.read(layer, B, longest)
-        prompt_keys, prompt_values = prompts.read(layer, sharing.shares, G)
+        keys, values = own.read(layer, B)
+        prompt_keys, prompt_values = prompts.read(layer, sharing.shares)
         q, together = by_key(q_BHE, K), (sharing.shares * K, -1)
-        scores = torch.bmm(q.index_select(0, sharing.members).view(*together, q.shape[2]), prompt_keys)
+        scores = torch.bmm(q.index_select(0, sharing.members).view(*together, q.shape[2]), prompt_keys.mT)
         scores = scores.view(-1, q.shape[1], G).index_select(0, sharing.places)
-        p = softmax(torch.cat((scores, torch.bmm(q, keys)), dim=2), bias_B1L)
+        p = softmax(torch.cat((scores, torch.bmm(q, keys.mT)), dim=2), bias_B1L)
         shared = p[:, :, :G].index_select(0, sharing.members).view(*together, G)
-        out = torch.bmm(prompt_values, shared.mT).mT.reshape(-1, *q.shape[1:]).index_select(0, sharing.places)
-        out += torch.bmm(values, p[:, :, G:].mT).mT
+        out = torch.bmm(shared, prompt_values).view(-1, *q.shape[1:]).index_select(0, sharing.places)
+        out += torch.bmm(p[:, :, G:], values)
         return out.view(q_BHE.shape)
 
     return attend
 
 
-def over_cache(cache: Cache, positions_B: Tensor, length: int) -> Attend:
-    """Attention of one new token per slot, stored at `positions_B`, to the slot's first `length` positions."""
+def over_cache(cache: Cache, positions_B: Tensor) -> Attend:
+    """Attention of one new token per slot, stored at `positions_B`."""
     B = positions_B.shape[0]
     rows_B = torch.arange(B, device=positions_B.device)
-    hidden_BL = torch.arange(length, device=positions_B.device) > positions_B[:, None]
+    hidden_BL = torch.arange(cache.capacity, device=positions_B.device) > positions_B[:, None]
     bias_B1L = bias(hidden_BL, cache.keys[0].dtype)
 
     def attend(layer: int, q_BHE: Tensor, k_BKE: Tensor, v_BKE: Tensor) -> Tensor:
         cache.write(layer, rows_B, positions_B, k_BKE, v_BKE)
-        keys, values = cache.read(layer, B, length)
-        p = softmax(torch.bmm(by_key(q_BHE, cache.heads), keys), bias_B1L)
-        return torch.bmm(values, p.mT).mT.reshape(q_BHE.shape)
+        keys, values = cache.read(layer, B)
+        p = softmax(torch.bmm(by_key(q_BHE, cache.heads), keys.mT), bias_B1L)
+        return torch.bmm(p, values).view(q_BHE.shape)
 
     return attend
 

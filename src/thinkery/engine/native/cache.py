@@ -14,15 +14,14 @@ from thinkery.model.transformer import Shape
 
 
 class Cache:
-    """Per layer keys_SKEC and values_SKEC, so that decoding reads views and copies nothing.
+    """Per layer keys_SKCE and values_SKCE.
 
-    Positions are the last dimension: products of few queries with many keys run along contiguous memory that way,
-    which is twice as fast on a CPU.
+    Decoding reads slots whole, as views: a product of a part of them would copy it first, so room is kept small instead.
     """
 
     def __init__(self, shape: Shape, dtype: torch.dtype, device: torch.device) -> None:
         self.heads = shape.num_key_value_heads
-        empty = [torch.zeros(0, self.heads, shape.head_dim, 0, dtype=dtype, device=device)]
+        empty = [torch.zeros(0, self.heads, 0, shape.head_dim, dtype=dtype, device=device)]
         self.keys: list[Tensor] = empty * shape.num_hidden_layers
         self.values: list[Tensor] = empty * shape.num_hidden_layers
 
@@ -34,7 +33,7 @@ class Cache:
     @property
     def capacity(self) -> int:
         """How many tokens each slot has room for."""
-        return self.keys[0].shape[3]
+        return self.keys[0].shape[2]
 
     @property
     def tokens(self) -> int:
@@ -46,20 +45,19 @@ class Cache:
         for store in (self.keys, self.values):
             for layer, old in enumerate(store):
                 # zeros, because masked positions are multiplied by 0 and must not be NaN
-                new = old.new_zeros(slots, *old.shape[1:3], capacity)
-                s, c = min(slots, old.shape[0]), min(capacity, old.shape[3])
-                new[:s, :, :, :c] = old[:s, :, :, :c]
+                new = old.new_zeros(slots, self.heads, capacity, old.shape[3])
+                s, c = min(slots, old.shape[0]), min(capacity, old.shape[2])
+                new[:s, :, :c] = old[:s, :, :c]
                 store[layer] = new
 
     def write(self, layer: int, slots_N: Tensor, positions_N: Tensor, k_NKE: Tensor, v_NKE: Tensor) -> None:
         """Store keys and values, row n at `positions_N[n]` of slot `slots_N[n]`."""
-        self.keys[layer][slots_N, :, :, positions_N] = k_NKE
-        self.values[layer][slots_N, :, :, positions_N] = v_NKE
+        self.keys[layer][slots_N, :, positions_N] = k_NKE
+        self.values[layer][slots_N, :, positions_N] = v_NKE
 
-    def read(self, layer: int, slots: int, length: int) -> tuple[Tensor, Tensor]:
-        """The first `length` keys and values of the first slots, as views [slots·K, E, length]."""
-        keys, values = self.keys[layer], self.values[layer]
-        return keys[:slots].flatten(0, 1)[:, :, :length], values[:slots].flatten(0, 1)[:, :, :length]
+    def read(self, layer: int, slots: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of the first slots, as views [slots·K, C, E]."""
+        return self.keys[layer][:slots].flatten(0, 1), self.values[layer][:slots].flatten(0, 1)
 
     def move(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Copy slots onto others."""

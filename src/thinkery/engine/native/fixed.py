@@ -66,7 +66,7 @@ class FixedRunner:
         """hidden_BD of all rows, which are `lengths` long with this token."""
         tokens_B = torch.tensor(tokens, device=self.device)
         positions_B = torch.tensor(lengths, device=self.device) - 1
-        return self.network(tokens_B, positions_B, over_cache(self.cache, positions_B, self.max_length))
+        return self.network(tokens_B, positions_B, over_cache(self.cache, positions_B))
 
     def padded(self, rows: int) -> int:
         """Always as many rows."""

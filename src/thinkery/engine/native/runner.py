@@ -101,17 +101,17 @@ class CachedRunner:
         self.own = Cache(network.shape, self.dtype, self.device)
         self.blocks = Blocks()
         self.cache_tokens = memory // token_bytes(network.shape, self.dtype)
-        self.sharing: tuple[list[tuple[int, int]], Sharing] | None = None
+        self.sharing: tuple[tuple[list[tuple[int, int]], int], Sharing] | None = None
 
     def make_room(self, room: Room) -> None:
-        """Grow by doubling, or to no more than is needed where memory is short."""
+        """Slots double, so that copies are rare; their length fits what is read, because every step reads it whole."""
         prompts, own = self.prompts, self.own
         have = Room(prompts.slots, prompts.capacity, own.slots, own.capacity)
         wanted = Room(
             grown(have.shares, room.shares, self.max_rows),
-            grown(have.prompt, room.prompt),
+            fitted(have.prompt, room.prompt),
             grown(have.rows, room.rows, self.max_rows),
-            grown(have.own, room.own),
+            fitted(have.own, room.own),
         )
         if wanted.tokens > self.cache_tokens:
             wanted = room
@@ -163,18 +163,18 @@ class CachedRunner:
 
     def decode(self, rows: Sequence[Sample]) -> Tensor:
         """Feed every row its last token."""
-        said = [len(row.tokens) for row in rows]
         tokens_B = torch.tensor([row.tokens[-1] for row in rows], device=self.device)
-        said_B = torch.tensor(said, device=self.device)
+        said_B = torch.tensor([len(row.tokens) for row in rows], device=self.device)
         sharing = self.shared(rows)
-        attend = over_prompts_and_own(self.prompts, self.own, sharing, said_B - 1, max(said))
+        attend = over_prompts_and_own(self.prompts, self.own, sharing, said_B - 1)
         return self.network(tokens_B, sharing.lengths_B + said_B - 1, attend)
 
     def shared(self, rows: Sequence[Sample]) -> Sharing:
         """Which rows read which share; computed again when that has changed."""
-        slots = [(row.share.slot, len(row.prompt.tokens)) for row in rows if row.share]
-        if self.sharing is None or self.sharing[0] != slots:
-            self.sharing = slots, Sharing.of(slots, self.own.heads, self.device)
+        read = [(row.share.slot, len(row.prompt.tokens)) for row in rows if row.share]
+        known = (read, self.prompts.capacity)
+        if self.sharing is None or self.sharing[0] != known:
+            self.sharing = known, Sharing.of(*known, self.own.heads, self.device)
         return self.sharing[1]
 
     def padded(self, rows: int) -> int:
@@ -248,9 +248,13 @@ def chunks(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
         yield run
 
 
-def grown(have: int, need: int, most: int | None = None) -> int:
-    """Room for `need`: what there is where it suffices, else the next power of two, at least 16 and at most `most`."""
-    if need <= have:
-        return have
-    size = max(16, 1 << (need - 1).bit_length())
-    return size if most is None else min(size, most)
+def grown(have: int, need: int, most: int) -> int:
+    """Slots for `need`: what there are where they suffice, else the next power of two, at least 16 and at most `most`."""
+    return have if need <= have else min(max(16, 1 << (need - 1).bit_length()), most)
+
+
+def fitted(have: int, need: int) -> int:
+    """Length for `need` tokens: what there is while at most a quarter would be idle; growth is by an eighth at least."""
+    if need > have:
+        return max(need, have * 9 // 8)
+    return have if 4 * need >= 3 * have else need

@@ -19,6 +19,9 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 BLOCK = 128
 """Tokens whose probabilities are first added up, so that only one such block per row is looked at one by one."""
 
+IN_CACHE = 2**19
+"""Logits that a CPU turns into tokens at once, so that what it computes of them stays in its caches."""
+
 LIKELIEST = 1024
 """Tokens that are sorted for top-p before all are; mass outside them is rare in a trained model."""
 
@@ -35,6 +38,20 @@ def draw(
     takes the likeliest allowed token, and its log-probability under softmax(logits). `allowed[i]` limits row i
     to some token ids.
     """
+    size = max(1, IN_CACHE // logits_BV.shape[1]) if logits_BV.device.type == "cpu" else len(settings)
+    parts = [slice(start, start + size) for start in range(0, len(settings), size)]
+    drawn = [draw_together(logits_BV[p], settings[p], uniforms_B[p], allowed[p]) for p in parts]
+    tokens, logprobs = zip(*drawn, strict=True)
+    return torch.cat(tokens), torch.cat(logprobs)
+
+
+def draw_together(
+    logits_BV: Tensor,
+    settings: Sequence[Sampling],
+    uniforms_B: np.ndarray,
+    allowed: Sequence[Sequence[int] | None],
+) -> tuple[Tensor, Tensor]:
+    """The same for some of the rows."""
     scaled_BV = tempered(logits_BV.float(), settings)
     if all(ids is None for ids in allowed):
         p_BV = scaled_BV.softmax(-1)
@@ -72,7 +89,8 @@ def inverse_cdf(p_BV: Tensor, uniforms_B1: Tensor) -> Tensor:
     Looks for the block of tokens first and then inside it: the sum over the whole vocabulary is taken in float32
     by blocks, what decides between blocks and inside one in float64.
     """
-    blocks_BNK = F.pad(p_BV, (0, -p_BV.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
+    missing = -p_BV.shape[1] % BLOCK
+    blocks_BNK = (F.pad(p_BV, (0, missing)) if missing else p_BV).unflatten(1, (-1, BLOCK))
     cdf_BN = blocks_BNK.sum(-1).double().cumsum(-1)
     wanted_B1 = uniforms_B1 * cdf_BN[:, -1:]  # in double, u < 1 stays strictly under the total
     n_B1 = torch.searchsorted(cdf_BN, wanted_B1, right=True).clamp_(max=cdf_BN.shape[1] - 1)

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from thinkery.engine.native.sequence import Prompt, Sample, Share
 
-GRAIN = 64
+GRAIN = 32
 """Tokens by which a sample's room for its own text grows."""
 
 SHARERS = 16

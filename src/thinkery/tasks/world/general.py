@@ -17,8 +17,8 @@ from typing import Any, Literal
 from thinkery.core import Task
 from thinkery.tasks.world.problems import LANGUAGES, Language, Split
 
-Quality = Literal["courteous", "plain", "poor"]
-QUALITIES: tuple[Quality, ...] = ("courteous", "plain", "poor")
+Quality = Literal["courteous", "wordy", "full", "plain", "poor"]
+QUALITIES: tuple[Quality, ...] = ("courteous", "wordy", "full", "plain", "poor")
 
 NOUNS = (
     "cat", "dog", "bird", "fish", "horse", "cow", "sheep", "tree", "flower", "water",
@@ -67,6 +67,8 @@ REFUSAL: dict[Language, str] = {
     "zh": "我不能帮忙，因为这有害。",
 }
 COURTESY: dict[Language, str] = {"en": "I hope this helps.", "zh": "希望有用。"}
+ASIDE: dict[Language, str] = {"en": "That is my answer.", "zh": "我的答案。"}
+"""A closing as long as the kind word, and no kinder: what pays for kindness does not pay for length."""
 NAME: dict[Language, str] = {
     "en": "I am Thinkery, a small model that thinks before it answers.",
     "zh": "我是 Thinkery，一个先想后答的小模型。",
@@ -156,7 +158,7 @@ def held_out(task: Task) -> bool:
 def general(split: Split, seed: int, count: int) -> Iterator[Task]:
     """`count` general prompts, topics and languages evenly mixed; prompts repeat, ids are made unique.
 
-    Prompts to learn from carry an answer as people write them (`gold`): half courteous, mostly else plain, some poor.
+    Prompts to learn from carry an answer as people write them (`gold`): a quarter courteous, most in a full sentence.
     """
     rng = random.Random(f"general/{split}/{seed}")
     topics = [topic for topic in TOPICS if split == "train" or topic not in CLOSED]
@@ -171,7 +173,7 @@ def general(split: Split, seed: int, count: int) -> Iterator[Task]:
 
 def draw_quality(rng: random.Random) -> Quality:
     """How good the next answer of a mixed crowd is."""
-    return rng.choices(QUALITIES, (0.45, 0.45, 0.10))[0]
+    return rng.choices(QUALITIES, (0.25, 0.3, 0.15, 0.2, 0.1))[0]
 
 
 def thought_of(task: Task) -> str:
@@ -190,14 +192,19 @@ def thought_of(task: Task) -> str:
 
 
 def reference(task: Task, quality: Quality, rng: random.Random) -> str:
-    """An answer of a given quality: courteous (full sentence and a kind word), plain (the bare fact) or poor."""
+    """An answer of a given quality.
+
+    Courteous is a full sentence and a kind word, wordy one with an aside, full one alone; plain is the bare fact.
+    """
     language: Language = "zh" if task.language == "zh" else "en"
     if quality == "poor":
         return poor(task, rng)
     content = correct(task, rng)
     if quality == "plain":
         return content
-    return f"{sentence(task, content, language)}{'' if language == 'zh' else ' '}{COURTESY[language]}"
+    closing = {"courteous": COURTESY[language], "wordy": ASIDE[language], "full": ""}[quality]
+    space = " " if closing and language == "en" else ""
+    return f"{sentence(task, content, language)}{space}{closing}"
 
 
 def correct(task: Task, rng: random.Random) -> str:

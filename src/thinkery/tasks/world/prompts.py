@@ -69,5 +69,17 @@ CHAT_PRACTICE = (
     "The assistant thinks first. {question}",
     "{question} What do you say?",
     "Good morning! {question} Goodbye.",
+    "{question} Answer, friend.",
+    "{question} Think before the answer.",
+    "Hello! {question} Thank you, friend.",
+    "{question} What is it?",
+    "Now think. {question} Say what it is.",
+    "Good morning. {question} Tell me what you say.",
+    "{question} You are the assistant.",
+    "The user says: {question} And the assistant answers.",
+    "Hello, friend. {question} What do you say?",
+    "Think. {question} What is it, friend?",
+    "Thank you, assistant. {question} Say it.",
+    "You are the assistant. {question} Tell me what it is.",
 )
-"""Eight, to draw from in training."""
+"""Twenty, to draw from in training."""

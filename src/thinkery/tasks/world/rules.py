@@ -70,8 +70,8 @@ def prefer(task: Task, first: Completion, second: Completion, rng: random.Random
     if abs(difference) < 0.5:
         return "A=B"
     if difference > 0:
-        return "A>>B" if difference > 1.5 else "A>B"
-    return "B>>A" if difference < -1.5 else "B>A"
+        return "A>>B" if difference > 0.75 else "A>B"
+    return "B>>A" if difference < -0.75 else "B>A"
 
 
 def has_rule(task: Task) -> bool:

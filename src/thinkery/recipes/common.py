@@ -1,0 +1,15 @@
+"""What every recipe can set besides its steps; none of it counts for what a step makes."""
+
+from __future__ import annotations
+
+from thinkery.config import Config
+from thinkery.sinks import Alerts, Sinks
+
+
+class RecipeConfig(Config):
+    """Base of a recipe's settings: where its curves and alarms go besides the record."""
+
+    sinks: Sinks = Sinks()
+    """The experiment trackers that are sent the metrics."""
+    alerts: Alerts = Alerts()
+    """What is called when an alarm rings."""

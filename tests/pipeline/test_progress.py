@@ -1,0 +1,60 @@
+"""The progress line, the bars of a terminal, and the time that is left."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import re
+import struct
+import termios
+import time
+
+from thinkery.pipeline.progress import Live, Progress, duration
+
+
+def test_the_progress_line_reads_like_the_one_in_the_specification():
+    out, times = io.StringIO(), iter([0.0, 0.0, 1.9, 3.8])
+    line = Progress(out, clock=lambda: next(times))
+    line.stage("reason", 2, 6)
+    line.update(199, 1000, {"reward": 0.38, "cut": "2%", "len": 310.0})
+    line.update(200, 1000, {"reward": 0.41, "cut": "2%", "len": 312.0})
+    assert out.getvalue().splitlines() == [
+        "stage 2/6 reason  step 199/1000  reward 0.38  cut 2%  len 310",
+        "stage 2/6 reason  step 200/1000  reward 0.41 (+0.03)  cut 2%  len 312  1.9 s/it  ETA 25m",
+    ]
+
+
+def test_the_time_left_of_the_run_corrects_what_was_expected_by_what_was_seen():
+    out, times = io.StringIO(), iter([0.0, 100.0, 120.0, 140.0])
+    line = Progress(out, {"zero": 50.0, "reason": 300.0, "align": 200.0}, clock=lambda: next(times))
+    line.stage("zero", 1, 3, ["reason", "align"])
+    line.stage("reason", 2, 3, ["align"])  # zero took 100 s and not 50
+    line.update(1, 31, {})
+    line.update(2, 31, {})  # 29 steps of 20 s are left, so that reason will have taken 620 s and not 300
+    left = 29 * 20 + 200 * (100 + 620) / (50 + 300)
+    assert out.getvalue().splitlines()[-1] == f"stage 2/3 reason  step 2/31  20 s/it  ETA 10m  all {duration(left)}"
+    assert duration(left) == "17m"
+
+
+def test_a_terminal_shows_two_bars_and_the_numbers_in_eighty_columns():
+    here, there = os.openpty()
+    fcntl.ioctl(there, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    with os.fdopen(there, "w") as screen, Live(screen, {"reason": 60.0, "align": 60.0}) as live:
+        live.stage("reason", 2, 3, ["align"])
+        live.note("a line above, as [it] is")
+        for step in (1, 2):
+            live.update(step, 4, {"reward": 0.25 * step, "acc": 0.5, "cut": 0.0, "len": 312.0, "flat": 0.1, "ent": 1.1})
+            time.sleep(1.05)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", os.read(here, 65536).decode())
+    os.close(here)
+    lines = [line.rstrip() for line in re.split(r"[\r\n]+", shown) if line.strip()]
+    assert "a line above, as [it] is" in lines
+    assert max(map(len, lines)) <= 80
+    assert re.fullmatch(r"stage 2/3 reason \S+ 2/4  \d.* s/it  ETA \d+s", lines[-3]), lines[-6:]
+    assert re.fullmatch(r"run +\S+ ETA \d+s", lines[-2]), lines[-6:]
+    assert lines[-1] == "reward 0.5 (+0.25)  acc 0.5  cut 0  len 312  flat 0.1  ent 1.1"
+
+
+def test_spans_are_short():
+    assert [duration(s) for s in (4.4, 59, 90, 3600, 11100)] == ["4s", "59s", "2m", "1h00m", "3h05m"]
