@@ -6,10 +6,12 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+from tests.serve.conftest import ANSWER, THOUGHT, serving
 from tests.serve.scripted import Script, ScriptedServer, scripted_server
 
 CHROMIUM = shutil.which("chromium")
@@ -345,6 +347,22 @@ def test_the_keyboard_does_what_its_help_says(page: Page, server: ScriptedServer
     page.keyboard.press("/")
     page.keyboard.type("typed?")
     expect(page.locator("#question")).to_have_value("typed?")
+
+
+def test_the_page_of_a_real_server_talks_to_its_model(browser: Browser, thinker: Path, tmp_path: Path) -> None:
+    with serving(thinker, folder=tmp_path) as real:
+        page = browser.new_page()
+        complaints: list[str] = []
+        page.on("console", lambda said: complaints.append(said.text))
+        page.goto(real.url)
+        page.wait_for_selector("#model-0 option", state="attached")
+        page.evaluate("localStorage['thinkery.choices'] = JSON.stringify({ temperature: 0 })")
+        ask(page, "hello")
+        expect(page.locator(".answer-text")).to_have_text(ANSWER)
+        expect(page.locator(".thought-text p")).to_have_text(THOUGHT)
+        expect(page.locator("#meter")).to_have_text(re.compile(r"^\d+ tokens · \$0\.\d+$"))
+        assert complaints == []
+        page.context.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

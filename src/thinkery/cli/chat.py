@@ -148,7 +148,7 @@ class Chat:
 
     def _stages(self) -> list[str]:
         directory = Path(self._run())
-        return list(models.models_of_run(directory)) if models.is_run(directory) else []
+        return list(models.stages_of_run(directory)) if models.is_run(directory) else []
 
 
 def stream(engine: NativeEngine, request: Request, printer: Printer) -> Completion:
