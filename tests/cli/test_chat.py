@@ -69,7 +69,7 @@ def chatting(*words: object, cwd: Path) -> Iterator[tuple[Terminal, subprocess.P
 
 def test_a_conversation_at_a_terminal(tiny_qwen: Path, tmp_path: Path) -> None:
     with chatting(tiny_qwen, "--max-tokens", 6, "--temperature", 1, cwd=tmp_path) as (terminal, process):
-        terminal.until("/help lists the commands")
+        terminal.until("> $")
         terminal.type("hello\n")
         terminal.until(r"\d tokens, \d+\.\d s")
         terminal.type("/regenerate\n")
@@ -93,12 +93,12 @@ def test_a_conversation_at_a_terminal(tiny_qwen: Path, tmp_path: Path) -> None:
 
 def test_ctrl_c_ends_an_answer_and_not_the_conversation(tiny_qwen: Path, tmp_path: Path) -> None:
     with chatting(tiny_qwen, "--max-tokens", 900, "--temperature", 0, cwd=tmp_path) as (terminal, process):
-        terminal.until("/help lists the commands")
+        terminal.until("> $")
         terminal.type("hello\n")
         terminal.until(r"hello\s+\S")
         terminal.type("\x03")
         terminal.until(r"cancelled · \d+ tokens")
-        terminal.until("> ")
+        terminal.until("> $")
         terminal.type("half a que\x03")
         terminal.until("/quit leaves")
         terminal.type("/quit\n")
@@ -107,20 +107,23 @@ def test_ctrl_c_ends_an_answer_and_not_the_conversation(tiny_qwen: Path, tmp_pat
 
 def test_a_model_cannot_steer_the_terminal(rude_qwen: Path, tmp_path: Path) -> None:
     with chatting(rude_qwen, "--max-tokens", 300, "--temperature", 1, cwd=tmp_path) as (terminal, _):
-        terminal.until("/help lists the commands")
-        terminal.type("user\n")
-        shown = terminal.until(r"\d+ tokens, \d+\.\d s")
-    assert "␛" in shown
+        shown = ""
+        for line in ["user", *["/regenerate"] * 4]:
+            terminal.until("> $")
+            terminal.type(f"{line}\n")
+            shown += terminal.until(r"\d+ tokens, \d+\.\d s")
+    assert re.search("[\u2400-\u2421]", shown)
     ours = re.sub(r"\x1b\[[02]m", "", shown)
     assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", ours)
     assert "\r" not in ours.replace("\r\n", "")
 
 
 def test_the_models_of_a_run_answer_in_turn(thinkery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert thinkery("run", "tiny", "--until", "base", "--dir", tmp_path / "run")[0] == 0
-    typed = "/model\n1 + 1?\n/model base\n/regenerate\n/model smollm3\n"
+    code, _, err = thinkery("run", "tiny", "--until", "base", "--dir", tmp_path / "run")
+    assert code == 0, err
+    typed = "/model\n1 + 1?\n/model base\n/regenerate\n/model bas\n"
     monkeypatch.setattr("sys.stdin", io.StringIO(typed))
-    code, _, err = thinkery("chat", tmp_path / "run", "--max-tokens", 6)
-    assert code == 0
+    code, _, err = thinkery("chat", tmp_path / "run", "--max-tokens", 6, "--template", "chat")
+    assert code == 0, err
     assert "its run has base" in err
     assert f"talking to {tmp_path}/run:base" in err

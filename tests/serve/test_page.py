@@ -332,13 +332,15 @@ def test_the_keyboard_does_what_its_help_says(page: Page, server: ScriptedServer
     help = page.get_by_role("dialog", name="Keyboard")
     expect(help.locator("kbd")).to_have_count(15)
     page.keyboard.press("Escape")
+    expect(help).to_be_hidden()
     page.keyboard.press("t")
-    assert page.locator("details.thought").get_attribute("open") is not None
+    expect(page.locator(".thought-text")).to_be_visible()
     page.keyboard.press("c")
     expect(page.get_by_role("button", name="Copied")).to_be_visible()
     assert page.evaluate("navigator.clipboard.readText()") == "You asked: hello"
     page.keyboard.press("r")
     expect(page.locator(".turn")).to_contain_text("2 of 2")
+    ended(page, 1)
     with page.expect_download() as download:
         page.keyboard.press("s")
     assert (

@@ -91,6 +91,7 @@ class Chat:
         """Let this model answer from now on; the one before stays if it cannot be opened."""
         with ExitStack() as opening:
             engine = opening.enter_context(models.open_model(name, self.args.template))
+            engine.tokenizer.prompt([*self.messages, Message("user", "?")])  # a model without a template says so now
             self.opened.close()
             self.opened = opening.pop_all()
         self.name, self.engine = name, engine
