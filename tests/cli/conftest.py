@@ -32,6 +32,18 @@ def thinkery(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str
 def tiny_qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Qwen3 of two layers whose vocabulary of single characters has an odd size."""
     letters = [chr(c) for c in range(32, 127)] + ["\n"]
+    return random_qwen(tmp_path_factory.mktemp("models") / "qwen", letters)
+
+
+@pytest.fixture(scope="session")
+def rude_qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same network, but most of what it can say are control characters and parts of terminal escapes."""
+    letters = [chr(c) for c in (*range(32), *range(0x7F, 0xA0), 0x202E, 0x2066)] + [*"[]2J?;hlm0user: assistant"]
+    return random_qwen(tmp_path_factory.mktemp("models") / "rude", list(dict.fromkeys(letters)))
+
+
+def random_qwen(folder: Path, letters: list[str]) -> Path:
+    """A random Qwen3 that speaks in these letters."""
     special = ["<|end|>", "<odd>"]
     vocabulary = {token: i for i, token in enumerate([*special, *letters])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<odd>"))
@@ -53,6 +65,5 @@ def tiny_qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     network = Transformer(shape)
     network.initialise(torch.Generator().manual_seed(0))
-    folder = tmp_path_factory.mktemp("models") / "qwen"
     save_model(folder, network, OurTokenizer(backend, eos="<|end|>", template=chat.THINK_CHAT))
     return folder

@@ -15,7 +15,7 @@ def printed(capsys: pytest.CaptureFixture[str], pieces: list[str], *, opened: bo
     printer = Printer(opened=opened, show_thought=show_thought)
     for piece in pieces:
         printer.write(piece)
-    printer.close("")
+    printer.close()
     return capsys.readouterr().out
 
 
@@ -65,7 +65,7 @@ def test_chat_answers_every_line_and_obeys_its_commands(thinkery, tiny_qwen: Pat
     code, out, err = thinkery("chat", tiny_qwen, "--max-tokens", 6, "--temperature", 1)
     assert code == 0
     assert len(out.splitlines()) >= 2
-    assert "the thought is hidden" in err
+    assert "the thought is folded" in err
 
 
 def test_eval_measures_a_file_of_ones_own(thinkery, tiny_qwen: Path, tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ class Script:
     content: list[str] = field(default_factory=list)
     pause_s: float = 0.0
     """Between two pieces."""
+    gate: threading.Event | None = None
+    """The content waits for it."""
     status: int = 200
     """Another one refuses with `message`."""
     message: str = ""
@@ -124,6 +126,8 @@ class Handler(BaseHTTPRequestHandler):
         self.write(": keep-alive\n\n")
         self.delta({"role": "assistant", "content": None, "reasoning_content": ""})
         for kind, pieces in (("reasoning_content", script.thought), ("content", script.content)):
+            if kind == "content" and script.gate:
+                script.gate.wait(60)
             for piece in pieces:
                 time.sleep(script.pause_s)
                 self.delta({"content": None, "reasoning_content": None, kind: piece})

@@ -112,9 +112,8 @@ def test_chat_is_there_under_every_path(client, path):
 def test_models_are_listed(client, thinker, path):
     data = client.get(path).json()
     assert data["object"] == "list"
-    assert data["data"] == [
-        {"id": name, "object": "model", "owned_by": "thinkery"} for name in ("deepseek-reasoner", str(thinker))
-    ]
+    entry = {"object": "model", "owned_by": "thinkery", "pricing": {"hit": 140, "miss": 550, "completion": 2190}}
+    assert data["data"] == [{"id": name, **entry} for name in ("deepseek-reasoner", str(thinker))]
 
 
 @pytest.mark.parametrize(

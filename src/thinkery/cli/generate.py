@@ -51,5 +51,6 @@ def as_text(completion: Completion) -> str:
     """A completion for people: the thought dimmed, a note where it was cut."""
     note = "" if completion.finish == "stop" else terminal.styled(f" [{completion.finish}]", terminal.DIM)
     if completion.thought is None:
-        return completion.text + note
-    return f"{terminal.styled(completion.thought, terminal.DIM)}\n{completion.answer}{note}"
+        return terminal.harmless(completion.text) + note
+    thought = terminal.styled(terminal.harmless(completion.thought), terminal.DIM)
+    return f"{thought}\n{terminal.harmless(completion.answer)}{note}"

@@ -10,6 +10,9 @@ from typing import Any
 
 DIM, BOLD, PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[0m"
 
+_CONTROLS = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
+_UNSEEN = dict.fromkeys([*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)], 0xFFFD)
+
 
 def emit(data: Any) -> None:
     """Machine output: one JSON document on stdout."""
@@ -31,7 +34,12 @@ def alarm_line(alarm: Mapping[str, Any]) -> str:
     advice, setting = alarm.get("advice"), alarm.get("setting")
     remedy = "; ".join(part for part in (advice, setting and f"setting: {setting}") if part)
     line = f"{alarm['alarm']}: {alarm['message']}" + (f" ({remedy})" if remedy else "")
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in line)
+    return harmless(" ".join(line.split()))
+
+
+def harmless(text: str) -> str:
+    """The text of a model with what steers a terminal made visible: ESC as ␛, C1 and bidi controls as �."""
+    return text.translate(_CONTROLS | _UNSEEN)
 
 
 def table(rows: Iterable[Sequence[Any]], header: Sequence[str] = ()) -> str:

@@ -79,7 +79,9 @@ def build_endpoints(state: State) -> FastAPI:
     @app.get("/v1/models")
     async def models() -> Response:
         """The models that are served."""
-        data = [{"id": name, "object": "model", "owned_by": "thinkery"} for name in state.offers]
+        pricing = state.cfg.prices.model_dump()  # nano-USD per token: hit, miss, completion
+        entry = {"object": "model", "owned_by": "thinkery", "pricing": pricing}
+        data = [{"id": name, **entry} for name in state.offers]
         return JSONResponse({"object": "list", "data": data})
 
     @app.get("/user/balance")

@@ -49,21 +49,17 @@ export async function* events(stream) {
   const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   let data = [];
-  try {
-    for (;;) {
-      const { value, done } = await reader.read().catch(lost);
-      if (done) return;
-      const lines = (rest + value).split(/\r?\n/);
-      rest = lines.pop();
-      for (const line of lines) {
-        if (line.startsWith("data:")) data.push(line.slice(5).replace(/^ /, ""));
-        if (line || !data.length) continue;
-        yield data.join("\n");
-        data = [];
-      }
+  for (;;) {
+    const { value, done } = await reader.read().catch(lost);
+    if (done) return;
+    const lines = (rest + value).split(/\r?\n/);
+    rest = lines.pop();
+    for (const line of lines) {
+      if (line.startsWith("data:")) data.push(line.slice(5).replace(/^ /, ""));
+      if (line || !data.length) continue;
+      yield data.join("\n");
+      data = [];
     }
-  } finally {
-    await reader.cancel().catch(() => {}); // an aborted stream cannot be cancelled again
   }
 }
 

@@ -46,6 +46,7 @@ async function run(turn) {
   const column = (answer, i) => stream(asked, answer, messages(asked, turn, i));
   const all = Promise.all(turn.answers.map(column));
   refresh();
+  keep(asked);
   say("Asked.");
   await all;
   if (![...running.values()].some((one) => one.conversation === asked)) open.delete(asked.id);
@@ -69,13 +70,15 @@ async function stream(asked, answer, said) {
   } catch (error) {
     if (controller.signal.aborted) answer.finish = "stopped";
     else refused(error, answer);
+    controller.abort(); // what is still being generated is paid for
   }
   answer.ended = performance.now() - begun;
   running.delete(answer);
-  viewOf(answer)?.finish();
-  keepUp();
   asked.updated = Date.now();
   await keep(asked);
+  refresh();
+  viewOf(answer)?.finish();
+  keepUp();
 }
 
 /** Add a piece of the stream to the answer. */
@@ -180,10 +183,10 @@ function refresh() {
   stopButton.hidden = !busy;
   sendButton.hidden = busy;
   const { tokens, cost } = totals(conversation);
-  const parts = [`${count(tokens)} tokens`];
+  const parts = tokens ? [`${count(tokens)} tokens`] : [];
   if (cost !== null) parts.push(dollars(cost));
   if (left) parts.push(`${left.total_balance} ${left.currency} left`);
-  $("meter").textContent = tokens || left ? parts.join(" · ") : "";
+  $("meter").textContent = parts.join(" · ");
   $("meter").title = "Used by this conversation, as the server counted it; answers that were stopped are not in it.";
 }
 
@@ -218,8 +221,12 @@ function keepUp() {
 
 async function keep(one) {
   if (!shelf || !one.next.length) return;
-  await shelf.put(one);
-  await showList();
+  try {
+    await shelf.put(one);
+    await showList();
+  } catch (error) {
+    notice(`This browser does not keep the conversation: ${error.message}`);
+  }
 }
 
 async function showList() {
@@ -260,10 +267,16 @@ function start() {
 function read(one) {
   if ($("conversations").matches(":popover-open")) $("conversations").hidePopover();
   conversation = one;
+  for (const { answers } of path(one)) answers.filter((answer) => answer.ended === null && !running.has(answer)).forEach(cutOff);
   show();
   following = true;
   keepUp();
   if (shelf) showList();
+}
+
+/** End an answer that was under way when the page was left. */
+function cutOff(answer) {
+  Object.assign(answer, { finish: "stopped", ended: answer.thoughtEnded ?? 0 });
 }
 
 /** Read the conversation that the address names, if it is kept here. */
@@ -462,6 +475,7 @@ function wire() {
   setInterval(() => {
     for (const [answer, { begun }] of running) viewOf(answer)?.tick(performance.now() - begun);
   }, 100);
+  setInterval(() => open.forEach(keep), 5000);
   listen(LETTERS, $("keys"), () => choices().shortcuts);
 }
 
