@@ -13,26 +13,24 @@ from pathlib import Path
 
 import httpx
 import pytest
-import torch
-from torch.nn import functional as F
 
 from thinkery.chat import THINK_CHAT
 from thinkery.core import Message
-from thinkery.model.hf import save_model
 from thinkery.model.locate import locate
 from thinkery.model.tokenizer import Tokenizer
-from thinkery.model.transformer import Shape, Transformer
 
 THOUGHT = "Somebody is asking me something, so I say hello."
 ANSWER = "Hello there, how are you?"
 
-OPENING = THINK_CHAT.replace("opening['assistant'] }}", "opening['assistant'] }} <think>\n")
-"""The same template, but it opens the thought."""
-
-
 @pytest.fixture(scope="session")
 def thinker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network of two layers that learnt by heart to think THOUGHT and to say ANSWER, whatever it is asked."""
+    import torch
+    from torch.nn import functional as F
+
+    from thinkery.model.hf import save_model
+    from thinkery.model.transformer import Shape, Transformer
+
     torch.set_num_threads(1)
     torch.manual_seed(1)
     tokenizer = Tokenizer.load(locate("tiny")).with_template(THINK_CHAT)
@@ -40,7 +38,7 @@ def thinker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network.initialise(torch.Generator().manual_seed(1))
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     rng = random.Random(1)
-    for _ in range(150):
+    for _ in range(120):
         prompt, target = tokenizer.conversation([*asked(rng), Message("assistant", ANSWER, THOUGHT)])
         tokens = torch.tensor(prompt + target)
         logits = network.logits(network.packed(tokens, [len(tokens)])[len(prompt) - 1 : -1])
