@@ -6,6 +6,7 @@ import json
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from thinkery.model.tokenizer import Tokenizer
 
 THOUGHT = "Somebody is asking me something, so I say hello."
 ANSWER = "Hello there, how are you?"
+
 
 @pytest.fixture(scope="session")
 def thinker(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -69,6 +71,7 @@ class Serving:
 
     url: str
     process: subprocess.Popen
+    log: Path
 
     def client(self, **headers: str) -> httpx.Client:
         """A client of it."""
@@ -79,18 +82,17 @@ class Serving:
 def serving(*words: object, folder: Path) -> Iterator[Serving]:
     """`thinkery serve` with these words, run in `folder` until the block ends."""
     command = [sys.executable, "-m", "thinkery.cli", "serve", *map(str, words), "port=0", "threads=1"]
-    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
+    log = folder / "serve.log"
+    with open(log, "w") as stderr:
+        process = subprocess.Popen(command, cwd=folder, stderr=stderr)
     try:
-        assert process.stderr is not None
-        lines = []
-        while not lines or " at http" not in lines[-1]:
-            lines.append(process.stderr.readline())
-            assert lines[-1], "".join(lines)
-        yield Serving(lines[-1].split(" at ")[1].strip(), process)
+        while " at http" not in (text := log.read_text()):
+            assert process.poll() is None, text
+            time.sleep(0.05)
+        yield Serving(text.split(" at ")[1].split()[0], process, log)
     finally:
         process.kill()
         process.wait()
-        process.stderr.close()
 
 
 @pytest.fixture(scope="session")
