@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
 import torch
 
 from thinkery.errors import EnvironmentLacks, InputError, NotFinite, RunFailed
+from thinkery.pipeline.artifact import Model
 from thinkery.train.batch import Batch, Example, pack, pack_shared
 from thinkery.train.optim import learning_rate, require_one_rank
-from thinkery.train.policy import PolicyConfig, logprobs_and_entropies
+from thinkery.train.policy import PolicyConfig, logprobs_and_entropies, open_policy
 
 EXAMPLES = [Example(list(range(3, 3 + n)), learn_from=max(1, n // 2)) for n in (9, 4, 17, 6)]
 
@@ -195,3 +197,16 @@ def test_a_shared_prompt_gives_the_same_log_probabilities_and_gradients(make_pol
     each_alone = [alone.logprobs([attempt])[0] for attempt in attempts]
     for ours, theirs in zip(shared.logprobs(attempts), each_alone, strict=True):
         assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(run, folder):
+    numbers = 10**11
+    header = json.dumps({"weight": {"dtype": "U8", "shape": [numbers], "data_offsets": [0, numbers]}}).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + numbers)  # a hole: nothing is stored
+    with (
+        pytest.raises(EnvironmentLacks, match=r"(?s)too little memory.*100B parameters need.*policy\.lora"),
+        open_policy(run, Model(folder, {"folder": "."}), PolicyConfig()),
+    ):
+        pass
