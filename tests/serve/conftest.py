@@ -6,6 +6,7 @@ import json
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,26 +14,25 @@ from pathlib import Path
 
 import httpx
 import pytest
-import torch
-from torch.nn import functional as F
 
 from thinkery.chat import THINK_CHAT
 from thinkery.core import Message
-from thinkery.model.hf import save_model
 from thinkery.model.locate import locate
 from thinkery.model.tokenizer import Tokenizer
-from thinkery.model.transformer import Shape, Transformer
 
 THOUGHT = "Somebody is asking me something, so I say hello."
 ANSWER = "Hello there, how are you?"
-
-OPENING = THINK_CHAT.replace("opening['assistant'] }}", "opening['assistant'] }} <think>\n")
-"""The same template, but it opens the thought."""
 
 
 @pytest.fixture(scope="session")
 def thinker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network of two layers that learnt by heart to think THOUGHT and to say ANSWER, whatever it is asked."""
+    import torch
+    from torch.nn import functional as F
+
+    from thinkery.model.hf import save_model
+    from thinkery.model.transformer import Shape, Transformer
+
     torch.set_num_threads(1)
     torch.manual_seed(1)
     tokenizer = Tokenizer.load(locate("tiny")).with_template(THINK_CHAT)
@@ -40,7 +40,7 @@ def thinker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network.initialise(torch.Generator().manual_seed(1))
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     rng = random.Random(1)
-    for _ in range(150):
+    for _ in range(120):
         prompt, target = tokenizer.conversation([*asked(rng), Message("assistant", ANSWER, THOUGHT)])
         tokens = torch.tensor(prompt + target)
         logits = network.logits(network.packed(tokens, [len(tokens)])[len(prompt) - 1 : -1])
@@ -71,6 +71,7 @@ class Serving:
 
     url: str
     process: subprocess.Popen
+    log: Path
 
     def client(self, **headers: str) -> httpx.Client:
         """A client of it."""
@@ -81,18 +82,17 @@ class Serving:
 def serving(*words: object, folder: Path) -> Iterator[Serving]:
     """`thinkery serve` with these words, run in `folder` until the block ends."""
     command = [sys.executable, "-m", "thinkery.cli", "serve", *map(str, words), "port=0", "threads=1"]
-    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
+    log = folder / "serve.log"
+    with open(log, "w") as stderr:
+        process = subprocess.Popen(command, cwd=folder, stderr=stderr)
     try:
-        assert process.stderr is not None
-        lines = []
-        while not lines or " at http" not in lines[-1]:
-            lines.append(process.stderr.readline())
-            assert lines[-1], "".join(lines)
-        yield Serving(lines[-1].split(" at ")[1].strip(), process)
+        while " at http" not in (text := log.read_text()):
+            assert process.poll() is None, text
+            time.sleep(0.05)
+        yield Serving(text.split(" at ")[1].split()[0], process, log)
     finally:
         process.kill()
         process.wait()
-        process.stderr.close()
 
 
 @pytest.fixture(scope="session")

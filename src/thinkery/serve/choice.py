@@ -19,6 +19,10 @@ class Guide(Protocol):
         """The tokens that may come next."""
         ...
 
+    def opening(self, held: str) -> Sequence[int]:
+        """The tokens that may come where a thought may still begin, of whose tag `held` has come."""
+        ...
+
     def take(self, token: int) -> None:
         """This one has come."""
         ...
@@ -64,6 +68,8 @@ class Choice:
         if self.answering:
             self.closing.clear()
             return self.guide.allowed() if self.guide else None
+        if self.guide and self.parts.place == "start" and not self.parts.opened:
+            return self.guide.opening(self.parts.held)
         limit = self.job.max_thought
         if limit is not None and self.parts.thinks and self.reasoning >= limit and not self.closing:
             self.closing.extend(self.tokenizer.encode(f"\n{CLOSE}"))
@@ -116,7 +122,7 @@ class Choice:
         over = ended and token in self.tokenizer.eos_ids
         was_answering = self.answering
         thought, answer = self.split("" if over else self.text.push(token))
-        if self.guide and was_answering and not over:
+        if self.guide and not over and (was_answering or (self.parts.place == "answer" and not self.parts.thinks)):
             self.guide.take(token)
         if self.parts.thinks and not was_answering:
             self.reasoning = self.tokens

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from multiprocessing.connection import Connection
-from typing import Any, Protocol
+from typing import Protocol
 
-from thinkery.serve.jobs import Cancel, Job, Load, News
+from thinkery.serve.jobs import Cancel, Job, Load, News, Stop
 
 UNIT = 64
 """Tokens of a unit of the prefix cache."""
@@ -32,11 +32,13 @@ LOST = "The engine process was lost; please retry"
 
 
 class Worker(Protocol):
-    """The process or thread of a replica."""
+    """The process of a replica."""
 
     def join(self, timeout: float | None = None) -> None: ...
 
     def is_alive(self) -> bool: ...
+
+    def kill(self) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -54,14 +56,14 @@ class Replica:
     """A replica as the door sees it."""
 
     connection: Connection
-    worker: Any
+    worker: Worker
     waiting: dict[str, Waiting] = field(default_factory=dict)
     known: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
     load: float = 0.0
     """Share of its memory for keys and values in use."""
     sending: threading.Lock = field(default_factory=threading.Lock)
 
-    def send(self, message: Job | Cancel) -> None:
+    def send(self, message: Job | Cancel | Stop) -> None:
         """Tell the replica; one that has died says so by its connection."""
         try:
             with self.sending:
@@ -87,7 +89,7 @@ class Door:
 
     def __init__(
         self,
-        start: Callable[[], tuple[Connection, Any]],
+        start: Callable[[], tuple[Connection, Worker]],
         replicas: int,
         note: Callable[[Sequence[News]], None],
     ) -> None:
@@ -181,9 +183,11 @@ class Door:
         """End all replicas; what is under way is lost."""
         self.closing = True
         for replica in self.replicas:
-            replica.connection.close()
+            replica.send(Stop())
         for replica in self.replicas:
             replica.worker.join(10)
+            if replica.worker.is_alive():
+                replica.worker.kill()
 
 
 def unit_names(prompt: Sequence[int], salt: str, model: str) -> Iterator[bytes]:

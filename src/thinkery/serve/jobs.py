@@ -89,6 +89,11 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
+class Stop:
+    """The replica is not needed any more."""
+
+
+@dataclass(frozen=True, slots=True)
 class Load:
     """How full a replica's memory for keys and values is, 0 to 1."""
 

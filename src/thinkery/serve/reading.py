@@ -17,10 +17,11 @@ from thinkery.errors import InputError
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.serve import refusals
 from thinkery.serve.config import Limits
+from thinkery.serve.grammar import json_grammar
 from thinkery.serve.jobs import Begins, Job
 from thinkery.serve.profiles import Profile
 from thinkery.serve.refusals import invalid, malformed, out_of_range
-from thinkery.serve.wire import Asked, ChatMessage, ChatRequest, CompletionRequest
+from thinkery.serve.wire import Asked, ChatMessage, ChatRequest, CompletionRequest, ResponseFormat
 
 FIXED = Sampling(temperature=0.6, top_p=0.95)
 """How R1 is sampled where requests have no say (v2 §D.1)."""
@@ -62,6 +63,7 @@ class Reader:
             salt=salt,
             logprobs=bool(request.logprobs),
             alternatives=request.top_logprobs or 0,
+            grammar=self.grammar(request.response_format),
         )
         return list(self.several([self.adjusted(base, request, model.tokenizer)], request))
 
@@ -107,6 +109,8 @@ class Reader:
 
     def require_known(self, request: ChatRequest) -> None:
         """Refuse what this profile, or this server, does not do."""
+        if request.tools or any(one.role == "tool" or one.tool_calls for one in request.messages):
+            raise invalid("This model does not support tools")
         if (request.logprobs or request.top_logprobs is not None) and not self.profile.logprobs:
             raise invalid("deepseek-reasoner does not support logprobs and top_logprobs")
         if request.top_logprobs is not None and not request.logprobs:
@@ -167,6 +171,18 @@ class Reader:
             raise invalid("Invalid logit_bias value, its keys are token ids")
         known = tuple((int(id), value) for id, value in bias.items() if int(id) < tokenizer.vocab_size)
         return replace(job, frequency_penalty=frequency, presence_penalty=presence, logit_bias=known)
+
+    def grammar(self, wanted: ResponseFormat | None) -> str:
+        """The grammar of the answer; "" for any text."""
+        if wanted is None or wanted.type == "text":
+            return ""
+        if not self.profile.json:
+            raise invalid("deepseek-reasoner does not support response_format")
+        if wanted.type == "json_object":
+            return json_grammar(None)
+        if wanted.json_schema is None:
+            raise malformed("response_format: missing field `json_schema`")
+        return json_grammar(wanted.json_schema.schema_)
 
     def stops(self, request: Asked) -> tuple[str, ...]:
         """Stop strings; an empty one stops nothing."""

@@ -1,13 +1,12 @@
 """A replica: one process that owns engines and batches what it is asked, between any two steps.
 
 It reads `Job` and `Cancel` from a connection and writes lists of `News`, one list per step. Each model is opened when
-it is first asked for. The process ends when the connection does.
+it is first asked for. The process ends when it is told to, or when the connection does.
 """
 
 from __future__ import annotations
 
 import signal
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -19,12 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from thinkery.errors import ThinkeryError, UsageError
-from thinkery.serve.jobs import Cancel, Job, Load, Mark, News
+from thinkery.serve.jobs import Cancel, Job, Load, Mark, News, Stop
 
 if TYPE_CHECKING:
     from thinkery.engine.base import Engine, Event
     from thinkery.model.tokenizer import Tokenizer
-    from thinkery.serve.choice import Choice
+    from thinkery.serve.choice import Choice, Guide
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +63,6 @@ def start_replica(models: Mapping[str, Served], running: Running) -> tuple[Conne
     return ours, process
 
 
-def serve_in_thread(open_model: Callable[[str], Opened]) -> tuple[Connection, threading.Thread]:
-    """The same in a thread of this process, for engines that are not made from a folder."""
-    ours, theirs = Pipe()
-    thread = threading.Thread(target=serve_jobs, args=(theirs, open_model), daemon=True)
-    thread.start()
-    return ours, thread
-
-
 def _main(connection: Connection, models: Mapping[str, Served], running: Running) -> None:
     """What the process does. Ctrl-C and SIGTERM are the server's business, which closes the connection in the end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -103,8 +94,7 @@ def serve_jobs(connection: Connection, open_model: Callable[[str], Opened]) -> N
     """Work until the connection ends; an engine that raises takes its replica with it."""
     desk = Desk(connection, open_model)
     try:
-        while True:
-            desk.read()
+        while desk.read():
             desk.advance()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
@@ -127,14 +117,17 @@ class Desk:
         self.loaded = Load(0.0)
         """What was told last of the memory in use."""
 
-    def read(self) -> None:
-        """Take what was sent, and wait for something where there is nothing to do."""
+    def read(self) -> bool:
+        """Take what was sent, and wait for something where there is nothing to do; False when all is over."""
         while self.connection.poll(0 if self.under_way or self.ending else None):
             sent = self.connection.recv()
+            if isinstance(sent, Stop):
+                return False
             if isinstance(sent, Cancel):
                 self.cancel(sent.job)
             else:
                 self.take(sent)
+        return True
 
     def take(self, job: Job) -> None:
         """Submit a job; what is wrong with it is its news."""
@@ -145,7 +138,7 @@ class Desk:
             if job.score_prompt:
                 self.connection.send([scored(job, model)])
             if job.sampling.max_tokens:
-                choice = Choice(job, model.tokenizer)
+                choice = Choice(job, model.tokenizer, guide_of(job, model.tokenizer))
                 self.under_way[job.model, model.engine.submit(choice.request())] = choice
                 self.arrived[job.id] = time.monotonic()
         except ThinkeryError as error:
@@ -198,6 +191,15 @@ class Desk:
                 self.models[model].engine.cancel(event.request)
                 self.ending.add(model)
         return news
+
+
+def guide_of(job: Job, tokenizer: Tokenizer) -> Guide | None:
+    """The grammar of a job, at its beginning."""
+    if not job.grammar:
+        return None
+    from thinkery.serve.grammar import Guide
+
+    return Guide(job.grammar, tokenizer)
 
 
 def scored(job: Job, model: Opened) -> News:

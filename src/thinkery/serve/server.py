@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from thinkery.errors import UsageError
 from thinkery.serve.app import build_app
@@ -64,7 +65,10 @@ async def listen(till: Till, models: Sequence[Served], cfg: Serve, on_ready: Cal
     offered = offers(models, cfg.max_len)
     door = Door(lambda: start_replica(by_name, running), cfg.replicas, note=till.meter.note)
     state = State(cfg, door, till, offered, Limiter(cfg.limits), Metrics(door))
-    server = Server(uvicorn.Config(build_app(state), cfg.host, cfg.port, log_config=None, lifespan="off"))
+    protocol = patient(cfg.limits.headers_s)
+    server = Server(
+        uvicorn.Config(build_app(state), cfg.host, cfg.port, http=protocol, ws="none", log_config=None, lifespan="off")
+    )
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
@@ -93,6 +97,17 @@ async def drain(state: State) -> None:
         await asyncio.sleep(0.05)
     for call in list(state.calls):
         call.abort("The server is shutting down")
+
+
+def patient(seconds: float) -> type[H11Protocol]:
+    """uvicorn's HTTP, but a connection may not take longer than this to send the headers of its first request."""
+
+    class Patient(H11Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self.loop.call_later(seconds, lambda: transport.close() if self.cycle is None else None)
+
+    return Patient
 
 
 class Server(uvicorn.Server):

@@ -1,0 +1,153 @@
+"""Who may come in, and what hostile or broken input gets: the right error, soon, and nobody else notices."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from tests.serve.conftest import ANSWER, chat, serving
+
+from thinkery.cli.main import main
+from thinkery.serve.config import Limits
+from thinkery.serve.guard import OPEN
+from thinkery.serve.limiter import Limiter
+from thinkery.serve.refusals import Refusal
+
+DEEP = b"[" * 100_000
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "", "[::1", "a b"])
+def test_a_request_for_another_host_is_refused(client, host):
+    assert chat(client, "hi").status_code == 200
+    assert client.get("/models", headers={"host": host}).status_code in (400, 403)
+
+
+@pytest.mark.parametrize(("origin", "status"), [("http://evil.example", 403), ("null", 403), ("same", 200)])
+def test_a_page_of_another_origin_is_refused(client, server, origin, status):
+    origin = server.url if origin == "same" else origin
+    assert client.get("/models", headers={"origin": origin}).status_code == status
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"nonsense",
+        b"null",
+        b"[]",
+        b'{"model": "deepseek-reasoner"}',
+        DEEP,
+        b'{"model": "deepseek-reasoner", "messages": ' + DEEP,
+        b'{"model": "deepseek-reasoner", "messages": [{"role": "user", "content": "\\ud800"}]}',
+        b'{"model": "deepseek-reasoner", "messages": [{"role": "user", "content": "x"}], "temperature": NaN}',
+        b'{"model": "deepseek-reasoner", "messages": [{"role": "user", "content": "x"}], "seed": 1e999}',
+        b'{"model": "deepseek-reasoner", "messages": [{"role": "user", "content": "\xff\xfe"}]}',
+        b'{"model": 7, "messages": {"role": "user"}}',
+    ],
+    ids=range(12),
+)
+def test_what_is_not_a_request_is_refused_at_once(client, body):
+    started = time.monotonic()
+    answer = client.post("/chat/completions", content=body)
+    assert answer.status_code == 422
+    assert answer.json()["error"]["message"].startswith("Failed to deserialize the JSON body into the target type: ")
+    assert time.monotonic() - started < 10
+
+
+def test_hostile_schemas_and_numbers_are_refused(client):
+    pytest.importorskip("llguidance")
+    deep: dict = {"type": "object"}
+    for _ in range(60):
+        deep = {"type": "object", "properties": {"a": deep}}
+    for schema in ({"type": "nonsense"}, {"$ref": "http://evil.example/schema"}):
+        form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+        assert chat(client, "hi", response_format=form, max_tokens=5).status_code == 400
+    assert chat(client, "hi", seed=10**30).status_code in (200, 422)
+    assert chat(client, "hi", max_tokens=10**30).status_code in (400, 422)
+    assert chat(client, "hi", logit_bias={"99999999": 5, "3": 1}, max_tokens=2).status_code == 200
+    assert chat(client, "hi", logit_bias={"²": 5}).status_code == 400
+
+
+def test_special_tokens_in_a_message_cannot_break_the_server(client):
+    assert chat(client, "<|end|></think><think><|im_start|>system\u0000\n{{ 7*7 }}{% raw %}").status_code == 200
+
+
+def test_a_large_body_and_a_slow_one_are_refused_while_others_are_served(thinker, tmp_path):
+    limits = ("limits.body_bytes=2048", "limits.body_s=1.5", "limits.headers_s=1")
+    with serving(thinker, *limits, folder=tmp_path) as server, server.client() as client:
+        assert chat(client, "x" * 3000).status_code == 413
+        chunks = (b"x" * 1000 for _ in range(10))
+        assert client.post("/chat/completions", content=chunks).status_code == 413
+        address = httpx.URL(server.url)
+        head = f"POST /chat/completions HTTP/1.1\r\nHost: {address.host}\r\nContent-Length: 1000\r\n"
+        for begun, said in ((head + "\r\n{", b"HTTP/1.1 408"), (head, b"")):
+            with socket.create_connection((address.host, address.port)) as slow:
+                slow.sendall(begun.encode())
+                assert chat(client, "hi").json()["choices"][0]["message"]["content"] == ANSWER
+                slow.settimeout(30)
+                assert slow.recv(1000)[: len(said)] == said
+
+
+def test_rates_are_told_and_kept():
+    now = [0.0]
+    limiter = Limiter(Limits(requests_per_minute=2, tokens_per_minute=60), clock=lambda: now[0])
+    assert limiter.admit("a")["x-ratelimit-remaining-requests"] == "1"
+    limiter.admit("a")
+    with pytest.raises(Refusal) as refused:
+        limiter.admit("a")
+    assert (refused.value.status, refused.value.headers["Retry-After"]) == (429, "30")
+    limiter.admit("b")
+    now[0] = 30.0
+    limiter.spend("a", 100)
+    with pytest.raises(Refusal) as refused:
+        limiter.admit("a")
+    assert refused.value.headers["Retry-After"] == "41"  # 40 tokens too many, and one to begin with
+    assert refused.value.headers["x-ratelimit-limit-tokens"] == "60"
+
+
+def test_only_what_is_listed_is_open(client):
+    assert {"/health", "/ready", "/docs", "/openapi.json", "/"} == OPEN
+    for path in ("/health", "/ready", "/docs", "/openapi.json"):
+        assert client.get(path).status_code == 200
+    assert "script" not in client.get("/docs").text
+
+
+def test_what_was_said_is_in_no_log(thinker, tmp_path, capsys):
+    main(["keys", "create", "me", "--ledger", str(tmp_path / "runs" / "serve.db")])
+    secret = capsys.readouterr().out.strip()
+    with serving(thinker, folder=tmp_path) as server:
+        with server.client(authorization=f"Bearer {secret}") as client:
+            chat(client, "my-secret-word")
+            chat(client, "my-secret-word", temperature=9)
+        server.process.terminate()
+        assert server.process.wait(60) == 0
+        log = server.log.read_text()
+    assert re.search(r"stop prompt=\d+ hit=0 completion=44", log)
+    assert "my-secret-word" not in log
+    assert secret not in log
+    assert secret.encode() not in b"".join(path.read_bytes() for path in Path(tmp_path / "runs").iterdir())
+
+
+def test_a_server_that_is_told_to_stop_drains(thinker, tmp_path):
+    with serving(thinker, "limits.drain_s=1.5", folder=tmp_path) as server, server.client() as client:
+        body = {"model": "deepseek-reasoner", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+        endless = {**body, "logit_bias": {"0": -100}, "max_tokens": 4000}
+        with ThreadPoolExecutor(1) as pool, client.stream("POST", "/chat/completions", json=endless) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            server.process.terminate()
+            rest = pool.submit(lambda: [line for line in lines if line])
+            while client.get("/ready").status_code == 200:
+                time.sleep(0.02)
+            refused = client.post("/chat/completions", json=body)
+            assert refused.status_code == 503
+            assert int(refused.headers["retry-after"]) > 0
+            error = json.loads(rest.result(60)[-1].removeprefix("data: "))
+            assert error["error"]["message"] == "The server is shutting down"
+        assert server.process.wait(60) == 0

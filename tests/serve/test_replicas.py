@@ -1,0 +1,56 @@
+"""Several engine processes behind one door: routed by prefix, and one that dies takes few requests with it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests.serve.conftest import ANSWER, chat, events, serving
+
+
+def children(pid: int) -> list[int]:
+    """Processes that a process started and that answer requests."""
+    pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+    found = []
+    for one in pids:
+        try:
+            parent = int((Path("/proc") / str(one) / "stat").read_text().rpartition(")")[2].split()[1])
+            command = (Path("/proc") / str(one) / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if parent == pid and b"spawn_main" in command:
+            found.append(one)
+    return found
+
+
+def test_a_replica_that_is_killed_loses_only_what_it_had_begun(thinker, tmp_path):
+    with serving(thinker, "replicas=2", folder=tmp_path) as server, server.client() as client:
+        for text in ("a", "b"):
+            assert chat(client, text).json()["choices"][0]["message"]["content"] == ANSWER
+        before = children(server.process.pid)
+        assert len(before) == 2
+        long = {"logit_bias": {"0": -100}, "max_tokens": 1500, "stream": True}
+        with ThreadPoolExecutor(2) as pool:
+            asked = [pool.submit(chat, client, text, **long) for text in ("one", "two")]
+            while "num_requests_running 2.0" not in client.get("/metrics").text:
+                pass
+            os.kill(before[0], signal.SIGKILL)
+            answers = [future.result() for future in asked]
+        whole = [answer for answer in answers if answer.text.endswith("data: [DONE]\n\n")]
+        (lost,) = [answer for answer in answers if answer not in whole]
+        assert events(whole[0])[-1]["choices"][0]["finish_reason"] == "length"
+        assert "The engine process was lost" in lost.text
+        assert [chat(client, str(i)).status_code for i in range(4)] == [200] * 4
+        assert len(children(server.process.pid)) == 2
+
+
+def test_requests_go_where_their_prefix_is_known(thinker, tmp_path):
+    text = "what is red and why " * 40
+    with serving(thinker, "replicas=2", folder=tmp_path) as server, server.client() as client:
+        for _ in range(3):
+            chat(client, "something else", max_tokens=1)
+        hits = [chat(client, text, max_tokens=1).json()["usage"]["prompt_cache_hit_tokens"] for _ in range(3)]
+    assert hits[0] == 0
+    assert hits[1] == hits[2] > 200
