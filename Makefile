@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 BIN := .venv/bin
 LACKING = $(shell command -v bwrap >/dev/null || echo bubblewrap; command -v chromium >/dev/null || echo chromium)
 
-.PHONY: setup system demo test check proof base clean
+.PHONY: setup system demo test check proof bench base clean
 
 setup: .venv/ready system ## a virtual environment with pinned packages, and the system's parts
 
@@ -41,6 +41,10 @@ proof: setup ## the long tests, the recipes from nothing, ablations, claims over
 	$(BIN)/python -m bench.claims --dir runs/proof/claims; failed=$$?; \
 	$(BIN)/python -m bench.ablations --dir runs/proof/ablations --of runs/proof/claims/seed-0 && \
 	$(BIN)/python -m bench.tables && exit $$failed
+
+bench: setup ## speed beside transformers, TRL and vLLM (docs/performance.md), on a quiet machine: about 25 minutes
+	$(BIN)/python -m bench.peers
+	$(BIN)/python -m bench.tables
 
 base: setup ## the two embedded base models anew, on one thread so that it can be repeated: about an hour
 	OMP_NUM_THREADS=1 $(BIN)/thinkery run pretrain --dir runs/pretrain

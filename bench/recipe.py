@@ -86,7 +86,7 @@ def write(name: str, found: dict[str, object]) -> None:
     """Keep the result beside the others."""
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
-    print(f"{RESULTS / name}.json: {found['wall_s']} s, {found['peak_memory_gb']} GB")
+    print(f"{RESULTS / name}.json: {found['wall_s']} s")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Write the measured tables into the pages that show them, so that they say what bench/results/ says.
 
-python -m bench.tables            fills README.md and docs/findings.md between their markers
+python -m bench.tables            fills README.md, docs/findings.md and docs/performance.md between their markers
 """
 
 from __future__ import annotations
@@ -96,15 +96,40 @@ def ablations(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def peers(found: Mapping[str, Any]) -> str:
+    """Ours beside each peer, with the bar."""
+    machine, limits = found["machine"], found["rows"][0]["limits"]
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    lines = [
+        f"{found['date']}, {machine['cpu']}, {machine['threads']} threads; {limits['bf16_gflops']:.0f} GFLOP/s in "
+        f"bfloat16, reads {limits['read_gb_s']:.0f} GB/s; {versions} (`bench/results/peers.json`).",
+        "",
+        "| | ours | peer | ratio | bar | holds |",
+        "|---|--:|--:|--:|--:|---|",
+    ]
+    for row in found["rows"]:
+        peer, ratio = ("" if row[key] is None else rounded(row[key]) for key in ("peer", "ratio"))
+        bar = f"{'≥' if row['higher'] else '≤'} {row['bar']:g}"
+        holds = "yes" if row["holds"] else "no"
+        lines.append(f"| {row['name']}, {row['unit']} | {rounded(row['ours'])} | {peer} | {ratio} | {bar} | {holds} |")
+    return "\n".join(lines)
+
+
 def number(value: float) -> str:
     """A share with three decimals, anything large in powers of ten."""
     return f"{value:.3f}" if abs(value) < 1000 else f"{value:.2g}"
+
+
+def rounded(value: float) -> str:
+    """Four digits."""
+    return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 TABLES: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], str]]] = {
     "demo table": ("README.md", "tiny.json", demo),
     "claims table": ("docs/findings.md", "claims.json", claims),
     "reported table": ("docs/findings.md", "claims.json", reported),
+    "peers table": ("docs/performance.md", "peers.json", peers),
     "ablations table": ("docs/findings.md", "ablations.json", ablations),
 }
 """By marker: the page, the result, and how it is written."""

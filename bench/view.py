@@ -34,7 +34,41 @@ from thinkery.pipeline.step import step
 EPOCH = 200
 """Steps after which the questions begin anew."""
 QUESTIONS, SAMPLES, TOKENS = 32, 16, 300
-WORDS = "so then we add the first number to what is left and take seven away which gives us more 得 加 减".split()
+WORDS = [
+    "so",
+    "then",
+    "we",
+    "add",
+    "the",
+    "first",
+    "number",
+    "to",
+    "what",
+    "is",
+    "left",
+    "and",
+    "take",
+    "seven",
+    "away",
+    "which",
+    "gives",
+    "us",
+    "more",
+    "得",
+    "加",
+    "减",
+]
+
+
+TIMES = """new Promise((done) => {
+  const look = () => {
+    const [paint] = performance.getEntriesByName("first-contentful-paint");
+    if (!paint) return requestAnimationFrame(look);
+    done([paint.startTime, performance.getEntriesByType("navigation")[0].loadEventEnd]);
+  };
+  look();
+})"""
+"""Milliseconds to the first paint and to the end of loading."""
 
 
 class Length(Config):
@@ -116,7 +150,14 @@ def examine(run: Run, model: Model) -> Report:
 
 def task(number: int) -> Task:
     """A question by its number."""
-    return Task(f"bench/{number:06d}", f"Question {number}: what is {number} + {number}?", "math", str(2 * number), "en", "bench")
+    return Task(
+        f"bench/{number:06d}",
+        f"Question {number}: what is {number} + {number}?",
+        "math",
+        str(2 * number),
+        "en",
+        "bench",
+    )
 
 
 def group(draw: random.Random, number: int, samples: int = SAMPLES) -> Group:
@@ -130,17 +171,50 @@ def attempt(draw: random.Random, asked: Task, sample: int) -> Rollout:
     right = draw.random() < 0.5
     answer = f"<answer>{asked.gold if right else sample}</answer>"
     thought = " ".join(draw.choices(WORDS, k=TOKENS))
-    said = Completion(f"<think>{thought}</think>{answer}", tokens=(0,) * TOKENS, thought=thought, answer=answer, closed=True)
-    scores = {"accuracy": Score(float(right), "as it should be" if right else "not the same"), "format": Score(1.0, "tags")}
+    said = Completion(
+        f"<think>{thought}</think>{answer}", tokens=(0,) * TOKENS, thought=thought, answer=answer, closed=True
+    )
+    scores = {
+        "accuracy": Score(float(right), "as it should be" if right else "not the same"),
+        "format": Score(1.0, "tags"),
+    }
     return Rollout(asked, (), said, scores, right + 0.1, sample)
 
 
 def metrics(draw: random.Random, done: float) -> dict[str, float]:
     """A row of metrics of a run that learns."""
-    names = ("reward/mean", "reward/accuracy/mean", "reward/format/mean", "completion/truncated", "completion/length_mean")
-    names += ("thought/length_mean", "answer/length_mean", "policy/entropy", "policy/kl", "policy/clip_low", "policy/clip_high")
-    names += ("group/no_spread", "group/no_spread_right", "group/no_spread_wrong", "time/step", "time/rollout", "time/update")
-    names += ("optim/loss", "optim/grad_norm", "optim/lr", "text/language", "text/repetition", "perf/tokens_per_s", "perf/rss")
+    names = (
+        "reward/mean",
+        "reward/accuracy/mean",
+        "reward/format/mean",
+        "completion/truncated",
+        "completion/length_mean",
+    )
+    names += (
+        "thought/length_mean",
+        "answer/length_mean",
+        "policy/entropy",
+        "policy/kl",
+        "policy/clip_low",
+        "policy/clip_high",
+    )
+    names += (
+        "group/no_spread",
+        "group/no_spread_right",
+        "group/no_spread_wrong",
+        "time/step",
+        "time/rollout",
+        "time/update",
+    )
+    names += (
+        "optim/loss",
+        "optim/grad_norm",
+        "optim/lr",
+        "text/language",
+        "text/repetition",
+        "perf/tokens_per_s",
+        "perf/rss",
+    )
     return {name: done + 0.1 * draw.random() for name in names}
 
 
@@ -181,13 +255,7 @@ def timed(page, address: str, repeats: int) -> dict[str, float]:
     loads = []
     for _ in range(repeats + 1):
         page.goto(address, wait_until="load")
-        page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length > 0")
-        loads.append(
-            page.evaluate(
-                "(() => { const nav = performance.getEntriesByType('navigation')[0];"
-                " return [performance.getEntriesByName('first-contentful-paint')[0].startTime, nav.loadEventEnd] })()"
-            )
-        )
+        loads.append(page.evaluate(TIMES))
     paints, ends = zip(*loads[1:], strict=True)
     middle = repeats // 2
     return {

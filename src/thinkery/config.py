@@ -111,7 +111,7 @@ def find_file(name: str, beside: Path | None = None) -> Path:
     if path.suffix == ".toml" and path.is_file():
         return path
     shipped = PRESETS / f"{name}.toml"
-    if re.fullmatch(r"[\w-]+", name) and shipped.is_file():
+    if re.fullmatch(r"[\w.-]+", name) and shipped.is_file():
         return shipped
     names = sorted(p.stem for p in PRESETS.glob("*.toml"))
     hint = f"the path of a .toml file, or a shipped one: {', '.join(names)}"

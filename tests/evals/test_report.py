@@ -50,6 +50,7 @@ def learn(run: Run, cfg: Learn) -> Model:
             "completion/length_mean": 20.0 + update,
         }
         run.metrics(update, values | ({"eval/exam/pass@1": 0.3 * update} if update else {}))
+    run.alarm("truncated", "every completion <b>was</b> cut", "grpo.max_tokens", "allow more")
     return run.save_model(lambda folder: (folder / "config.json").write_text("{}") and None)
 
 
@@ -132,6 +133,22 @@ def test_hostile_text_stays_text_and_the_page_asks_for_nothing(made):
     assert not re.search(r"[\x00-\x08\x0b-\x1f]", page(made[1]))
 
 
+def test_the_report_says_what_rang_and_how_long_steps_took(made):
+    shown, data = page(made[1]), made[1].data
+    assert "<td>every completion &lt;b&gt;was&lt;/b&gt; cut</td><td>allow more</td><td>grpo.max_tokens</td>" in shown
+    assert data["alarms"] == [
+        {
+            "step": "zero", "kind": "truncated", "message": "every completion <b>was</b> cut", "advice": "allow more",
+            "setting": "grpo.max_tokens",
+        }
+    ]  # fmt: skip
+    assert data["steps"]["zero"]["status"] == "done"
+    assert data["curves"]["reward"]["zero"] == [[0, 0.0], [1, 0.1], [2, 0.2]]
+    assert "truncated: every completion <b>was</b> cut (allow more, `grpo.max_tokens`)" in (
+        made[1].folder / "report.md"
+    ).read_text()
+
+
 def test_half_a_surrogate_pair_cannot_stop_the_page():
     assert text("a\ud800<") == "a?&lt;"
 
@@ -169,7 +186,7 @@ def test_the_command_line_makes_the_same_report_again_from_the_directory(made):
 
 
 def test_the_terminal_table_fits_and_shows_intervals(made):
-    console = Console(width=100, file=io.StringIO())
+    console = Console(width=80, file=io.StringIO())
     with console.capture() as printed:
         console.print(terminal_table(made[1].data["stages"]))
     assert "pass@1" in printed.get()

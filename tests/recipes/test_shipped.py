@@ -75,6 +75,26 @@ def test_a_recipe_that_makes_its_base_plans_it_from_its_size(name: str, million:
     assert needs["base"].tokens > 1e6
 
 
+@pytest.mark.parametrize(
+    ("name", "step", "billion"), [("qwen-1.5b", "distill", 1.54), ("qwen-7b", "distill", 7.61), ("r1", "zero", 32.76)]
+)
+def test_large_recipes_plan_without_their_weights(name: str, step: str, billion: float) -> None:
+    if data_root() is None:
+        pytest.skip("THINKERY_DATA is not set")
+    made = plan.plan(graph(name), lambda shape: MACHINE)
+    needs = {need.step: need for need in made.needs}
+    assert needs[step].parameters / 1e9 == pytest.approx(billion, abs=0.01)
+    assert needs[step].memory > 16 * billion * 1e9
+    assert any("of memory" in warning for warning in made.warnings)
+
+
+@pytest.mark.parametrize(("name", "lr"), [("qwen-1.5b", 1e-4), ("qwen-7b", 8e-5)])
+def test_distillations_have_the_papers_numbers(name: str, lr: float) -> None:
+    sft = open_recipe([name], environ={}).loaded.config.distill.sft
+    assert (sft.policy.lr, sft.policy.schedule, sft.policy.final_lr_share) == (lr, "cosine", 0.1)
+    assert (sft.epochs, sft.batch, sft.max_tokens) == (3, 64, 32_768)
+
+
 def test_r1_has_the_papers_numbers() -> None:
     recipe = open_recipe(["r1"], environ={}).loaded.config
     for stage in (recipe.zero, recipe.reason, recipe.align):

@@ -62,6 +62,7 @@ def test_only_adapters_learn_and_the_merged_model_is_the_adapted_one(opened, fol
         assert (learnt - untrained).abs().max() > 0.1
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks transformers
 def test_peft_computes_the_same_from_the_base_and_the_adapters(opened, folder, tmp_path):
     peft = pytest.importorskip("peft")
     transformers = pytest.importorskip("transformers")

@@ -154,9 +154,9 @@ def test_a_high_learning_rate_makes_entropy_collapse(rings):
 
 
 def test_a_poisoned_verifier_makes_the_policy_drift(rings):
-    rung = rings(1e-2, Rubric(noise=noise), updates=40, beta=0.001)
+    rung = rings(3e-4, Rubric(noise=noise), updates=32, beta=0.001)
     assert rung["drift"]["setting"] == "grpo.beta"
-    assert "drift" not in rings(1e-2, Rubric(noise=noise), updates=40, beta=1.0)
+    assert "drift" not in rings(3e-4, Rubric(noise=noise), updates=32, beta=1.0)
 
 
 def test_a_form_that_pays_more_than_the_answer_is_all_that_is_learnt(rings):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,8 +53,8 @@ def print_stages(stages: Stages) -> None:
 
     from thinkery.evals.table import terminal_table
 
-    console = Console()
-    console.print(terminal_table(stages), width=console.width if console.is_terminal else 200)
+    console = Console() if sys.stdout.isatty() else Console(width=200)
+    console.print(terminal_table(stages))
 
 
 def write_report(folder: Path, data: dict, files: dict[str, str]) -> Path:

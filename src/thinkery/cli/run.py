@@ -5,17 +5,18 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thinkery.cli import models, recipe, terminal
-from thinkery.errors import Stopped, UsageError
+from thinkery.errors import Stopped, ThinkeryError, UsageError
 
 if TYPE_CHECKING:
     from thinkery.pipeline.build import Planned
+    from thinkery.pipeline.step import Step
 
-TOLD = ("begin", "skipped", "changed-code", "resumed")
+TOLD = ("begin", "skipped", "changed-code", "resumed", "hook-failed")
 """Events worth a line."""
 
 
@@ -47,7 +48,7 @@ def main(args: argparse.Namespace) -> None:
     if args.branch:
         branch_once(args.branch, directory)
     broadcast = Broadcast(chosen.config.sinks, chosen.config.alerts, directory)
-    with open_progress() as progress:
+    with open_progress(expected=expected_seconds(steps, directory, selection)) as progress:
 
         def listen(row: dict[str, Any]) -> None:
             tell(row, progress.note)
@@ -68,6 +69,22 @@ def main(args: argparse.Namespace) -> None:
             hint = shlex.join(["thinkery", *sys.argv[1:]])
             raise Stopped(stop.what, where=stop.where, hint=f"to continue: {hint}") from None
     tell_end(directory, as_json=args.json)
+
+
+def expected_seconds(steps: Mapping[str, Step], directory: Path, selection: Mapping[str, Any]) -> dict[str, float]:
+    """What `thinkery plan` expects of each step; empty where one step is left, or where it cannot say."""
+    from thinkery.cli.doctor import memory
+    from thinkery.pipeline.build import plan
+    from thinkery.recipes.plan import plan as estimate
+    from thinkery.recipes.plan import probe
+
+    try:
+        if sum(one.action != "done" for one in plan(steps, directory, **selection)) < 2:
+            return {}
+        needs = estimate(steps, lambda shape: probe(shape, directory, memory()[1])).needs
+    except ThinkeryError:
+        return {}  # whatever is wrong, the run itself will say
+    return {need.step: need.seconds for need in needs}
 
 
 def run_directory(args: argparse.Namespace, name: str) -> Path:
@@ -120,17 +137,21 @@ def tell(event: dict[str, Any], note: Callable[[str], None]) -> None:
 
 
 def tell_end(directory: Path, *, as_json: bool) -> None:
-    """Where things are, the stage table where there is a report, and the next commands."""
+    """How long it took, which alarms rang, the stage table where there is one, where things are, the next commands."""
     from thinkery.cli.report import print_stages
     from thinkery.evals.findings import evaluations, stage_metrics
+    from thinkery.pipeline.progress import duration
     from thinkery.pipeline.read import open_run
 
     run = open_run(directory)
     if as_json:
         steps = {s.name: {"status": s.status, "seconds": s.seconds, "path": s.path} for s in run.steps.values()}
-        terminal.emit({"id": run.id, "dir": directory, "steps": steps})
+        terminal.emit({"id": run.id, "dir": directory, "steps": steps, "alarms": run.alarms()})
         return
     if reports := evaluations(run):
         print_stages(stage_metrics(reports))
-    print(f"\nrun {run.id} is in {directory}")
+    seconds = sum(step.seconds for step in run.steps.values())
+    print(f"\nrun {run.id} is in {directory}: {len(run.steps)} steps in {duration(seconds)}")
+    for alarm in run.alarms():
+        print(f"  alarm in {alarm['step'] or 'the run'}: {terminal.alarm_line(alarm)}")
     print(f"  thinkery report {directory}\n  thinkery show {directory}\n  thinkery chat {directory}")

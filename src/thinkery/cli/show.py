@@ -1,17 +1,24 @@
-"""`thinkery show`: the graph of a run or a recipe, how far each step is, and what an artifact came from."""
+"""`thinkery show`: the graph of a run or a recipe, how far each step is, and what an artifact came from; live too."""
 
 from __future__ import annotations
 
 import argparse
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from thinkery.cli import models, terminal
 from thinkery.pipeline.artifact import Artifact
 from thinkery.pipeline.files import size_text
-from thinkery.pipeline.progress import duration
+from thinkery.pipeline.lock import holder
+from thinkery.pipeline.progress import WINDOW, duration, headline
 from thinkery.pipeline.read import RunRecord, StepRecord, graph, open_run
+
+PAUSE_S = 1.0
+"""Seconds between two looks at a run that is watched."""
+ALARMS = 5
+"""How many of the last alarms are shown while watching."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,13 +30,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RUN[:STEP]|RECIPE",
         help="default: the latest run; with a step, its lineage",
     )
-    parser.add_argument("--json", action="store_true", help="machine output on stdout")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="machine output on stdout")
+    form.add_argument("--watch", action="store_true", help="follow a run until it ends or you press Ctrl-C")
 
 
 def main(args: argparse.Namespace) -> None:
     """Show a run, one artifact of it, or a recipe that has not run."""
     run, _, step = args.what.rpartition(":")
-    if not args.what:
+    if args.watch:
+        watch(Path(args.what) if args.what else models.latest_run())
+    elif not args.what:
         show_run(open_run(models.latest_run()), args.json)
     elif models.is_run(Path(args.what)):
         show_run(open_run(Path(args.what)), args.json)
@@ -46,10 +57,59 @@ def show_run(run: RunRecord, as_json: bool) -> None:
         rows = {name: {**asdict(step), "inputs": dict(step.inputs)} for name, step in steps.items()}
         terminal.emit({"id": run.id, "dir": run.path, "attempts": run.attempts, "steps": rows})
         return
-    seed, begun = run.run["seed"], time.strftime("%Y-%m-%d %H:%M", time.localtime(run.run["created"]))
-    print(f"run {terminal.styled(run.id, terminal.BOLD)} in {run.path}, seed {seed}, begun {begun}")
-    print(graph(steps.values(), {name: status(step) for name, step in steps.items()}))
+    print(overview(run, terminal.styled(run.id, terminal.BOLD)))
     print(terminal.styled(f"{len(run.attempts)} attempts; thinkery show {run.path}:STEP for one step", terminal.DIM))
+
+
+def overview(run: RunRecord, name: str) -> str:
+    """The graph with the status of each step, under a line that says which run it is."""
+    seed, begun = run.run["seed"], time.strftime("%Y-%m-%d %H:%M", time.localtime(run.run["created"]))
+    notes = {name: status(step) for name, step in run.steps.items()}
+    return f"run {name} in {run.path}, seed {seed}, begun {begun}\n{graph(run.steps.values(), notes)}"
+
+
+def watch(directory: Path) -> None:
+    """Show a run until nobody works on it: in place on a terminal, elsewhere only the lines that are new."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    run = open_run(directory)  # says at once where there is none
+    console = Console()
+    with suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as screen:
+        shown = ""
+        while True:
+            live = holder(directory) is not None
+            now = picture(run)
+            if now != shown and console.is_terminal:
+                screen.update(Text(now), refresh=True)
+            for line in now.splitlines() if not console.is_terminal else ():
+                if line not in shown.splitlines():
+                    print(line, flush=True)
+            if not live:
+                break
+            shown = now
+            time.sleep(PAUSE_S)
+            run = open_run(directory)
+
+
+def picture(run: RunRecord) -> str:
+    """A run as it is: its graph, the pace and the numbers of the step that is running, and the last alarms."""
+    running = [step for step in run.steps.values() if step.status == "running"]
+    alarms = [f"alarm in {row['step'] or 'the run'}: {terminal.alarm_line(row)}" for row in run.alarms()[-ALARMS:]]
+    return "\n".join([overview(run, run.id), *(pulse(run, step) for step in running), *alarms])
+
+
+def pulse(run: RunRecord, step: StepRecord) -> str:
+    """One line about a running step: how far, the numbers worth a glance, seconds a step, the time left."""
+    rows = run.metrics(step.name)[-WINDOW:]
+    latest = rows[-1] if rows else {}
+    numbers = headline(latest) or headline(latest, {"loss": "optim/loss"})
+    parts = [f"{step.name}  step {step.done}/{step.total}", *(f"{name} {value:.3g}" for name, value in numbers.items())]
+    if len(rows) > 1 and rows[-1]["step"] > rows[0]["step"]:
+        pace = (rows[-1]["at"] - rows[0]["at"]) / (rows[-1]["step"] - rows[0]["step"])
+        parts += [f"{pace:.2g} s/it", f"ETA {duration(pace * (step.total - step.done))}"]
+    return "  ".join(parts)
 
 
 def status(step: StepRecord) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 DIM, BOLD, PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[0m"
@@ -27,6 +27,14 @@ def remark(text: str) -> None:
 def styled(text: str, style: str) -> str:
     """The text in a style, where stdout is a terminal and NO_COLOR is not set."""
     return f"{style}{text}{PLAIN}" if sys.stdout.isatty() and "NO_COLOR" not in os.environ else text
+
+
+def alarm_line(alarm: Mapping[str, Any]) -> str:
+    """An alarm of the record in one line: its kind, what was seen, what to do; without control characters."""
+    advice, setting = alarm.get("advice"), alarm.get("setting")
+    remedy = "; ".join(part for part in (advice, setting and f"setting: {setting}") if part)
+    line = f"{alarm['alarm']}: {alarm['message']}" + (f" ({remedy})" if remedy else "")
+    return harmless(" ".join(line.split()))
 
 
 def harmless(text: str) -> str:

@@ -81,6 +81,16 @@ class Engine(Protocol):
         ...
 
 
+class LearningEngine(Engine, Protocol):
+    """An engine that samples from weights that learn; `version` counts their updates."""
+
+    version: int
+
+    def bump(self, version: int) -> None:
+        """The weights have changed: what is submitted from now on is sampled from the new ones."""
+        ...
+
+
 def generate(
     engine: Engine, requests: Sequence[Request], *, patience_s: float = 600.0
 ) -> Iterator[tuple[int, list[Event]]]:

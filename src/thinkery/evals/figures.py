@@ -22,15 +22,17 @@ Curve = Sequence[tuple[float, float]]
 
 
 def stage_bars(stages: Stages, metric: str) -> str:
-    """One bar per stage that has the metric, with its 95 % interval."""
+    """One bar per stage that has the metric, from the first at the top down, with its 95 % interval."""
     found = {stage: metrics[metric] for stage, metrics in stages.items() if metric in metrics}
-    figure, axes = _figure(4.4, 2.6)
+    figure, axes = _figure(4.4, max(2.6, 0.4 + 0.22 * len(found)))
     values = [estimate["value"] for estimate in found.values()]
     reach = _reach(list(found.values()))
-    axes.bar(list(found), values, color=PALETTE[0], width=0.62, yerr=reach, ecolor=INK, capsize=3)
+    axes.barh(list(found), values, color=PALETTE[0], height=0.62, xerr=reach, ecolor=INK, capsize=3)
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.grid(axis="x", color=INK, alpha=0.12, linewidth=0.6)
     axes.set_title(metric)
-    axes.tick_params(axis="x", labelrotation=30)
-    axes.set_ylim(bottom=0 if min(values) >= 0 else None)
+    axes.set_xlim(left=0 if min(values) >= 0 else None)
     return _svg(figure, f"bars {metric}")
 
 

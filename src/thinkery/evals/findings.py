@@ -17,9 +17,15 @@ from thinkery.evals.claims import BASE, ZERO, Claim, Stages, check_claims
 from thinkery.evals.figures import Curve
 from thinkery.evals.metrics import Estimate, paired_difference
 from thinkery.pipeline.artifact import Dataset, Report
-from thinkery.pipeline.read import RunRecord
+from thinkery.pipeline.read import RunRecord, StepRecord
 
-CURVES = {"reward/mean": "reward", "completion/length_mean": "tokens per completion", "text/language": "language share"}
+CURVES = {
+    "reward/mean": "reward",
+    "completion/length_mean": "tokens per completion",
+    "completion/truncated": "share cut at the limit",
+    "text/language": "language share",
+    "policy/entropy": "entropy",
+}
 """Metrics of the RL stages that are drawn, and the titles of their plots."""
 
 PHASES = {
@@ -62,6 +68,17 @@ class Plot:
 
 
 @dataclass(frozen=True, slots=True)
+class Rung:
+    """An alarm of a step: what was seen, what to do about it, the setting to change."""
+
+    step: str
+    kind: str
+    message: str
+    advice: str
+    setting: str
+
+
+@dataclass(frozen=True, slots=True)
 class Findings:
     """Everything the report shows, without any layout."""
 
@@ -72,6 +89,9 @@ class Findings:
     claims: list[Claim]
     differences: dict[str, Estimate]
     """Accuracy minus the base's, by stage."""
+    steps: list[StepRecord] = field(default_factory=list)
+    """The steps that make models and data, in order, with how long they took."""
+    alarms: list[Rung] = field(default_factory=list)
     plots: list[Plot] = field(default_factory=list)
     questions: list[Answered] = field(default_factory=list)
     funnels: list[Funnel] = field(default_factory=list)
@@ -91,6 +111,8 @@ def gather(record: RunRecord, reports: Sequence[Report], *, title: str = "", que
         stages=stages,
         claims=check_claims(stages),
         differences=differences(attempts),
+        steps=[step for step in record.steps.values() if step.kind != "Report"],
+        alarms=alarms(record),
         plots=plots(record, stages),
         questions=side_by_side(attempts, questions),
         funnels=[Funnel(a.name, len(a), a.funnel) for a in record.artifacts.values() if isinstance(a, Dataset)],
@@ -109,6 +131,14 @@ def stage_metrics(reports: Iterable[Report]) -> dict[str, dict[str, Estimate]]:
     for data in (report.data for report in reports):
         stages.setdefault(data["stage"], {}).update(data["metrics"])
     return stages
+
+
+def alarms(record: RunRecord) -> list[Rung]:
+    """What rang in the steps as they are now."""
+    return [
+        Rung(row["step"] or "", row["alarm"], row["message"], row.get("advice", ""), row.get("setting", ""))
+        for row in record.alarms()
+    ]
 
 
 def compute(record: RunRecord) -> dict[str, Estimate]:

@@ -14,6 +14,8 @@ from thinkery.evals import paper
 from thinkery.evals.claims import Claim
 from thinkery.evals.findings import Answered, Findings, Funnel
 from thinkery.evals.table import cells, columns, details, questions, write
+from thinkery.pipeline.progress import duration
+from thinkery.pipeline.read import StepRecord
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 LONGEST = 6000
@@ -36,6 +38,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; backgroun
 th, td { padding: .45rem .8rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
 th { font-weight: 600; font-size: .85rem; color: var(--soft) }
 th:first-child, td:first-child { text-align: left; font-weight: 600 }
+.prose td { text-align: left; white-space: normal }
 td small { display: block; color: var(--soft) }
 .paper, .paper td, .paper th { color: var(--soft); font-weight: 400; font-size: .85rem }
 ul.claims { list-style: none; padding: 0; margin: 0 }
@@ -64,9 +67,15 @@ def report_page(found: Findings, figures: dict[str, str]) -> str:
             _section("Stages", "95 % intervals over questions; a metric a stage does not have is –.", _stages(found)),
             _section("Claims of the paper", "Checked on the numbers above.", _claims(found)),
             _section("Against the base", _AGAINST, _differences(found)),
+            _section(
+                "Alarms",
+                "What rang in the executions shown here, and what to change.",
+                _rang(found),
+            ),
             _section("Plots", "Over updates, the base dotted; then stage by stage.", _figures(figures)),
             _section("The same question, stage by stage", "The first recorded attempt of each.", _questions(found)),
             _section("Data funnels", "How many were counted under each reason.", _funnels(found.funnels)),
+            _section("Steps", "What was made from what, and how long that took.", _made(found)),
             _section("Details", "Accuracy by kind, and what else was measured.", _details(found)),
             _section("What the paper reported", _PAPER, _paper()),
         ]
@@ -130,6 +139,23 @@ def _differences(found: Findings) -> str:
         for stage, estimate in found.differences.items()
     ]
     return _table(["stage", "accuracy − base", "shared questions"], rows) if rows else ""
+
+
+def _rang(found: Findings) -> str:
+    rows = [[text(cell) for cell in (a.step, a.kind, a.message, a.advice, a.setting)] for a in found.alarms]
+    return _table(["step", "alarm", "seen", "advice", "setting"], rows, "prose") if rows else ""
+
+
+def _made(found: Findings) -> str:
+    rows = [
+        [text(cell) for cell in (one.name, one.kind, ", ".join(dict.fromkeys(one.inputs.values())), _took(one))]
+        for one in found.steps
+    ]
+    return f"<details><summary>{len(rows)} steps</summary>{_table(['step', 'makes', 'from', 'took'], rows)}</details>"
+
+
+def _took(step: StepRecord) -> str:
+    return duration(step.seconds) if step.status == "done" else step.status
 
 
 def _figures(figures: dict[str, str]) -> str:

@@ -4,7 +4,8 @@
     data, files = compose(gather(record, evaluations(record)))     # what `thinkery report` does
 
 `data` is report.json: `stages` (name → metric → value, low, high, n), `claims` (id, gated, holds, figures, text),
-`differences` (stage → accuracy minus the base's) and `funnels` (step → reason → count).
+`differences` (stage → accuracy minus the base's), `funnels` (step → reason → count), `alarms`, `steps` (name → seconds
+and status) and `curves` (plot → curve → points).
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from thinkery.evals.claims import Stages
 from thinkery.evals.figures import learning_curve, stage_bars, standalone
-from thinkery.evals.findings import Findings, Funnel
+from thinkery.evals.findings import Findings, Funnel, Rung
 from thinkery.evals.page import report_page
 from thinkery.evals.table import claim_line, columns, markdown_table
 
@@ -35,6 +37,9 @@ def report_data(found: Findings) -> dict[str, Any]:
         "stages": found.stages,
         "claims": [asdict(claim) for claim in found.claims],
         "differences": found.differences,
+        "alarms": [asdict(alarm) for alarm in found.alarms],
+        "steps": {one.name: {"status": one.status, "seconds": one.seconds} for one in found.steps},
+        "curves": {plot.title: plot.curves for plot in found.plots},
         "funnels": {funnel.step: {"rows": funnel.rows, "counts": funnel.counts} for funnel in found.funnels},
     }
 
@@ -42,8 +47,13 @@ def report_data(found: Findings) -> dict[str, Any]:
 def draw(found: Findings) -> dict[str, str]:
     """Every plot as an SVG element, by caption: what was learned over updates, then the stages side by side."""
     drawn = {plot.title: learning_curve(plot.title, plot.curves, plot.base) for plot in found.plots}
-    bars = [metric for metric in columns(found.stages) if metric != "truncated"]
+    bars = [metric for metric in columns(found.stages) if metric != "truncated" and is_common(metric, found.stages)]
     return drawn | {f"{metric} by stage": stage_bars(found.stages, metric) for metric in bars}
+
+
+def is_common(metric: str, stages: Stages) -> bool:
+    """Whether enough stages have a metric for a picture of it to compare them."""
+    return sum(metric in metrics for metrics in stages.values()) >= min(3, len(stages))
 
 
 def report_markdown(found: Findings, captions: Sequence[str]) -> str:
@@ -53,11 +63,18 @@ def report_markdown(found: Findings, captions: Sequence[str]) -> str:
         parts += ["## Stages", "95 % intervals over questions.", markdown_table(found.stages)]
     if found.claims:
         parts += ["## Claims of the paper", "\n".join(f"- {claim_line(claim)}" for claim in found.claims)]
+    if found.alarms:
+        parts += ["## Alarms", "\n".join(map(_alarm_line, found.alarms))]
     if found.funnels:
         parts += ["## Data funnels", "\n".join(map(_funnel_line, found.funnels))]
     if captions:
         parts += ["## Plots", "\n".join(f"![{caption}](figures/{_slug(caption)}.svg)" for caption in captions)]
     return "\n\n".join(parts) + "\n"
+
+
+def _alarm_line(alarm: Rung) -> str:
+    remedy = ", ".join(part for part in (alarm.advice, alarm.setting and f"`{alarm.setting}`") if part)
+    return f"- **{alarm.step or 'the run'}**, {alarm.kind}: {alarm.message}" + (f" ({remedy})" if remedy else "")
 
 
 def _funnel_line(funnel: Funnel) -> str:

@@ -37,14 +37,18 @@ def is_share(metric: str, stages: Stages) -> bool:
     return "length" not in metric and all(0 <= value <= 1 for value in values)
 
 
-def cells(stages: Stages, metrics: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
+def cells(stages: Stages, metrics: Sequence[str], digits: int = 1) -> dict[str, list[tuple[str, str]]]:
     """For each stage one (value, interval) per metric, as text; a stage without the metric has ("–", "")."""
     shares = {metric: is_share(metric, stages) for metric in metrics}
-    return {stage: [write(found.get(metric), shares[metric]) for metric in metrics] for stage, found in stages.items()}
+    return {
+        stage: [write(found.get(metric), shares[metric], digits) for metric in metrics]
+        for stage, found in stages.items()
+    }
 
 
-def write(estimate: Estimate | None, share: bool) -> tuple[str, str]:
-    """An estimate as (value, interval): ("56.7 %", "51.8–61.5"), or ("30.2", "28.9–31.5")."""
+def write(estimate: Estimate | None, share: bool, digits: int = 1) -> tuple[str, str]:
+    """An estimate as (value, interval): ("56.7 %", "51.8–61.5"), or ("30.2", "28.9–31.5"); `digits` are those of the
+    interval."""
     if estimate is None:
         return "–", ""
     unit = 100 if share else 1
@@ -52,7 +56,7 @@ def write(estimate: Estimate | None, share: bool) -> tuple[str, str]:
     if estimate["low"] is None or estimate["high"] is None:
         return value, ""
     between = "–" if estimate["low"] >= 0 else " to "
-    return value, f"{estimate['low'] * unit:.1f}{between}{estimate['high'] * unit:.1f}"
+    return value, f"{estimate['low'] * unit:.{digits}f}{between}{estimate['high'] * unit:.{digits}f}"
 
 
 def questions(metrics: Mapping[str, Estimate]) -> int:
@@ -61,13 +65,14 @@ def questions(metrics: Mapping[str, Estimate]) -> int:
 
 
 def terminal_table(stages: Stages) -> Table:
-    """The stage table for a terminal; stages down, the metrics of BRIEF across, 95 % intervals below the values."""
+    """The stage table for a terminal of 80 columns: the metrics of BRIEF, with rounded 95 % intervals below them."""
     metrics = [metric for metric in columns(stages) if metric in BRIEF]
-    table = Table(title="stages, with 95 % intervals over questions", title_justify="left", show_lines=True)
+    title = "stages, with 95 % intervals over questions"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 0, 0, 1), pad_edge=False)
     table.add_column("stage", no_wrap=True)
     for name in (*metrics, "n"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for stage, row in cells(stages, metrics).items():
+        table.add_column(name, justify="right", overflow="fold", min_width=4 if name == "n" else 7)
+    for stage, row in cells(stages, metrics, digits=0).items():
         table.add_row(stage, *(f"{value}\n{interval}" for value, interval in row), str(questions(stages[stage])))
     return table
 

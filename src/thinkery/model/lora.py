@@ -107,6 +107,12 @@ def merged(network: N) -> N:
     return plain
 
 
+def plain_weights(network: nn.Module) -> dict[str, Tensor]:
+    """The weights by the names they have without adapters, which are merged in."""
+    adapted = any(isinstance(layer, LoraLinear) for layer in network.modules())
+    return dict((merged(network) if adapted else network).named_parameters())
+
+
 def save_adapter(folder: Path, network: nn.Module, cfg: Lora) -> None:
     """Write adapter_config.json and adapter_model.safetensors, as `peft.PeftModel.from_pretrained` reads them."""
     folder.mkdir(parents=True, exist_ok=True)

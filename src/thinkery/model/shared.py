@@ -12,9 +12,8 @@ from itertools import chain
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from thinkery.model.attention import Attend
+from thinkery.model.attention import Attend, attention
 
 Group = tuple[int, tuple[int, ...]]
 """Tokens of the prompt, and of each continuation."""
@@ -39,17 +38,14 @@ def shared_causal(groups: Sequence[Group], device: torch.device | str = "cpu") -
     )
 
     def attend(layer: int, q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor) -> Tensor:
-        grouped = q_THE.shape[1] != k_TKE.shape[1]
         k_PKE, v_PKE = prompts.spread(k_TKE), prompts.spread(v_TKE)
-        asked = F.scaled_dot_product_attention(prompts.spread(q_THE), k_PKE, v_PKE, is_causal=True, enable_gqa=grouped)
+        asked = attention(prompts.spread(q_THE), k_PKE, v_PKE)
         k_BKME, v_BKME = (
             torch.cat((known.index_select(0, prompt_of), parts.spread(own)), dim=2)
             for known, own in ((k_PKE, k_TKE), (v_PKE, v_TKE))
         )
-        said = F.scaled_dot_product_attention(
-            parts.spread(q_THE), k_BKME, v_BKME, attn_mask=mask_B1LM, enable_gqa=grouped
-        )
-        out_THE = torch.empty_like(q_THE)
+        said = attention(parts.spread(q_THE), k_BKME, v_BKME, mask_B1LM)
+        out_THE = q_THE.new_empty(q_THE.shape, dtype=said.dtype)
         out_THE = out_THE.index_copy(0, prompts.tokens, prompts.gather(asked))
         return out_THE.index_copy(0, parts.tokens, parts.gather(said))
 

@@ -79,10 +79,10 @@ class Index:
     def groups(self, number: int) -> list[IndexedGroup]:
         """The groups of one file; InputError when there is no such file."""
         file = self._file(number)
-        line = self._last_line(f'{{"number": {number}, '.encode())
-        entry = json.loads(line) if line else {}
-        if entry.get("bytes") == file.stat().st_size:
-            return [IndexedGroup(**group) for group in entry["groups"]]
+        if number in (lines := self._lines()):
+            entry = self._line(lines[number])
+            if entry["bytes"] == file.stat().st_size:
+                return [IndexedGroup(**group) for group in entry["groups"]]
         return [summary(rows) for rows in self._read(number)]
 
     def rows(self, number: int, place: int) -> list[dict[str, Any]]:
@@ -101,7 +101,7 @@ class Index:
     def of_task(self, task: str) -> list[tuple[int, int, IndexedGroup]]:
         """Where a question was asked: (number, place, group) in the order of the files."""
         known = self._lines_with(f'"task": {json.dumps(task, ensure_ascii=False)}, '.encode("utf-8", "replace"))
-        indexed = self._indexed()
+        indexed = self._lines()
         candidates = sorted({number for number in self.numbers() if number in known or number not in indexed})
         return [
             (number, place, group)
@@ -120,14 +120,15 @@ class Index:
         about = (path := self._file(number)).stat()
         return _groups_of(path, about.st_mtime_ns, about.st_size)
 
-    def _last_line(self, beginning: bytes) -> bytes | None:
-        """The last whole line that begins so."""
-        with _mapped(self._path) as lines:
-            found = lines.rfind(b"\n" + beginning) + 1
-            if not found and lines[: len(beginning)] != beginning:
-                return None
-            end = lines.find(b"\n", found)
-            return lines[found:end] if end >= 0 else None
+    def _lines(self) -> dict[int, int]:
+        """Where the last whole line about each file begins."""
+        about = (length_of(self._path), self._path.stat().st_mtime_ns) if self._path.exists() else (0, 0)
+        return _lines_of(self._path, *about)
+
+    def _line(self, start: int) -> dict[str, Any]:
+        with open(self._path, "rb") as file:
+            file.seek(start)
+            return json.loads(file.readline())
 
     def _lines_with(self, part: bytes) -> set[int]:
         """The file numbers of the lines that contain `part`."""
@@ -139,11 +140,6 @@ class Index:
                 if place < 0:
                     break
         return numbers
-
-    def _indexed(self) -> set[int]:
-        """The file numbers that have a line."""
-        about = (length_of(self._path), self._path.stat().st_mtime_ns) if self._path.exists() else (0, 0)
-        return _numbers_of(self._path, *about)
 
 
 def index_line(number: int, groups: Sequence[Sequence[Row]], members: Sequence[bytes]) -> dict[str, Any]:
@@ -170,13 +166,18 @@ def summary(rows: Sequence[Row]) -> IndexedGroup:
         source=first["source"],
         prompt=first["prompt"][:EXCERPT],
         samples=len(rows),
-        reward=fmean(rewards) if rewards else None,
+        reward=_short(fmean(rewards)) if rewards else None,
         low=min(rewards, default=None),
         high=max(rewards, default=None),
-        scores={name: fmean(values) for name, values in parts.items()},
-        tokens=fmean(row["tokens"] for row in rows),
+        scores={name: _short(fmean(values)) for name, values in parts.items()},
+        tokens=_short(fmean(row["tokens"] for row in rows)),
         cut=sum(row["finish"] == "length" for row in rows),
     )
+
+
+def _short(value: float) -> float:
+    """Six digits, which is what an index of millions has room for."""
+    return float(f"{value:.6g}")
 
 
 def split_groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
@@ -198,13 +199,13 @@ def _groups_of(path: Path, modified: int, size: int) -> list[list[dict[str, Any]
 
 
 @lru_cache(maxsize=64)
-def _numbers_of(path: Path, size: int, modified: int) -> set[int]:
-    numbers, start = set(), 0
-    with _mapped(path) as lines:
-        while (end := lines.find(b"\n", start)) >= 0:
-            numbers.add(_number_at(lines, start))
+def _lines_of(path: Path, size: int, modified: int) -> dict[int, int]:
+    lines, start = {}, 0
+    with _mapped(path) as content:
+        while (end := content.find(b"\n", start)) >= 0:
+            lines[_number_at(content, start)] = start
             start = end + 1
-    return numbers
+    return lines
 
 
 def _number_at(lines: bytes | mmap.mmap, start: int) -> int:

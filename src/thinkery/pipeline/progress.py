@@ -32,9 +32,9 @@ HEADLINE = {
 """The metrics of reinforcement learning that are worth a glance, those that matter first; the loss is none of them."""
 
 
-def headline(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of HEADLINE that a row of metrics has, by their short names."""
-    return {short: metrics[name] for short, name in HEADLINE.items() if metrics.get(name) is not None}
+def headline(metrics: Mapping[str, Any], names: Mapping[str, str] = HEADLINE) -> dict[str, float]:
+    """The numbers that a row of metrics has, by their short `names`."""
+    return {short: metrics[name] for short, name in names.items() if metrics.get(name) is not None}
 
 
 def open_progress(stream: TextIO | None = None, expected: Mapping[str, float] | None = None) -> Progress:

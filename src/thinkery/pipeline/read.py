@@ -90,6 +90,11 @@ class RunRecord:
         """Everything that happened, in order."""
         return _rows(self.path / "events.jsonl")
 
+    def alarms(self) -> list[dict[str, Any]]:
+        """The alarms of the steps as they are now, oldest first, those of executions that were set aside left out."""
+        keys = {one.key[:8] for one in self.steps.values()} | {""}
+        return [row for row in self.events() if row["kind"] == "alarm" and row["key"] in keys]
+
     def metrics(self, step: str) -> list[dict[str, Any]]:
         """The curves of a step: one row per step number, later values of the same name winning."""
         merged: dict[int, dict[str, Any]] = {}

@@ -56,6 +56,16 @@ SAMPLE_BYTES = 300
 """Scores, reasons and names of one recorded sample, compressed; its text comes on top."""
 RL_BYTES = 24
 """Memory of RL per parameter: the 20 of learning with a reference, and a sixth for activations and the cache."""
+KNOWN = {
+    "Qwen/Qwen2.5-Math-1.5B": Shape("qwen2", 151936, 1536, 8960, 28, 12, 2, 128, attention_bias=True),
+    "Qwen/Qwen2.5-Math-7B": Shape(
+        "qwen2", 152064, 3584, 18944, 28, 28, 4, 128, tie_word_embeddings=False, attention_bias=True
+    ),
+    "Qwen/Qwen2.5-32B": Shape(
+        "qwen2", 152064, 5120, 27648, 64, 40, 8, 128, tie_word_embeddings=False, attention_bias=True
+    ),
+}
+"""The shapes that the hub gives for the models of shipped recipes: a plan should not cost a download."""
 TOO_SMALL = 7e9
 """RL on a dense base of this size brought the paper's authors no gain on AIME (v2 §4.3); they distilled instead."""
 
@@ -247,7 +257,9 @@ def shape_of(step: Step) -> Shape | None:
 
 
 def fetched_shape(name: str) -> Shape:
-    """The shape of a model by name, without reading its weights; a hub model is fetched first."""
+    """The shape of a model by name, without reading its weights; a hub model that is not `KNOWN` is fetched first."""
+    if name in KNOWN:
+        return KNOWN[name]
     found = locate(name)
     return gguf_shape(found) if found.suffix == ".gguf" else shape_from_config(read_config(found))
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from pydantic import Field
 
 from thinkery.config import Config
 from thinkery.core import Sampling, Task
 from thinkery.engine import Engine, EngineConfig, open_engine
+from thinkery.engine.base import LearningEngine
+from thinkery.engine.vllm import VllmConfig, open_vllm
 from thinkery.evals.benchmark import Benchmark, evaluate
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.pipeline.artifact import Dataset, Model
@@ -18,7 +21,7 @@ from thinkery.rewards.lint import dry_run_gold, lint
 from thinkery.rewards.rubric import Rubric
 from thinkery.stages.common import put_reasoning, template_of, templates_of
 from thinkery.train.grpo import Grpo, at, grpo
-from thinkery.train.policy import open_policy
+from thinkery.train.policy import Policy, open_policy
 
 LINTED = 8
 """Tasks on which the rewards are tried out."""
@@ -31,6 +34,9 @@ class Reinforce(Config):
     """The loop."""
     engine: EngineConfig = EngineConfig()
     """The sampler."""
+    vllm: VllmConfig | None = None
+    """Sample with vLLM instead of the built-in engine; `grpo.old_logprobs` is then "trainer" unless it is set, which
+    corrects for its other arithmetic."""
     templates: tuple[str, ...] = ()
     """Other words to put the reasoning questions in, of which each draws one: sets such as `world-zero-practice`, texts
     with `{question}`, or Jinja. Empty asks all with the model's template, as the exam is in any case."""
@@ -58,10 +64,28 @@ def reinforce(
         if cfg.templates:
             tasks = reworded(run, cfg, tasks)
         try_rewards(run, policy.tokenizer, *at(0, tasks, rubric))
-        with open_engine(policy.network, policy.tokenizer, cfg.engine) as engine:
+        with open_sampler(cfg, policy) as engine:
             held_out = watch(run, cfg, engine, exam) if exam and cfg.grpo.eval_every else None
-            grpo(run, cfg.grpo, policy, engine, tasks, rubric, held_out=held_out)
+            grpo(run, loop_of(cfg), policy, engine, tasks, rubric, held_out=held_out)
         return run.save_model(policy.save_model)
+
+
+@contextmanager
+def open_sampler(cfg: Reinforce, policy: Policy) -> Iterator[LearningEngine]:
+    """The engine that follows the policy."""
+    if cfg.vllm:
+        with open_vllm(policy.network, policy.tokenizer, cfg.vllm) as engine:
+            yield engine
+    else:
+        with open_engine(policy.network, policy.tokenizer, cfg.engine) as engine:
+            yield engine
+
+
+def loop_of(cfg: Reinforce) -> Grpo:
+    """The loop's settings; vLLM's samples are corrected by importance weights unless the recipe decides otherwise."""
+    if cfg.vllm is None or "old_logprobs" in cfg.grpo.model_fields_set:
+        return cfg.grpo
+    return cfg.grpo.model_copy(update={"old_logprobs": "trainer"})
 
 
 def reworded(

@@ -86,7 +86,7 @@ def drift_without_gain(history: History) -> Alarm | None:
         return None
     if kl[1] > max(2 * kl[0], 0.01) and reward[1] - reward[0] <= 0.01 * max(1.0, abs(reward[0])):
         seen = f"KL rose from {kl[0]:.3g} to {kl[1]:.3g} while the reward stood still"
-        return Alarm("drift", seen, "grpo.beta", "raise it tenfold, until the policy stays where it can learn")
+        return Alarm("drift", seen, "grpo.beta", "raise it tenfold, and again until the policy stays near")
     return None
 
 

@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from thinkery.config import Config
 from thinkery.core import Group, Sampling, Task
-from thinkery.engine import NativeEngine
+from thinkery.engine.base import LearningEngine
 from thinkery.pipeline.progress import headline
 from thinkery.pipeline.run import Run
 from thinkery.rewards.rubric import Rubric
@@ -144,7 +145,7 @@ def grpo(
     run: Run,
     cfg: Grpo,
     policy: Policy,
-    engine: NativeEngine,
+    engine: LearningEngine,
     tasks: Tasks,
     rubric: Judge,
     *,
@@ -212,7 +213,7 @@ def resume(run: Run, policy: Policy, baseline: Baseline) -> Progress | None:
 def look_ahead(
     run: Run,
     cfg: Grpo,
-    engine: NativeEngine,
+    engine: LearningEngine,
     tasks: Tasks,
     rubric: Judge,
     held_out: Callable[[], Mapping[str, float]] | None,
@@ -241,7 +242,7 @@ def at(update: int, tasks: Tasks, rubric: Judge) -> tuple[Sequence[Task], Rubric
 def asking(
     run: Run,
     cfg: Grpo,
-    engine: NativeEngine,
+    engine: LearningEngine,
     tasks: Sequence[Task],
     rubric: Rubric,
     sampling: Sampling,
@@ -343,6 +344,9 @@ def objective(
             weights_C=loss.truncated_weights(old_C, sampler_C, cfg.correction_cap) if corrected else None,
         )
         sums["entropy"] = entropies_C.sum()
+        if corrected:
+            weights_C = torch.exp(old_C - sampler_C)
+            sums |= {"weight": weights_C.sum(), "weight_squared": weights_C.square().sum()}
         if fresh:  # later the policy has moved, and the difference would no longer be the sampler's
             sums["mismatch_kl"] = loss.k3(sampler_C, logprobs_C.detach()).sum()
         return value, sums
@@ -360,7 +364,7 @@ def report(policy: Policy, slots: Sequence[Slot], update: Update, seconds: Mappi
     return {
         **group_metrics(groups, policy.tokenizer),
         "advantage/abs_mean": float(sum(sizes) / max(1, len(sizes))),
-        **{f"policy/{name}": value for name, value in loss.per_token(update.sums).items()},
+        **{f"policy/{name}": value for name, value in policy_metrics(update.sums).items()},
         **update.metrics,
         "time/step": step_s,
         **{f"time/{phase}": value for phase, value in seconds.items() if phase},
@@ -368,6 +372,14 @@ def report(policy: Policy, slots: Sequence[Slot], update: Update, seconds: Mappi
         "perf/flops": 2.0 * policy.parameters * (tokens + prompts) + policy.learning_flops(),
         "perf/rss": resident_bytes(),
     }
+
+
+def policy_metrics(sums: Mapping[str, float]) -> dict[str, float]:
+    """Means per token; of importance weights their effective sample size, as a share of the tokens."""
+    means = loss.per_token(sums)
+    if "weight" in means:
+        means["effective_samples"] = means.pop("weight") ** 2 / means.pop("weight_squared")
+    return means
 
 
 def record(

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
 
 from thinkery.errors import InputError
@@ -29,6 +29,9 @@ from thinkery.train.batch import Batch, Example, packing, per_example
 from thinkery.train.optim import Learner, LearnerConfig, PolicyConfig, require_one_rank
 
 __all__ = ["Policy", "PolicyConfig", "open_policy"]
+
+IN_CACHE = 2**20
+"""Logits in float32 that are worked on at once on a CPU."""
 
 
 @contextmanager
@@ -184,7 +187,7 @@ def chunked_logprobs(
     """
 
     def head(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        return logprobs_and_entropies(network.logits(hidden).float() / temperature, labels)
+        return logprobs_and_entropies(network.logits(hidden), labels, temperature)
 
     size = max(1, max_logits // network.shape.vocab_size)
     if hidden_CD.shape[0] <= size:
@@ -197,9 +200,44 @@ def chunked_logprobs(
     return torch.cat(logprobs), torch.cat(entropies)
 
 
-def logprobs_and_entropies(logits_CV: Tensor, labels_C: Tensor) -> tuple[Tensor, Tensor]:
-    """log p(label) with its gradient, and the entropy in nats without."""
-    logprobs_CV = F.log_softmax(logits_CV, dim=-1)
-    with torch.no_grad():
-        entropies_C = -(logprobs_CV.exp() * logprobs_CV).sum(-1)
-    return logprobs_CV.gather(-1, labels_C[:, None]).squeeze(-1), entropies_C
+def logprobs_and_entropies(logits_CV: Tensor, labels_C: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """log p(label) with its gradient, and the entropy in nats without, under softmax(logits / temperature)."""
+    return LabelLogprobs.apply(logits_CV, labels_C, temperature)
+
+
+class LabelLogprobs(Function):
+    """Softmax over a large vocabulary, a few rows at a time, so that nothing of its size is made but the gradient.
+
+    Logits stay in the format of the matrix product that made them; arithmetic on them is in float32.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits_CV: Tensor, labels_C: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(logits_CV, labels_C)
+        ctx.temperature = temperature
+        logprobs, entropies = [], []
+        for some, labels in zip(*in_cache(logits_CV, labels_C), strict=True):
+            logprobs_RV = (some.float() / temperature).log_softmax(-1)
+            logprobs.append(logprobs_RV.gather(-1, labels[:, None])[:, 0])
+            entropies.append(-(logprobs_RV.exp() * logprobs_RV).sum(-1))
+        found = torch.cat(logprobs), torch.cat(entropies)
+        ctx.mark_non_differentiable(found[1])
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        logits_CV, labels_C = ctx.saved_tensors
+        slopes_C, slope_CV = gradients[0] / ctx.temperature, torch.empty_like(logits_CV)
+        parts = zip(*in_cache(logits_CV, labels_C, slopes_C, slope_CV), strict=True)
+        for some, labels, slopes, slope_RV in parts:
+            p_RV = (some.float() / ctx.temperature).softmax(-1)
+            p_RV *= -slopes[:, None]
+            p_RV.scatter_add_(1, labels[:, None], slopes[:, None])
+            slope_RV.copy_(p_RV)
+        return slope_CV, None, None
+
+
+def in_cache(logits_CV: Tensor, *others_C: Tensor) -> list[Sequence[Tensor]]:
+    """Views of a few rows each: as many as a CPU's caches hold, all of them elsewhere."""
+    size = max(1, IN_CACHE // logits_CV.shape[1]) if logits_CV.device.type == "cpu" else max(1, len(logits_CV))
+    return [each.split(size) for each in (logits_CV, *others_C)]

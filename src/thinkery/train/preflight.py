@@ -13,7 +13,7 @@ from random import Random
 from statistics import fmean
 
 from thinkery.core import Group, Sampling, Task
-from thinkery.engine import NativeEngine
+from thinkery.engine.base import LearningEngine
 from thinkery.errors import RunFailed, Ungradable
 from thinkery.pipeline.run import Run
 from thinkery.rewards.rubric import Rubric
@@ -41,7 +41,7 @@ class Findings:
 
 def preflight(
     run: Run,
-    engine: NativeEngine,
+    engine: LearningEngine,
     tasks: Sequence[Task],
     rubric: Rubric,
     sampling: Sampling,

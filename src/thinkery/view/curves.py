@@ -7,7 +7,7 @@ thinned to the least and the greatest of each stretch, so that a spike stays a s
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,14 @@ import numpy as np
 
 from thinkery.view.library import Book
 
-STRETCHES = 400
+STRETCHES = 250
 """Stretches that a curve is thinned to; each keeps two points."""
+
+
+Columns = Mapping[str, tuple[np.ndarray, np.ndarray]]
+"""By metric: step numbers and values."""
+
+NO_POINTS = (np.empty(0), np.empty(0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,29 +97,27 @@ def curves(book: Book, stage: str, after: int = -1, generation: int = 0) -> dict
     """The panels that a stage has points for, with its marks; everything when the curve was cut back meanwhile."""
     metrics = book.metrics(stage)
     whole = after < 0 or generation != metrics.generation
-    rows = metrics.rows(-1 if whole else after)
-    names = sorted({name for row in rows for name in row} - {"step", "at"})
-    drawn = [panel for one in (*PANELS, _rest(names)) if (panel := _points(one, rows, names))]
-    last = rows[-1]["step"] if rows else after
+    columns = metrics.columns()
+    steps, times = columns.get("step", NO_POINTS)[1], columns.get("at", NO_POINTS)[1]
+    drawn = [_points(panel, columns, -1 if whole else after) for panel in (*PANELS, _rest(columns))]
     return {
         "whole": whole,
         "generation": metrics.generation,
-        "last": last,
+        "last": int(steps[-1]) if len(steps) else after,
         "live": book.step(stage).status == "running",
-        "panels": drawn,
-        "marks": marks(book, stage, metrics.rows()),
+        "panels": [panel for panel in drawn if panel],
+        "marks": marks(book, stage, steps, times),
     }
 
 
-def marks(book: Book, stage: str, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def marks(book: Book, stage: str, steps: np.ndarray, times: np.ndarray) -> list[dict[str, Any]]:
     """Alarms and checkpoints at the step numbers where they happened."""
-    times = [row["at"] for row in rows]
     found = []
     for event in book.events_of(stage, "alarm", "checkpoint", "resumed"):
-        place = int(np.searchsorted(times, event["at"]))
-        step = event.get("at_step", rows[min(place, len(rows) - 1)]["step"] if rows else 0)
-        text = event.get("message", "")
-        found.append({"step": step, "kind": event["kind"], "name": event.get("alarm", event["kind"]), "text": text})
+        place = min(int(np.searchsorted(times, event["at"])), len(steps) - 1)
+        step = event.get("at_step", int(steps[place]) if len(steps) else 0)
+        name = event.get("alarm", event["kind"])
+        found.append({"step": step, "kind": event["kind"], "name": name, "text": event.get("message", "")})
     return found
 
 
@@ -121,41 +125,40 @@ def thinned(x: np.ndarray, y: np.ndarray, stretches: int = STRETCHES) -> tuple[n
     """The least and the greatest point of each stretch, the first and the last point, in order."""
     if len(x) <= 2 * stretches:
         return x, y
-    parts = np.array_split(np.arange(len(x)), stretches)
-    kept = {0, len(x) - 1}
-    kept.update(int(part[chosen(y[part])]) for part in parts for chosen in (np.argmin, np.argmax))
-    order = np.array(sorted(kept))
+    size = -(-len(x) // stretches)
+    padded = np.concatenate([y, np.full(-len(y) % size, y[-1])]).reshape(-1, size)
+    begins = np.arange(len(padded)) * size
+    kept = np.concatenate([[0, len(x) - 1], begins + padded.argmin(axis=1), begins + padded.argmax(axis=1)])
+    order = np.unique(kept.clip(max=len(x) - 1))
     return x[order], y[order]
 
 
-def _rest(names: Sequence[str]) -> Panel:
+def _rest(names: Iterable[str]) -> Panel:
     """What no other panel shows."""
-    known = [pattern.removesuffix("@right") for panel in PANELS for pattern in panel.metrics]
-    left = [re.escape(name) for name in names if not any(re.fullmatch(pattern, name) for pattern in known)]
+    known = [pattern.removesuffix("@right") for panel in PANELS for pattern in panel.metrics] + ["step", "at"]
+    left = [re.escape(name) for name in sorted(names) if not any(re.fullmatch(one, name) for one in known)]
     return Panel("Everything else", "Whatever else this stage recorded.", tuple(left))
 
 
-def _points(panel: Panel, rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any] | None:
-    """The panel's series with their points, None where there are none."""
-    series = []
+def _points(panel: Panel, columns: Columns, after: int) -> dict[str, Any] | None:
+    """The panel's series with their points above `after`, None where there are none."""
+    series: dict[str, dict[str, Any]] = {}
     for pattern in panel.metrics:
-        plain = pattern.removesuffix("@right")
-        for name in names:
-            if re.fullmatch(plain, name) and name not in [one["name"] for one in series]:
-                pairs = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
-                if pairs:
-                    x, y = thinned(*map(np.array, zip(*pairs, strict=True)))
-                    series.append(
-                        {
-                            "name": name,
-                            "label": _label(name),
-                            "right": pattern.endswith("@right"),
-                            "dots": len(pairs) < len(rows) / 2 or len(pairs) < 3,
-                            "x": x.tolist(),
-                            "y": [float(f"{value:.6g}") for value in y],
-                        }
-                    )
-    return {"id": slug(panel.title), "title": panel.title, "note": panel.note, "series": series} if series else None
+        for name in sorted(columns):
+            if name not in series and re.fullmatch(pattern.removesuffix("@right"), name):
+                x, y = columns[name]
+                begin = int(np.searchsorted(x, after, side="right"))
+                if begin < len(x):
+                    many = len(x) >= len(columns["step"][0]) / 2 and len(x) > 2
+                    about = {"name": name, "label": _label(name), "right": pattern.endswith("@right"), "dots": not many}
+                    series[name] = about | _thinned_points(x[begin:], y[begin:])
+    about = {"id": slug(panel.title), "title": panel.title, "note": panel.note}
+    return about | {"series": list(series.values())} if series else None
+
+
+def _thinned_points(x: np.ndarray, y: np.ndarray) -> dict[str, list]:
+    x, y = thinned(x, y)
+    return {"x": x.tolist(), "y": [float(f"{value:.6g}") for value in y]}
 
 
 def slug(title: str) -> str:

@@ -6,6 +6,7 @@ newest among them. Laying runs over each other fetches, which browsers allow on 
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shutil
 from collections import deque
@@ -13,7 +14,8 @@ from hashlib import sha256
 from pathlib import Path
 from urllib.parse import quote
 
-from starlette.testclient import TestClient
+import httpx
+from starlette.applications import Starlette
 
 from thinkery.errors import UsageError
 from thinkery.pipeline.files import write_file
@@ -53,17 +55,22 @@ def write_site(library: Library, ledger: Path, folder: Path) -> int:
     if folder.exists() and any(folder.iterdir()):
         raise UsageError("the folder is not empty", where=str(folder), hint="--export with a new folder")
     named: dict[str, str] = {INDEX: "/"}
-    app = create_app(library, ("testserver",), ledger, lambda depth: StaticLinks(depth, named))
+    app = create_app(library, ("site",), ledger, lambda depth: StaticLinks(depth, named))
     shutil.copytree(HERE / "static", folder / ASSETS)
-    client, left, written = TestClient(app), deque(named), 0
-    while left:
-        path = left.popleft()
-        known = len(named)
-        answer = client.get(named[path])
-        if answer.status_code == 200:
-            write_file(folder / path, answer.content, sync=False)
-            written += 1
-        left.extend(list(named)[known:])
+    return asyncio.run(_write_named(app, named, folder))
+
+
+async def _write_named(app: Starlette, named: dict[str, str], folder: Path) -> int:
+    """Write every named file, and those that are named by them; returns how many."""
+    left, written = deque(named), 0
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://site") as client:
+        while left:
+            path, known = left.popleft(), len(named)
+            answer = await client.get(named[path])
+            if answer.status_code == 200:
+                write_file(folder / path, answer.content, sync=False)
+                written += 1
+            left.extend(list(named)[known:])
     return written
 
 

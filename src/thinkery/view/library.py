@@ -9,6 +9,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import numpy as np
+
 from thinkery.errors import InputError
 from thinkery.evals.compare import EXAM, Sheet
 from thinkery.pipeline.artifact import Artifact, Dataset, Report, load_artifact
@@ -139,6 +141,8 @@ class Metrics:
         self._path, self._lock = path, Lock()
         self._rows: dict[int, dict[str, Any]] = {}
         self._end, self._last = 0, b""
+        self._columns: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._columns_end = 0
         self.generation = 0
         """Rises when the file was cut back to a checkpoint, which makes what was read before worthless."""
 
@@ -152,6 +156,13 @@ class Metrics:
     def rows(self, after: int = -1) -> list[dict[str, Any]]:
         """One row for each step number above `after`, in order; later values of the same name win."""
         return [self._rows[step] for step in sorted(self._rows) if step > after]
+
+    def columns(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """For each metric the step numbers that have it, and its values."""
+        with self._lock:
+            if self._columns_end != self._end:
+                self._columns, self._columns_end = _columns(self.rows()), self._end
+            return self._columns
 
     def _read(self) -> None:
         with open(self._path, "rb") as file:
@@ -170,6 +181,17 @@ class Metrics:
         """Whether the line that was read last is still where it was."""
         file.seek(self._end - len(self._last))
         return file.read(len(self._last)) == self._last
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    points: dict[str, tuple[list[int], list[float]]] = {}
+    for row in rows:
+        for name, value in row.items():
+            if value is not None:
+                steps, values = points.setdefault(name, ([], []))
+                steps.append(row["step"])
+                values.append(value)
+    return {name: (np.array(steps), np.array(values)) for name, (steps, values) in points.items()}
 
 
 def find_runs(path: Path) -> list[Path]:

@@ -1,0 +1,287 @@
+"""The command: `python -m bench.peers [ROW …]`; see the package's own words."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from bench.peers.match import Contender, Entry, Place, best_of, match
+from bench.peers.work import WORKS, Material
+from bench.recipe import machine
+from thinkery import __version__
+from thinkery.model.gguf import convert
+from thinkery.model.hf import load_model
+from thinkery.model.locate import locate
+from thinkery.model.tokenizer import Tokenizer
+
+RESULT = Path(__file__).parents[1] / "results" / "peers.json"
+CACHE = Path.home() / ".cache" / "thinkery-bench"
+TRL = (
+    Entry("trl", ("weights=bfloat16", "micro=4")),
+    Entry("trl", ("weights=float32", "micro=4")),
+)
+OURS = Entry("ours", ("micro_batch_tokens=1152",))
+TRL_SFT = (
+    Entry("trl", ("weights=bfloat16", "micro=1")),
+    Entry("trl", ("weights=bfloat16", "micro=2")),
+    Entry("trl", ("weights=bfloat16", "micro=1", "packing=yes")),
+)
+HF = (Entry("hf", ("cache=dynamic",)), Entry("hf", ("cache=static",)))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    name: str
+    ours: float
+    peer: float | None
+    ratio: float | None
+    bar: float
+    holds: bool
+    unit: str
+    higher: bool = True
+    """Whether more is better."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every row needs."""
+
+    place: Place
+    repeats: int
+    patience_s: float
+    vllm: Path
+    out: Path
+    limits: Mapping[str, float]
+    """The roofline, measured before the rows."""
+    parameters: int
+    fastest: dict[str, Entry] = field(default_factory=dict)
+    """By peer, what it samples with; found in the first row that it plays in."""
+
+    def beside(self, work: str, candidates: Sequence[Entry]) -> tuple[Contender, Contender, list[dict[str, Any]]]:
+        """Ours and the fastest of the candidates, after their runs, and what the candidates took."""
+        kind = f"{candidates[0].name} {WORKS[work].kind}"
+        known = self.fastest.get(kind)
+        fastest, tried = best_of([known] if known else candidates, work, self.place)
+        self.fastest[kind] = fastest
+        ours, theirs = match(OURS, fastest, work, self.place, self.repeats, self.patience_s)
+        return ours, theirs, tried
+
+    def roof(self, flops_per_token: float) -> float:
+        """Tokens a second if everything were matrix products at the measured peak."""
+        return self.limits["bf16_gflops"] * 1e9 / flops_per_token
+
+
+def faster(name: str, bar: float, ours: Contender, theirs: Contender, tried: list[dict[str, Any]]) -> Row:
+    """Tokens per second beside a peer's."""
+    ratio = ours.tokens_per_s / theirs.tokens_per_s
+    details = {"ours": ours.report(), "peer": theirs.report(), "tried": tried}
+    return Row(name, ours.tokens_per_s, theirs.tokens_per_s, ratio, bar, ratio >= bar, "tokens/s", True, details)
+
+
+def near(name: str, bar: float, ours: Contender, roof: float) -> Row:
+    """Tokens per second beside what the machine could do."""
+    ratio = ours.tokens_per_s / roof
+    return Row(name, ours.tokens_per_s, roof, ratio, bar, ratio >= bar, "tokens/s", True, {"ours": ours.report()})
+
+
+def smaller(name: str, limit: float, ours: Contender, theirs: Contender, tried: list[dict[str, Any]]) -> Row:
+    """Peak memory, under a limit and under everything that the peer was tried with."""
+    mine = ours.report()["peak_gb"]
+    least = min(one["peak_gb"] for one in [*tried, theirs.report()])
+    holds = mine <= limit and mine < least
+    return Row(name, mine, least, mine / least, limit, holds, "GB", False, {"tried": tried})
+
+
+def sample_64(bench: Bench) -> list[Row]:
+    """8 prompts with 8 samples each."""
+    ours, hf, tried = bench.beside("sample-64", HF)
+    rows = [
+        near("sampling 64, share of the matrix limit", 0.5, ours, bench.roof(2 * bench.parameters)),
+        faster("sampling 64 beside transformers", 4.0, ours, hf, tried),
+    ]
+    return [*rows, *versus_vllm(bench, "sample-64", "sampling 64 beside vLLM", 1.5)]
+
+
+def versus_vllm(bench: Bench, work: str, name: str, bar: float) -> list[Row]:
+    """A row where vLLM is installed; none, and a word, where it is not."""
+    if not bench.vllm.exists():
+        print(f"    {name}: not measured, no {bench.vllm} (see docs/performance.md)")
+        return []
+    return [
+        faster(name, bar, *bench.beside(work, [Entry("vllm", each, str(bench.vllm)) for each in ((), ("eager=yes",))]))
+    ]
+
+
+def sample_few(bench: Bench, work: str, count: str) -> list[Row]:
+    """A few sequences beside each peer."""
+    row = faster(f"sampling {count} beside transformers", 1.0, *bench.beside(work, HF))
+    return [row, *versus_vllm(bench, work, f"sampling {count} beside vLLM", 1.0)]
+
+
+def grpo(bench: Bench) -> list[Row]:
+    """One update end to end."""
+    ours, theirs, tried = bench.beside("grpo", TRL)
+    return [
+        faster("GRPO update beside TRL", 4.0, ours, theirs, tried),
+        smaller("GRPO update, peak memory", 4.0, ours, theirs, tried),
+    ]
+
+
+def grpo_uneven(bench: Bench) -> list[Row]:
+    """The same with lengths from 32 to 512."""
+    return [faster("GRPO update of uneven lengths beside TRL", 5.0, *bench.beside("grpo-uneven", TRL))]
+
+
+def sft(bench: Bench) -> list[Row]:
+    """Texts of 64 to 1024 tokens."""
+    ours, theirs, tried = bench.beside("sft", TRL_SFT)
+    return [
+        faster("SFT beside TRL", 1.5, ours, theirs, tried),
+        near("SFT, share of the matrix limit", 0.6, ours, bench.roof(6 * bench.parameters)),
+    ]
+
+
+def same(bench: Bench) -> list[Row]:
+    """Equal to transformers in float32."""
+    found = answer_of("bench.peers.same", *bench.place.arguments[:2])
+    return [
+        Row("greedy outputs equal to transformers", found["greedy"], None, None, 1.0, found["greedy"] == 1.0, "share"),
+        Row("log-probabilities", found["logprob"], None, None, 1e-3, found["logprob"] <= 1e-3, "nats", False),
+        Row("gradients", found["gradient"], None, None, 1e-3, found["gradient"] <= 1e-3, "relative", False),
+    ]
+
+
+ROWS: dict[str, Callable[[Bench], list[Row]]] = {
+    "same": same,
+    "sample-64": sample_64,
+    "sample-8": lambda bench: sample_few(bench, "sample-8", "8"),
+    "sample-1": lambda bench: sample_few(bench, "sample-1", "1"),
+    "sft": sft,
+    "grpo": grpo,
+    "grpo-uneven": grpo_uneven,
+}
+
+
+def main() -> None:
+    """Run the rows asked for, print them, and keep them beside those that were there."""
+    args = arguments()
+    wanted = args.rows or list(ROWS)
+    bench = prepared(args)
+    print(f"limits: {bench.limits}")
+    for name in wanted:
+        print(f"{name}")
+        try:
+            rows = ROWS[name](bench)
+        except (RuntimeError, subprocess.CalledProcessError) as error:
+            print(f"    {name}: {error}")
+            continue
+        keep(name, rows, bench)
+        for row in rows:
+            print(line(row))
+
+
+def arguments() -> argparse.Namespace:
+    """From the command line."""
+    parser = argparse.ArgumentParser(description="Thinkery beside its peers, on this machine.")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; all by default")
+    parser.add_argument("--repeats", type=int, default=5, help="runs of each contender after its warm-up")
+    parser.add_argument(
+        "--patience", type=float, default=120.0, help="seconds of runs after which a slow contender does no more"
+    )
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of every contender")
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--vllm", type=Path, default=CACHE / "vllm" / "bin" / "python", help="Python that has vLLM")
+    args = parser.parse_args()
+    if unknown := set(args.rows) - set(ROWS):
+        parser.error(f"no such row: {', '.join(sorted(unknown))}")
+    return args
+
+
+def prepared(args: argparse.Namespace) -> Bench:
+    """The model as a folder, the words of the prompts, the limits."""
+    folder = located(args.model)
+    tokenizer, parameters = Tokenizer.load(folder), count_parameters(folder)
+    material = CACHE / "material.json"
+    material.parent.mkdir(parents=True, exist_ok=True)
+    Material(str(folder), one_token_words(tokenizer)).save(material)
+    place = Place(material, args.threads, args.device)
+    limits = answer_of("bench.peers.roofline", str(args.threads), args.device)
+    return Bench(place, args.repeats, args.patience, args.vllm, args.out, limits, parameters)
+
+
+def located(model: str) -> Path:
+    """A Hugging Face folder; a .gguf file is converted once."""
+    path = locate(model)
+    if path.suffix != ".gguf":
+        return path
+    folder = CACHE / path.stem
+    if not (folder / "model.safetensors").exists():
+        convert(path, folder)
+    return folder
+
+
+def count_parameters(folder: Path) -> int:
+    """How many weights there are; shared ones count once."""
+    return sum(parameter.numel() for parameter in load_model(folder)[0].parameters())
+
+
+def one_token_words(tokenizer: Tokenizer, count: int = 2000) -> list[int]:
+    """Tokens that are a space and lower-case letters: joined to a text, they are read as the same tokens again."""
+    pieces = ((id, tokenizer.decode([id])) for id in range(tokenizer.vocab_size))
+    words = [
+        id for id, text in pieces if text[:1] == " " and text[1:].isascii() and text[1:].isalpha() and len(text) > 3
+    ]
+    return words[:count]
+
+
+def answer_of(module: str, *arguments: str) -> dict[str, float]:
+    """What a program of ours prints last, in a process of its own."""
+    found = subprocess.run([sys.executable, "-m", module, *arguments], check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(found.stdout.splitlines()[-1])
+
+
+def keep(name: str, rows: Sequence[Row], bench: Bench) -> None:
+    """Write the rows of one name in the place of those that were there."""
+    old = json.loads(bench.out.read_text())["rows"] if bench.out.exists() else []
+    stamp = {"row": name, "date": date.today().isoformat(), "limits": bench.limits}
+    every = [row for row in old if row["row"] != name] + [stamp | asdict(row) for row in rows]
+    every.sort(key=lambda row: list(ROWS).index(row["row"]))
+    found = {
+        "date": date.today().isoformat(),
+        "command": "python -m bench.peers",
+        "machine": machine() | {"threads": bench.place.threads, "device": bench.place.device},
+        "versions": {"thinkery": __version__} | versions(),
+        "rows": every,
+    }
+    bench.out.parent.mkdir(parents=True, exist_ok=True)
+    bench.out.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """Of what is installed here."""
+    names = ("torch", "transformers", "trl", "accelerate")
+    return {name: importlib.metadata.version(name) for name in names}
+
+
+def line(row: Row) -> str:
+    """One line for the terminal."""
+    peer = "" if row.peer is None else f" beside {row.peer:.4g}, ratio {row.ratio:.2f}"
+    return f"{'ok  ' if row.holds else 'MISS'} {row.name}: {row.ours:.4g} {row.unit}{peer}, bar {row.bar:g}"
+
+
+if __name__ == "__main__":
+    main()

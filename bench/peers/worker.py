@@ -1,0 +1,71 @@
+"""One contender in a process of its own: `python -m bench.peers.worker CONTENDER WORK MATERIAL THREADS [key=value …]`.
+
+It loads, warms up, says so, and then does one run for each line it reads. Every answer is one line of JSON with
+seconds, tokens and the peak memory of the process; whatever else a library prints goes to stderr.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from bench.peers.work import WORKS, Material, Work
+
+Once = Callable[[int], dict[str, Any]]
+"""One run, given its number; returns what it wants to report beside the time."""
+
+
+class Turns:
+    """The other end: says when to begin, and hears what came of it."""
+
+    def __init__(self, answers: TextIO) -> None:
+        self.answers = answers
+
+    def __iter__(self) -> Iterator[int]:
+        """Numbers of the runs that are asked for, until nothing more is."""
+        self.say(ready=True)
+        for line in sys.stdin:
+            yield int(line)
+
+    def say(self, **found: Any) -> None:
+        """One line."""
+        self.answers.write(json.dumps(found) + "\n")
+        self.answers.flush()
+
+    def done(self, seconds: float, **found: Any) -> None:
+        """The result of one run."""
+        self.say(seconds=seconds, peak_gb=peak_bytes() / 1e9, **found)
+
+    def timed(self, once: Once) -> None:
+        """Do every run that is asked for."""
+        for number in self:
+            began = time.perf_counter()
+            found = once(number)
+            self.done(time.perf_counter() - began, **found)
+
+
+def peak_bytes() -> float:
+    """The most memory that this process has held."""
+    status = Path("/proc/self/status").read_text()
+    return 1024.0 * int(status.split("VmHWM:")[1].split()[0])
+
+
+def main() -> None:
+    """Play one contender."""
+    name, work, material, threads, *settings = sys.argv[1:]
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    play: Callable[[Turns, Work, Material, int, dict[str, str]], None]
+    play = importlib.import_module(f"bench.peers.{name}").play
+    options = dict(setting.split("=", 1) for setting in settings)
+    play(Turns(answers), WORKS[work], Material.load(Path(material)), int(threads), options)
+
+
+if __name__ == "__main__":
+    main()
