@@ -38,12 +38,14 @@ proof: setup ## the long tests, the recipes from nothing, ablations, claims over
 	rm -rf runs/proof
 	$(BIN)/python -m bench.recipe tiny --dir runs/proof/tiny
 	$(BIN)/python -m bench.recipe smollm2 --dir runs/proof/smollm2
+	$(BIN)/python -m bench.record
 	$(BIN)/python -m bench.claims --dir runs/proof/claims; failed=$$?; \
 	$(BIN)/python -m bench.ablations --dir runs/proof/ablations --of runs/proof/claims/seed-0 && \
 	$(BIN)/python -m bench.tables && exit $$failed
 
 bench: setup ## speed beside transformers, TRL and vLLM (docs/performance.md), on a quiet machine: about 25 minutes
 	$(BIN)/python -m bench.peers
+	$(BIN)/python -m bench.growth
 	$(BIN)/python -m bench.tables
 
 base: setup ## the two embedded base models anew, on one thread so that it can be repeated: about an hour

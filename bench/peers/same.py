@@ -31,6 +31,7 @@ def main() -> None:
     material = Material.load(Path(sys.argv[1]))
     torch.set_num_threads(int(sys.argv[2]))
     theirs = AutoModelForCausalLM.from_pretrained(material.folder, dtype=torch.float32).eval()
+    theirs.generation_config.eos_token_id = None  # both go on to the last token
     network, tokenizer = load_model(material.folder)
     assert isinstance(network, Transformer)
     prompts = material.prompts(WORKS["sample-8"], 0)[:PROMPTS]
@@ -61,9 +62,8 @@ def greedy_of(model: PreTrainedModel, prompts: list[list[int]]) -> list[list[int
         tokens,
         attention_mask=torch.ones_like(tokens),
         do_sample=False,
-        min_new_tokens=TOKENS,
         max_new_tokens=TOKENS,
-        pad_token_id=model.config.eos_token_id,
+        pad_token_id=0,
     )
     return found[:, tokens.shape[1] :].tolist()
 
@@ -86,9 +86,9 @@ def logprob_error(
 def gradient_error(
     network: Transformer, model: PreTrainedModel, prompts: list[list[int]], texts: list[list[int]]
 ) -> float:
-    """The largest difference of a gradient, relative to its length: every prompt with two texts behind it."""
+    """The length of the difference over that of the gradient, of all weights: every prompt with two texts behind it."""
     twice = [prompt for prompt in prompts for _ in range(2)]
-    mixed = [text for i in range(len(texts)) for text in (texts[i], texts[i - 1])]
+    mixed = [text for i in range(len(texts)) for text in (texts[i], prompts[i - 1][:TOKENS])]
     examples = [
         Example(np.array(prompt + text), learn_from=len(prompt)) for prompt, text in zip(twice, mixed, strict=True)
     ]
@@ -96,11 +96,9 @@ def gradient_error(
         token_logprobs(network, batch, 1.0, PolicyConfig())[0].sum().backward()
     logprobs_of(model, twice, mixed).sum().backward()
     ours = dict(network.named_parameters())
-    errors = [
-        (ours[name].grad - theirs.grad).norm() / theirs.grad.norm()  # pyright: ignore
-        for name, theirs in model.named_parameters()
-    ]
-    return float(torch.stack(errors).max())
+    wanted = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    error = sum(float((ours[name].grad - slope).square().sum()) for name, slope in wanted.items())  # pyright: ignore
+    return (error / sum(float(slope.square().sum()) for slope in wanted.values())) ** 0.5
 
 
 if __name__ == "__main__":

@@ -10,14 +10,14 @@ guessed from what the model wrote.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import jinja2
-from jinja2 import nodes, parser
+from jinja2 import meta, nodes, parser
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -94,6 +94,23 @@ class Parts:
     closed: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A function that the model called: its name, and its arguments as JSON."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolTurn(Message):
+    """A turn of a conversation with tools: an assistant's calls, or a tool's answer to the call with the id `to`."""
+
+    calls: tuple[Call, ...] = ()
+    to: str = ""
+
+
 def render(
     template: str,
     messages: Sequence[Message],
@@ -102,11 +119,13 @@ def render(
     eos: str = "",
     generate: bool = True,
     thought_prefix: str | None = None,
+    tools: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The text of a conversation; `generate` appends the words after which the assistant speaks.
 
-    `thought_prefix` starts the assistant's thought for it, so that it goes on from there; "" just opens the
-    thought. Raises InputError when the template is broken or refuses the conversation.
+    `tools` are described to the model by templates that know them (`knows_tools`). `thought_prefix` starts the
+    assistant's thought for it, so that it goes on from there; "" just opens the thought. Raises InputError when the
+    template is broken or refuses the conversation.
     """
     try:
         text = _compile(template).render(
@@ -114,6 +133,7 @@ def render(
             add_generation_prompt=generate,
             **({"bos_token": bos} if bos else {}),
             **({"eos_token": eos} if eos else {}),
+            **({"tools": list(tools)} if tools else {}),
         )
     except (jinja2.TemplateError, TypeError) as error:
         raise InputError(
@@ -122,6 +142,11 @@ def render(
             hint="check the roles and their order, or choose another template",
         ) from error
     return text if thought_prefix is None else begin_thought(text) + thought_prefix
+
+
+def knows_tools(template: str) -> bool:
+    """Whether a template describes tools and has the model call them as `<tool_call>{"name": …}</tool_call>`."""
+    return "tools" in meta.find_undeclared_variables(_environment().parse(template)) and "<tool_call>" in template
 
 
 def opens_thought(rendered_prompt: str) -> bool:
@@ -268,9 +293,20 @@ def begin_thought(prompt: str) -> str:
     return prompt + ("" if prompt[-1:].isspace() or prompt.endswith(">") else " ") + f"{OPEN}\n"
 
 
-def _turn(message: Message) -> dict[str, str]:
-    turn = {"role": message.role, "content": message.content}
-    return turn if message.thought is None else {**turn, "reasoning_content": message.thought}
+def _turn(message: Message) -> dict[str, Any]:
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.thought is not None:
+        turn["reasoning_content"] = message.thought
+    if isinstance(message, ToolTurn):
+        turn |= {"tool_call_id": message.to} if message.to else {}
+        turn |= {"tool_calls": [_call(call) for call in message.calls]} if message.calls else {}
+    return turn
+
+
+def _call(call: Call) -> dict[str, Any]:
+    """A call as templates read it: Qwen's take the arguments as an object."""
+    function = {"name": call.name, "arguments": json.loads(call.arguments)}
+    return {"id": call.id, "type": "function", "function": function}
 
 
 class _Generation(Extension):
@@ -285,6 +321,10 @@ class _Generation(Extension):
 
 @lru_cache(maxsize=32)
 def _compile(template: str) -> jinja2.Template:
+    return _environment().from_string(template)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
     """The environment of Hugging Face's templates: nothing but rendering can be done in it."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
@@ -292,7 +332,7 @@ def _compile(template: str) -> jinja2.Template:
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _refuse
     environment.globals["strftime_now"] = lambda format: datetime.now().strftime(format)
-    return environment.from_string(template)
+    return environment
 
 
 def _tojson(value: object, ensure_ascii: bool = False, indent: int | None = None) -> str:

@@ -21,6 +21,9 @@ group_size = 2
 questions_per_update = 2
 max_tokens = [[0, 96]]
 
+[sinks]
+to = ["tensorboard"]
+
 [evaluate]
 samples = 2
 sampling = { max_tokens = 24 }
@@ -55,11 +58,14 @@ def interrupted(*words: str) -> tuple[int, str]:
 
 
 def test_ctrl_c_stops_with_75_and_the_command_that_continues(thinkery, folder: Path) -> None:
+    pytest.importorskip("tensorboard")
     words = ("run", "my.toml", "-c", "quick.toml", "--dir", "runs/a")
     code, err = interrupted(*words)
     assert code == 75, err
     assert err.rstrip().endswith("try: to continue: thinkery run my.toml -c quick.toml --dir runs/a")
-    assert open_run(folder / "runs/a").steps["trained"].status == "stopped"
+    stopped = open_run(folder / "runs/a")
+    assert stopped.steps["trained"].status == "stopped"
+    assert [path.name for path in (folder / "runs/a/sinks/tensorboard").iterdir()] == [f"{stopped.id}-trained-1"]
 
     code, _, err = thinkery(*words, "train.grpo.updates=1", "--branch", "runs/a@trained", "--dir", "runs/b")
     assert code == 0, err

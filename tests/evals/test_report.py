@@ -144,9 +144,10 @@ def test_the_report_says_what_rang_and_how_long_steps_took(made):
     ]  # fmt: skip
     assert data["steps"]["zero"]["status"] == "done"
     assert data["curves"]["reward"]["zero"] == [[0, 0.0], [1, 0.1], [2, 0.2]]
-    assert "truncated: every completion <b>was</b> cut (allow more, `grpo.max_tokens`)" in (
-        made[1].folder / "report.md"
-    ).read_text()
+    assert (
+        "truncated: every completion <b>was</b> cut (allow more, `grpo.max_tokens`)"
+        in (made[1].folder / "report.md").read_text()
+    )
 
 
 def test_half_a_surrogate_pair_cannot_stop_the_page():

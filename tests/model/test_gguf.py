@@ -93,9 +93,11 @@ def network(build) -> Transformer:
     return build(Shape("llama", 260, 32, 48, 2, 4, 2, 8, rms_norm_eps=1e-5, rope_theta=100000.0))
 
 
-def test_a_gguf_file_becomes_a_folder_with_the_same_model(network, tmp_path):
+def test_a_gguf_file_becomes_a_folder_with_the_same_model(network, tmp_path, capfd):
     write_gguf(tmp_path / "tiny.gguf", network)
+    capfd.readouterr()
     convert(tmp_path / "tiny.gguf", tmp_path / "folder")
+    assert capfd.readouterr() == ("", "")
     loaded, tokenizer = load_model(tmp_path / "folder")
     assert loaded.shape == network.shape
     tokens = torch.arange(20)

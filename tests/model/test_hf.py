@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from thinkery.errors import InputError
-from thinkery.model.hf import config_from_shape, load_model, save_model, shape_from_config
+from thinkery.model.hf import check_model, config_from_shape, load_model, save_model, shape_from_config
 from thinkery.model.transformer import Shape, Transformer
 
 LLAMA3 = {
@@ -177,6 +177,34 @@ def test_a_wrong_shape_is_named_with_both_shapes(folder):
     edit_weights(folder, **{"model.norm.weight": torch.zeros(31)})
     with pytest.raises(InputError, match=r"model\.norm\.weight \(31,\) instead of \(32,\)"):
         load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.norm.weight": None}, r"missing: model\.norm\.weight"),
+        ({"model.extra": torch.zeros(2)}, r"extra: model\.extra"),
+        ({"model.norm.weight": torch.zeros(31)}, r"\(31,\) instead of \(32,\)"),
+    ],
+)
+def test_a_look_at_the_headers_finds_wrong_weights(folder, changes, message):
+    check_model(folder)
+    edit_weights(folder, **changes)
+    with pytest.raises(InputError, match=message):
+        check_model(folder)
+
+
+def test_a_look_at_the_headers_finds_a_model_that_cannot_end_a_text(folder):
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "eos_token": None}))
+    with pytest.raises(InputError, match="no end-of-sequence token"):
+        check_model(folder)
+
+
+def test_a_look_at_the_headers_finds_an_unsupported_variant(folder):
+    edit_config(folder, hidden_act="gelu")
+    with pytest.raises(InputError, match="hidden_act 'gelu'"):
+        check_model(folder)
 
 
 def test_a_missing_shard_is_named(tokenizer, build, tmp_path):

@@ -144,7 +144,15 @@ def test_room_is_checked_before_a_checkpoint_is_begun(tmp_path):
     with pytest.raises(DiskFull, match=r"free of 8 TB needed"):
         run.checkpoint(2, lambda folder: pytest.fail("it must not begin"))
     (alarm,) = [row for row in read_rows(tmp_path / "events.jsonl") if row["kind"] == "alarm"]
-    assert alarm["alarm"] == "disk"
+    assert (alarm["alarm"], alarm["setting"]) == ("disk", "--dir")
+    assert alarm["advice"].startswith("free some space")
+
+
+def test_with_room_for_two_checkpoints_no_alarm_rings(tmp_path):
+    run = Run(tmp_path, "zero")
+    for step in (1, 2, 3):
+        run.checkpoint(step, saving("small"))
+    assert {row["kind"] for row in read_rows(tmp_path / "events.jsonl")} == {"checkpoint"}
 
 
 def test_a_torn_last_line_is_left_out_when_read_and_cut_when_written(tmp_path):

@@ -89,3 +89,28 @@ def test_samples_of_a_request_have_seeds_of_their_own():
     assert len(set(seeds)) == 3
     assert seeds == [job.seed for job in read("compat", n=3, seed=5)]
     assert seeds != [job.seed for job in read("compat", n=3)]
+
+
+def test_tools_are_for_templates_that_know_them():
+    tool = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+    assert refusal("compat", tools=[tool]) == (400, "This model does not support tools")
+    template = (
+        "{% for tool in tools %}[{{ tool.function.name }}]{% endfor %}{% for m in messages %} {{ m.role }}:"
+        "{{ m.content }}{% for call in m.tool_calls %}<tool_call>{{ call.function | tojson }}{% endfor %}{% endfor %}"
+    )
+    model = Readable("m", MODEL.tokenizer.with_template(template), 4096)
+    messages = [
+        {"role": "user", "content": "2 + 3?"},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "c", "type": "function", "function": {"name": "add", "arguments": '{"a": 2}'}}],
+        },
+        {"role": "tool", "content": "5", "tool_call_id": "c"},
+    ]
+    body = {"model": "m", "messages": messages, "tools": [tool]}
+    (job,) = Reader(PROFILES["compat"], Limits()).chat(ChatRequest.model_validate(body), model, "key")
+    assert job.calls
+    assert MODEL.tokenizer.decode(job.prompt) == (
+        '[add] user:2 + 3? assistant:<tool_call>{"name": "add", "arguments": {"a": 2}} tool:5'
+    )

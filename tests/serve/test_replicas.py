@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,15 +28,16 @@ def children(pid: int) -> list[int]:
 
 def test_a_replica_that_is_killed_loses_only_what_it_had_begun(thinker, tmp_path):
     with serving(thinker, "replicas=2", folder=tmp_path) as server, server.client() as client:
-        for text in ("a", "b"):
-            assert chat(client, text).json()["choices"][0]["message"]["content"] == ANSWER
+        with ThreadPoolExecutor(2) as pool:  # one for each, which loads the model there
+            warm = [pool.submit(chat, client, text) for text in ("a", "b")]
+        assert [one.result().json()["choices"][0]["message"]["content"] for one in warm] == [ANSWER] * 2
         before = children(server.process.pid)
         assert len(before) == 2
-        long = {"logit_bias": {"0": -100}, "max_tokens": 1500, "stream": True}
+        long = {"logit_bias": {"0": -100}, "max_tokens": 800, "stream": True}
         with ThreadPoolExecutor(2) as pool:
             asked = [pool.submit(chat, client, text, **long) for text in ("one", "two")]
             while "num_requests_running 2.0" not in client.get("/metrics").text:
-                pass
+                time.sleep(0.01)
             os.kill(before[0], signal.SIGKILL)
             answers = [future.result() for future in asked]
         whole = [answer for answer in answers if answer.text.endswith("data: [DONE]\n\n")]

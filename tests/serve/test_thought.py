@@ -127,3 +127,14 @@ def test_penalties_grow_with_what_was_said():
     for token in (41, 41, 42):
         choice.take(Event("r", 0, (token,), logprobs=(-1.0,)))
     assert choice.bias(()) == {41: -1.0, 42: -0.75}
+
+
+def test_calls_of_tools_are_taken_out_of_the_answer():
+    text = 'Add.</think>I call. <tool_call>\n{"name": "add", "arguments": {"a": 2}}\n</tool_call>'
+    news = run(TOKENIZER.encode(text), begins="thought", calls=True)
+    assert texts(news) == ("Add.", "I call. ")
+    assert news[-1].end == "tool_calls"
+    assert [(call.name, call.arguments) for call in news[-1].calls] == [("add", '{"a": 2}')]
+    broken = "I call. <tool_call>nonsense</tool_call>"
+    news = run(TOKENIZER.encode(broken), begins="answer", calls=True)
+    assert (texts(news)[1], news[-1].end) == (broken, "stop")

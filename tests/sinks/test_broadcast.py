@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -10,13 +11,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
-from thinkery.errors import HashMismatch
+from thinkery.config import Loaded, check, read_layers, resolved
+from thinkery.errors import HashMismatch, RunFailed
 from thinkery.pipeline.artifact import Report
 from thinkery.pipeline.build import build
 from thinkery.pipeline.read import open_run
 from thinkery.pipeline.run import Run
 from thinkery.pipeline.step import step
+from thinkery.recipes.r1 import R1
 from thinkery.sinks import Alerts, Broadcast, Sinks
 
 KEEP = "import pathlib, sys; pathlib.Path({path!r}).write_text(sys.stdin.read())"
@@ -74,9 +78,8 @@ def of_kind(events: list[dict], kind: str) -> list[dict]:
 def test_an_alarm_reaches_a_webhook_and_a_command(tmp_path: Path, inbox: Inbox) -> None:
     told = tmp_path / "told.json"
     command = f'{sys.executable} -c "{KEEP.format(path=str(told))}"'
-    events = listened(
-        tmp_path / "run", alerts=Alerts(command=command, webhook=f"http://127.0.0.1:{inbox.server_port}/alarms")
-    )
+    webhook = f"http://127.0.0.1:{inbox.server_port}/alarms"
+    events = listened(tmp_path / "run", alerts=Alerts(command=command, webhook=SecretStr(webhook), timeout_s=60))
     (rung,) = of_kind(events, "alarm")
     assert (rung["alarm"], rung["setting"], rung["advice"]) == ("truncated", "grpo.max_tokens", "raise it")
     assert inbox.posted == [rung]
@@ -86,11 +89,13 @@ def test_an_alarm_reaches_a_webhook_and_a_command(tmp_path: Path, inbox: Inbox) 
 
 def test_hooks_that_fail_are_recorded_and_the_run_goes_on(tmp_path: Path, inbox: Inbox) -> None:
     inbox.status = 503
-    alerts = Alerts(command="/no/such/program", webhook=f"http://127.0.0.1:{inbox.server_port}", timeout_s=5)
+    alerts = Alerts(
+        command="/no/such/program", webhook=SecretStr(f"http://127.0.0.1:{inbox.server_port}"), timeout_s=60
+    )
     events = listened(tmp_path, alerts=alerts)
     failed = {row["hook"]: row["message"] for row in of_kind(events, "hook-failed")}
     assert "No such file or directory: '/no/such/program'" in failed["command"]
-    assert "503 Service Unavailable" in failed["webhook"]
+    assert failed["webhook"] == "the webhook answered 503 Service Unavailable"
     assert len(of_kind(events, "hook-failed")) == 2
     assert open_run(tmp_path).steps["ring"].status == "done"
 
@@ -102,7 +107,7 @@ def test_a_command_that_hangs_is_given_up(tmp_path: Path) -> None:
 
 
 def test_bytes_that_changed_on_the_disk_are_an_alarm(tmp_path: Path, inbox: Inbox) -> None:
-    alerts = Alerts(webhook=f"http://127.0.0.1:{inbox.server_port}")
+    alerts = Alerts(webhook=SecretStr(f"http://127.0.0.1:{inbox.server_port}"))
     listened(tmp_path, alerts=alerts)
     made = open_run(tmp_path).steps["ring"].path / "report" / "report.json"
     made.write_text('{"changed": true}')
@@ -110,6 +115,35 @@ def test_bytes_that_changed_on_the_disk_are_an_alarm(tmp_path: Path, inbox: Inbo
         listened(tmp_path, alerts=alerts)
     assert [alarm["alarm"] for alarm in inbox.posted] == ["truncated", "hash"]
     assert str(made) in inbox.posted[1]["message"]
+
+
+def test_the_advice_about_a_changed_checkpoint_brings_the_run_back(tmp_path: Path) -> None:
+    def climb(run: Run) -> Report:
+        first = latest[0] if (latest := run.latest()) else 0
+        for update in range(first + 1, 7):
+            run.checkpoint(update, lambda folder: (folder / "state").write_text("x"))
+            if update == 4 and first == 0:
+                raise RunFailed("the power went out")
+        return run.save_report({"began_at": first})
+
+    def attempt() -> None:
+        broadcast = Broadcast(Sinks(), Alerts(), tmp_path)
+        build({"climb": step("climb", climb)}, tmp_path, follow=broadcast.follow, on_event=broadcast.event)
+
+    with pytest.raises(RunFailed):
+        attempt()
+    (state,) = tmp_path.glob("steps/*/checkpoints/step-000004/state")
+    state.write_text("y")
+    with pytest.raises(HashMismatch):
+        attempt()
+    (alarm,) = of_kind(open_run(tmp_path).events(), "alarm")
+    assert alarm["alarm"] == "hash"
+    advice = alarm["advice"].partition(": ")[2].split()
+    assert advice == ["rm", "-r", str(state.parent)]
+    subprocess.run(advice, check=True)
+    attempt()
+    assert json.loads((open_run(tmp_path).artifacts["climb"].folder / "report.json").read_text()) == {"began_at": 3}
+    assert len(of_kind(open_run(tmp_path).events(), "alarm")) == 1
 
 
 def test_a_sink_that_cannot_write_is_reported_once_and_the_run_goes_on(tmp_path: Path) -> None:
@@ -128,3 +162,10 @@ def test_a_sink_whose_library_is_missing_names_the_extra(tmp_path: Path, monkeyp
     (alarm,) = [row for row in of_kind(events, "alarm") if row["alarm"] == "sink"]
     assert alarm["message"].endswith("there is no module trackio: pip install 'thinkery[trackio]'")
     assert alarm["setting"] == "sinks.to"
+
+
+def test_the_address_of_a_webhook_stays_out_of_the_record() -> None:
+    layers = read_layers([], ['alerts.webhook="https://example.org/T0KEN"'], {})
+    loaded = Loaded(check(R1, layers), layers.sources, layers.header)
+    assert loaded.config.alerts.webhook.get_secret_value().endswith("T0KEN")
+    assert "T0KEN" not in str(resolved(loaded))

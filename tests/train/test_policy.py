@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
 import torch
 
 from thinkery.errors import EnvironmentLacks, InputError, NotFinite, RunFailed
+from thinkery.pipeline.artifact import Model
 from thinkery.train.batch import Batch, Example, pack, pack_shared
 from thinkery.train.optim import learning_rate, require_one_rank
-from thinkery.train.policy import PolicyConfig
+from thinkery.train.policy import PolicyConfig, logprobs_and_entropies, open_policy
 
 EXAMPLES = [Example(list(range(3, 3 + n)), learn_from=max(1, n // 2)) for n in (9, 4, 17, 6)]
 
@@ -36,6 +38,19 @@ def test_log_probabilities_are_those_of_the_plain_softmax_at_the_temperature(mak
             logits = policy.network.logits(policy.network.packed(tokens, [len(tokens)])) / 0.7
         plain = logits.log_softmax(-1)[:-1].gather(-1, tokens[1:, None])[example.learn_from - 1 :, 0]
         torch.testing.assert_close(torch.tensor(found), plain, atol=1e-5, rtol=1e-5)
+
+
+def test_the_gradient_of_log_probabilities_is_that_of_the_plain_softmax(monkeypatch):
+    monkeypatch.setattr("thinkery.train.policy.IN_CACHE", 22)  # two of seven rows at a time
+    draw = torch.Generator().manual_seed(0)
+    logits = torch.randn(7, 11, generator=draw, requires_grad=True)
+    labels, slopes = torch.tensor([0, 10, 3, 3, 5, 7, 1]), torch.randn(7, generator=draw)
+    found, entropies = logprobs_and_entropies(logits, labels, 0.7)
+    plain = (logits / 0.7).log_softmax(-1)
+    picked = plain.gather(-1, labels[:, None])[:, 0]
+    torch.testing.assert_close(found, picked)
+    torch.testing.assert_close(entropies, -(plain.exp() * plain).sum(-1))
+    torch.testing.assert_close(*(torch.autograd.grad(x, logits, slopes)[0] for x in (found, picked)))
 
 
 def test_chunked_logits_give_the_loss_entropy_and_gradient_of_unchunked_ones(make_policy):
@@ -182,3 +197,16 @@ def test_a_shared_prompt_gives_the_same_log_probabilities_and_gradients(make_pol
     each_alone = [alone.logprobs([attempt])[0] for attempt in attempts]
     for ours, theirs in zip(shared.logprobs(attempts), each_alone, strict=True):
         assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(run, folder):
+    numbers = 10**11
+    header = json.dumps({"weight": {"dtype": "U8", "shape": [numbers], "data_offsets": [0, numbers]}}).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + numbers)  # a hole: nothing is stored
+    with (
+        pytest.raises(EnvironmentLacks, match=r"(?s)too little memory.*100B parameters need.*policy\.lora"),
+        open_policy(run, Model(folder, {"folder": "."}), PolicyConfig()),
+    ):
+        pass

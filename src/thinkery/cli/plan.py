@@ -27,7 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Print the needs of every step, their sum, and what to beware of."""
-    from thinkery.cli.doctor import memory
+    from thinkery.pipeline.memory import memory
     from thinkery.recipes.plan import plan, probe
 
     _, free = memory()

@@ -36,9 +36,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Build the graph in the run directory, then say what there is and what to do next."""
-    from thinkery.pipeline.build import build, plan
-    from thinkery.pipeline.progress import open_progress
-    from thinkery.sinks import Broadcast
+    from thinkery.pipeline.build import plan
 
     chosen = recipe.read_recipe(args)
     steps, directory = chosen.graph(), run_directory(args, chosen.name)
@@ -47,28 +45,34 @@ def main(args: argparse.Namespace) -> None:
         return tell_plan(plan(steps, directory, **selection), as_json=args.json)
     if args.branch:
         branch_once(args.branch, directory)
-    broadcast = Broadcast(chosen.config.sinks, chosen.config.alerts, directory)
+    try:
+        carry_out(chosen, steps, directory, seed_of_run(directory) if args.seed is None else args.seed, selection)
+    except Stopped as stop:
+        hint = shlex.join(["thinkery", *sys.argv[1:]])
+        raise Stopped(stop.what, where=stop.where, hint=f"to continue: {hint}") from None
+    tell_end(directory, as_json=args.json)
+
+
+def carry_out(
+    chosen: recipe.Recipe, steps: Mapping[str, Step], directory: Path, seed: int, selection: Mapping[str, Any]
+) -> None:
+    """Build the graph while the terminal, the sinks and the hooks of alarms follow it."""
+    from thinkery.pipeline.build import build
+    from thinkery.pipeline.progress import open_progress
+    from thinkery.sinks import Broadcast
+
     with open_progress(expected=expected_seconds(steps, directory, selection)) as progress:
 
-        def listen(row: dict[str, Any]) -> None:
+        def show(row: dict[str, Any]) -> None:
             tell(row, progress.note)
+
+        def listen(row: dict[str, Any]) -> None:
+            show(row)
             broadcast.event(row)
 
-        try:
-            build(
-                steps,
-                directory,
-                seed=seed_of_run(directory) if args.seed is None else args.seed,
-                recipe=chosen.record(),
-                progress=progress,
-                on_event=listen,
-                follow=broadcast.follow,
-                **selection,
-            )
-        except Stopped as stop:
-            hint = shlex.join(["thinkery", *sys.argv[1:]])
-            raise Stopped(stop.what, where=stop.where, hint=f"to continue: {hint}") from None
-    tell_end(directory, as_json=args.json)
+        broadcast = Broadcast(chosen.config.sinks, chosen.config.alerts, directory, show)
+        watching = {"progress": progress, "on_event": listen, "follow": broadcast.follow}
+        build(steps, directory, seed=seed, recipe=chosen.record(), **watching, **selection)
 
 
 def expected_seconds(steps: Mapping[str, Step], directory: Path, selection: Mapping[str, Any]) -> dict[str, float]:

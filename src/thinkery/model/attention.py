@@ -13,11 +13,11 @@ Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
 SHORT = 512
-"""Keys up to which plain matrix products in bfloat16 are faster on a CPU than torch's fused kernel: twice, both ways."""
+"""Keys up to which plain bfloat16 products are twice as fast on a CPU as torch's fused kernel, both ways."""
 
 
 def attention(q_BHLE: Tensor, k_BKME: Tensor, v_BKME: Tensor, seen_B1LM: Tensor | None = None) -> Tensor:
-    """out_BHLE of queries that see the keys in `seen_B1LM`, or without it their own and all before; H / K heads share."""
+    """out_BHLE of queries that see the keys in `seen_B1LM`, or without it all up to their own; H / K heads share."""
     if v_BKME.dtype == torch.bfloat16 and v_BKME.device.type == "cpu" and k_BKME.shape[2] <= SHORT:
         return by_products(q_BHLE.to(v_BKME.dtype), k_BKME.to(v_BKME.dtype), v_BKME, seen_B1LM)
     return F.scaled_dot_product_attention(

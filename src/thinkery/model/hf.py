@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from thinkery.errors import InputError
 from thinkery.model.tokenizer import Tokenizer, read_json
 from thinkery.model.transformer import Shape, Transformer
-from thinkery.model.weights import SHARD_BYTES, fill, read_weights, write_weights
+from thinkery.model.weights import SHARD_BYTES, check_fit, fill, read_headers, read_weights, write_weights
 
 if TYPE_CHECKING:
     from thinkery.model.adapter import Adapted
@@ -40,6 +41,21 @@ def load_model(folder: str | Path, dtype: torch.dtype = torch.float32) -> tuple[
             hint="take the tokenizer that belongs to these weights",
         )
     return network, tokenizer
+
+
+def check_model(folder: str | Path) -> None:
+    """Raise InputError for what would keep `load_model` from loading a folder, or the model from ending a text.
+
+    Of weights only names and shapes are read; those of other families than ours are left to transformers.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    Tokenizer.load(folder).eos_id  # noqa: B018 - raises where there is none
+    headers = read_headers(folder)
+    if config.get("model_type") in FAMILIES:
+        with torch.device("meta"):
+            network = Transformer(shape_from_config(config))
+        check_fit(network, _learnt(headers, network.shape), where=str(folder))
 
 
 def save_model(
@@ -164,11 +180,14 @@ def _load_network(folder: Path, config: Mapping[str, Any], dtype: torch.dtype) -
 
         return Adapted.load(folder, dtype)
     network = empty(shape_from_config(config), dtype)
-    weights = read_weights(folder)
-    if network.shape.tie_word_embeddings:
-        weights.pop("lm_head.weight", None)  # a copy that some writers keep
-    fill(network, {k: v for k, v in weights.items() if not k.endswith("rotary_emb.inv_freq")}, where=str(folder))
+    fill(network, _learnt(read_weights(folder), network.shape), where=str(folder))
     return network
+
+
+def _learnt(weights: Mapping[str, Tensor], shape: Shape) -> dict[str, Tensor]:
+    """The tensors of a folder that a network of this shape has; some writers keep more."""
+    copied = {"lm_head.weight"} if shape.tie_word_embeddings else set()
+    return {k: v for k, v in weights.items() if k not in copied and not k.endswith("rotary_emb.inv_freq")}
 
 
 def _dtype_of(network: Transformer) -> torch.dtype:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -28,6 +29,26 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return weights
 
 
+def read_headers(folder: Path) -> dict[str, Tensor]:
+    """Every tensor of a folder, by name, as a shape without numbers; works for weights larger than the memory."""
+    shapes = {name: entry["shape"] for path in _files(folder) for name, entry in _header(path).items()}
+    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """The JSON at the beginning of a safetensors file: 8 bytes that give its length, then as many of text."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 0 < length <= path.stat().st_size - 8:
+                raise ValueError("its header does not end")
+            header = json.loads(file.read(length))
+    except (ValueError, OSError) as error:
+        raise InputError("weights cannot be read", where=str(path), found=str(error)) from error
+    header.pop("__metadata__", None)
+    return header
+
+
 def write_weights(folder: Path, weights: Mapping[str, Tensor], *, shard_bytes: int = SHARD_BYTES) -> None:
     """Write tensors as model.safetensors, or as shards with an index where they exceed `shard_bytes`."""
     shards = _shards(weights, shard_bytes)
@@ -49,11 +70,16 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor], *, where: str) -> No
 
     Parameters that share storage count once, under the first of their names.
     """
+    check_fit(network, weights, where=where)
+    for name, parameter in network.named_parameters():
+        parameter.copy_(weights[name])
+
+
+def check_fit(network: nn.Module, weights: Mapping[str, Tensor], *, where: str) -> None:
+    """Raise InputError unless names and shapes are exactly the network's."""
     wanted = dict(network.named_parameters())
     _check_names(wanted.keys() - weights.keys(), weights.keys() - wanted.keys(), where)
     _check_shapes(wanted, weights, where)
-    for name, parameter in wanted.items():
-        parameter.copy_(weights[name])
 
 
 def _files(folder: Path) -> list[Path]:

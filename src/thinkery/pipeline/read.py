@@ -91,9 +91,10 @@ class RunRecord:
         return _rows(self.path / "events.jsonl")
 
     def alarms(self) -> list[dict[str, Any]]:
-        """The alarms of the steps as they are now, oldest first, those of executions that were set aside left out."""
-        keys = {one.key[:8] for one in self.steps.values()} | {""}
-        return [row for row in self.events() if row["kind"] == "alarm" and row["key"] in keys]
+        """The alarms of the steps as they are now and of the last attempt as a whole, oldest first."""
+        keys = {one.key[:8] for one in self.steps.values()}
+        rung = [row for row in self.events() if row["kind"] == "alarm"]
+        return [row for row in rung if (row["key"] in keys if row["step"] else row["attempt"] == len(self.attempts))]
 
     def metrics(self, step: str) -> list[dict[str, Any]]:
         """The curves of a step: one row per step number, later values of the same name winning."""

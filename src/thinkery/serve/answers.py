@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
+from thinkery.chat import Call
 from thinkery.serve.call import Said, Usage
 from thinkery.serve.jobs import Mark, News
 
@@ -79,6 +80,7 @@ class ChatAnswer:
                     "role": "assistant",
                     "content": one.thought if self.promoted(one.unclosed) else one.answer,
                     "reasoning_content": one.thought,
+                    **calls_json(one.calls),
                 },
                 "logprobs": self.marks(one.thought_marks, one.answer_marks),
                 "finish_reason": one.end,
@@ -98,6 +100,11 @@ class ChatAnswer:
             yield self.chunk(number, {"content": None, "reasoning_content": news.thought}, told=True)
         if answer:
             yield self.chunk(number, {"content": answer, "reasoning_content": None}, told=True)
+
+        if news.calls:
+            calls = calls_json(news.calls)["tool_calls"]
+            numbered = [{"index": i, **call} for i, call in enumerate(calls)]
+            yield self.chunk(number, {"content": None, "reasoning_content": None, "tool_calls": numbered}, told=True)
 
     def last(self, number: int, said: Said, usage: Usage | None) -> dict[str, Any]:
         """The chunk that ends an answer; of several, the very last has the usage."""
@@ -129,6 +136,14 @@ class ChatAnswer:
         if not self.logprobs:
             return None
         return {"content": [mark_json(m) for m in answer], "reasoning_content": [mark_json(m) for m in thought]}
+
+
+def calls_json(calls: Sequence[Call]) -> dict[str, Any]:
+    """The field of a message with calls; nothing where there are none."""
+    if not calls:
+        return {}
+    functions = [(call.id, {"name": call.name, "arguments": call.arguments}) for call in calls]
+    return {"tool_calls": [{"id": id, "type": "function", "function": function} for id, function in functions]}
 
 
 def mark_json(mark: Mark) -> dict[str, Any]:

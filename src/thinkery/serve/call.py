@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
+from thinkery.chat import Call as ToolCall
 from thinkery.serve.door import Door
 from thinkery.serve.jobs import End, Job, Mark, News
 from thinkery.serve.refusals import Refusal, overloaded
@@ -43,6 +44,7 @@ class Said:
     unclosed: bool = False
     heard: bool = False
     queued_s: float | None = None
+    calls: tuple[ToolCall, ...] = ()
 
     def add(self, news: News) -> None:
         """What has come since."""
@@ -55,6 +57,7 @@ class Said:
         self.tokens, self.reasoning = max(self.tokens, news.tokens), max(self.reasoning, news.reasoning)
         self.hit = max(self.hit, news.hit)
         self.queued_s = news.queued_s if self.queued_s is None else self.queued_s
+        self.calls += news.calls
         self.end, self.unclosed = news.end, news.unclosed
 
 

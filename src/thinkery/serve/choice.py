@@ -6,10 +6,11 @@ from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from thinkery.chat import CLOSE, SplitStream, overhang
+from thinkery.chat import CLOSE, Call, SplitStream, overhang
 from thinkery.engine.base import Event, Request
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.serve.jobs import End, Job, Mark, News
+from thinkery.serve.tools import CallCut
 
 
 class Guide(Protocol):
@@ -36,6 +37,7 @@ class Choice:
         self.text = tokenizer.stream()
         self.parts = SplitStream(opened=job.begins == "thought")
         self.stops = StopCut(job.stop)
+        self.cut = CallCut(job.id) if job.calls else None
         self.tokens = self.reasoning = 0
         self.said: Counter[int] = Counter()
         self.closing: deque[int] = deque()
@@ -97,9 +99,12 @@ class Choice:
                 (answer_marks if was_answering or not self.parts.thinks else thought_marks).extend(self.undecided)
                 self.undecided.clear()
         self.end = self.ended(event)
+        calls: tuple[Call, ...] = ()
         if self.end is not None:
             more = self.close()
-            thought, answer = thought + more[0], answer + more[1]
+            rest, calls = self.cut.close() if self.cut else ("", ())
+            thought, answer = thought + more[0], answer + more[1] + rest
+            self.end = "tool_calls" if calls and self.end == "stop" else self.end
             (thought_marks if self.parts.thinks else answer_marks).extend(self.undecided)
         return News(
             self.job.id,
@@ -112,6 +117,7 @@ class Choice:
             hit=event.known,
             queued_s=queued_s,
             end=self.end,
+            calls=calls,
             unclosed=self.end is not None and self.parts.thinks and not self.parts.closed,
         )
 
@@ -126,7 +132,11 @@ class Choice:
             self.guide.take(token)
         if self.parts.thinks and not was_answering:
             self.reasoning = self.tokens
-        return thought, self.stops.push(answer)
+        return thought, self.shown(self.stops.push(answer))
+
+    def shown(self, answer: str) -> str:
+        """Of the answer, what is certainly no call of a tool."""
+        return self.cut.push(answer) if self.cut else answer
 
     def split(self, text: str) -> tuple[str, str]:
         """Text as thought and answer; all of it answer where the model began there."""
@@ -145,7 +155,7 @@ class Choice:
         """What was held back."""
         thought, answer = self.split(self.text.close())
         last_thought, last_answer = self.parts.close()
-        return thought + last_thought, self.stops.push(answer + last_answer) + self.stops.close()
+        return thought + last_thought, self.shown(self.stops.push(answer + last_answer) + self.stops.close())
 
     def mark(self, token: int, logprob: float, alternatives: Sequence[tuple[int, float]]) -> Mark:
         """A token for those who asked for log-probabilities."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from thinkery.chat import Call
 from thinkery.core import Sampling
 
 Begins = Literal["open", "thought", "answer"]
@@ -45,6 +46,8 @@ class Job:
     """Whether the prompt's own log-probabilities are told."""
     grammar: str = ""
     """A grammar of llguidance that the answer follows."""
+    calls: bool = False
+    """Whether calls of tools are taken out of the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,8 @@ class News:
     queued_s: float | None = None
     """How long the job had to wait before its prompt was read; told with the first token."""
     end: End | None = None
+    calls: tuple[Call, ...] = ()
+    """Tools that were called; with the last news."""
     unclosed: bool = False
     """Whether it ended inside the thought."""
     problem: str = ""

@@ -30,6 +30,8 @@ class Profile:
     """Whether log-probabilities may be asked for."""
     json: bool
     """Whether JSON may be asked for."""
+    tools: bool
+    """Whether tools may be offered."""
     several: bool
     """Whether several answers may be asked for."""
 
@@ -43,6 +45,7 @@ PROFILES: Mapping[ProfileName, Profile] = {
         honours_sampling=True,
         logprobs=True,
         json=True,
+        tools=True,
         several=True,
     ),
     "r1-2025-01": Profile(
@@ -53,6 +56,7 @@ PROFILES: Mapping[ProfileName, Profile] = {
         honours_sampling=False,
         logprobs=False,
         json=False,
+        tools=False,
         several=False,
     ),
     "r1-0528": Profile(
@@ -63,6 +67,7 @@ PROFILES: Mapping[ProfileName, Profile] = {
         honours_sampling=False,
         logprobs=False,
         json=True,
+        tools=True,
         several=False,
     ),
 }

@@ -5,10 +5,12 @@ Order of the checks: the shape of the conversation, the numbers, the length; eac
 
 from __future__ import annotations
 
+import json
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 from uuid import uuid4
 
 from thinkery import chat
@@ -48,7 +50,8 @@ class Reader:
         """The jobs of a chat request, one for each answer asked for."""
         messages, prefix = conversation(request.messages, self.profile, self.limits)
         self.require_known(request)
-        prompt, begins = rendered(model.tokenizer, messages, prefix)
+        tools = self.tools(request, messages, model.tokenizer)
+        prompt, begins = rendered(model.tokenizer, messages, prefix, tools)
         asked = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
         base = Job(
             id="",
@@ -64,6 +67,7 @@ class Reader:
             logprobs=bool(request.logprobs),
             alternatives=request.top_logprobs or 0,
             grammar=self.grammar(request.response_format),
+            calls=bool(tools),
         )
         return list(self.several([self.adjusted(base, request, model.tokenizer)], request))
 
@@ -109,8 +113,6 @@ class Reader:
 
     def require_known(self, request: ChatRequest) -> None:
         """Refuse what this profile, or this server, does not do."""
-        if request.tools or any(one.role == "tool" or one.tool_calls for one in request.messages):
-            raise invalid("This model does not support tools")
         if (request.logprobs or request.top_logprobs is not None) and not self.profile.logprobs:
             raise invalid("deepseek-reasoner does not support logprobs and top_logprobs")
         if request.top_logprobs is not None and not request.logprobs:
@@ -172,6 +174,17 @@ class Reader:
         known = tuple((int(id), value) for id, value in bias.items() if int(id) < tokenizer.vocab_size)
         return replace(job, frequency_penalty=frequency, presence_penalty=presence, logit_bias=known)
 
+    def tools(self, request: ChatRequest, messages: Sequence[Message], tokenizer: Tokenizer) -> list[dict[str, Any]]:
+        """The tools that the model may use; refused where the profile or the model's template has none."""
+        if request.tool_choice not in (None, "none", "auto"):
+            raise invalid("Invalid tool_choice value, supported are none and auto")
+        if not request.tools and not any(isinstance(one, chat.ToolTurn) for one in messages):
+            return []
+        if not self.profile.tools or not chat.knows_tools(tokenizer.template or ""):
+            raise invalid("This model does not support tools")
+        offered = [] if request.tool_choice == "none" else request.tools or []
+        return [tool.model_dump(exclude_none=True) for tool in offered]
+
     def grammar(self, wanted: ResponseFormat | None) -> str:
         """The grammar of the answer; "" for any text."""
         if wanted is None or wanted.type == "text":
@@ -223,7 +236,21 @@ def message(sent: ChatMessage, profile: Profile) -> Message:
     if sent.reasoning_content is not None and not profile.lenient:
         raise invalid(refusals.THOUGHT_SENT_BACK)
     role: Role = "system" if sent.role == "developer" else sent.role
-    return Message(role, text_of(sent, profile))
+    text = text_of(sent, profile)
+    if role == "tool":
+        return chat.ToolTurn(role, text, to=sent.tool_call_id or "")
+    return chat.ToolTurn(role, text, calls=calls_of(sent)) if sent.tool_calls else Message(role, text)
+
+
+def calls_of(sent: ChatMessage) -> tuple[chat.Call, ...]:
+    """The calls that an assistant's message made."""
+    calls = [chat.Call(call.id, call.function.name, call.function.arguments) for call in sent.tool_calls or []]
+    for call in calls:
+        try:
+            json.loads(call.arguments)
+        except (ValueError, RecursionError):
+            raise invalid("Invalid tool_calls value, the arguments of {0} are not JSON", repr(call.name[:40])) from None
+    return tuple(calls)
 
 
 def text_of(sent: ChatMessage, profile: Profile) -> str:
@@ -246,7 +273,7 @@ def merged(messages: Sequence[Message]) -> list[Message]:
     """Messages of the same role in a row as one, with a blank line between them."""
     found: list[Message] = []
     for one in messages:
-        if found and found[-1].role == one.role:
+        if found and found[-1].role == one.role and not isinstance(found[-1], chat.ToolTurn):
             found[-1] = replace(one, content=f"{found[-1].content}\n\n{one.content}")
         else:
             found.append(one)
@@ -256,7 +283,7 @@ def merged(messages: Sequence[Message]) -> list[Message]:
 def alternating(messages: Sequence[Message]) -> list[Message]:
     """The messages as they are; refused where two users or two assistants follow each other."""
     for number, (one, other) in enumerate(pairwise(messages)):
-        if one.role == other.role and one.role != "system":
+        if one.role == other.role and one.role in ("user", "assistant"):
             raise invalid(refusals.SUCCESSIVE, number, number + 1)
     return list(messages)
 
@@ -274,12 +301,12 @@ def require_order(messages: Sequence[Message]) -> None:
 
 
 def rendered(
-    tokenizer: Tokenizer, messages: Sequence[Message], prefix: Message | None
+    tokenizer: Tokenizer, messages: Sequence[Message], prefix: Message | None, tools: Sequence[Mapping[str, Any]]
 ) -> tuple[tuple[int, ...], Begins]:
     """The prompt's tokens, and where the model goes on from."""
     assert tokenizer.template is not None
     try:
-        text = chat.render(tokenizer.template, messages, bos=tokenizer.bos, eos=tokenizer.eos)
+        text = chat.render(tokenizer.template, messages, bos=tokenizer.bos, eos=tokenizer.eos, tools=tools)
     except InputError as error:
         raise invalid("This model cannot read the conversation: {0}", error.found or error.what) from None
     begins: Begins = "thought" if chat.opens_thought(text) else "open"

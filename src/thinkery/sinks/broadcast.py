@@ -24,8 +24,12 @@ LAST = ("done", "failed")
 class Broadcast:
     """Listens to the run in `dir`, in the thread that works on it; waits for nothing but at the end of a step."""
 
-    def __init__(self, sinks: Sinks, alerts: Alerts, dir: Path) -> None:
+    def __init__(
+        self, sinks: Sinks, alerts: Alerts, dir: Path, listen: Callable[[dict[str, Any]], None] | None = None
+    ) -> None:
         self._sinks, self._hooks, self._dir = sinks, Hooks(alerts), dir
+        self._listen = listen
+        """Gets the events that are recorded here."""
 
     @contextmanager
     def follow(self, run: Run) -> Iterator[Callable[[Mapping[str, Any]], None] | None]:
@@ -50,11 +54,9 @@ class Broadcast:
 
     def event(self, row: Mapping[str, Any]) -> None:
         """Pass an alarm on, and record the hooks that failed with an earlier one."""
-        if row["kind"] == "hook-failed":
-            return
         if row["kind"] == "alarm":
             self._hooks.ring(row)
-        events = Events(self._dir / "events.jsonl", row["attempt"])
+        events = Events(self._dir / "events.jsonl", row["attempt"], self._listen)
         for failure in self._hooks.failures(wait=row["kind"] in LAST):
             events.add("hook-failed", row["step"], row["key"], **failure)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import queue
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from thinkery.pipeline.run import SINKS as STATE
 from thinkery.pipeline.run import Run
 from thinkery.sinks.trackers import SINKS, Execution, Name, Sinks
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 """How long the end of a step waits for a sink to take what is left."""
 
 Row = Mapping[str, Any]
@@ -69,7 +69,7 @@ class Feed:
         except Exception as error:  # whatever a tracker raises is its own affair
             self._problem = f"{type(error).__name__}: {error}".splitlines()[0]
 
-    def _send(self, write: Any, row: Row) -> None:
+    def _send(self, write: Callable[[int, float, Mapping[str, float]], None], row: Row) -> None:
         """Write what is new in a row, then note it."""
         step, sent = row["step"], self._state["sent"]
         numbers = {name: value for name, value in row.items() if name not in ("step", "at") and value is not None}

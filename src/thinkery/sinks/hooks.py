@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from thinkery.config import Config
+from thinkery.errors import RunFailed
 
 
 class Alerts(Config):
@@ -22,8 +23,8 @@ class Alerts(Config):
 
     command: str = ""
     """A program with its arguments, started without a shell; the alarm is JSON on its standard input."""
-    webhook: str = ""
-    """An address that gets the alarm as JSON in a POST."""
+    webhook: SecretStr = SecretStr("")
+    """An address that gets the alarm as JSON in a POST; whoever knows it may post, so the record shows only stars."""
     timeout_s: float = Field(default=10.0, gt=0)
     """Seconds after which a command or an address that does not answer is given up."""
 
@@ -40,7 +41,7 @@ class Hooks:
         """Begin to tell of an alarm."""
         if self._cfg.command:
             self._calls.append((alarm["alarm"], "command", self._caller.submit(run_command, self._cfg, alarm)))
-        if self._cfg.webhook:
+        if self._cfg.webhook.get_secret_value():
             self._calls.append((alarm["alarm"], "webhook", self._caller.submit(post, self._cfg, alarm)))
 
     def failures(self, *, wait: bool = False) -> list[dict[str, str]]:
@@ -58,7 +59,9 @@ def run_command(cfg: Alerts, alarm: Mapping[str, Any]) -> None:
 
 
 def post(cfg: Alerts, alarm: Mapping[str, Any]) -> None:
-    """Send the alarm to the webhook; HTTPStatusError where the answer is no success."""
+    """Send the alarm to the webhook; RunFailed, without the address, where the answer is no success."""
     import httpx
 
-    httpx.post(cfg.webhook, json=alarm, timeout=cfg.timeout_s).raise_for_status()
+    answer = httpx.post(cfg.webhook.get_secret_value(), json=alarm, timeout=cfg.timeout_s)
+    if not answer.is_success:
+        raise RunFailed(f"the webhook answered {answer.status_code} {answer.reason_phrase}")

@@ -19,6 +19,9 @@ from thinkery.config import Config
 FLUSH_S = 0.5
 """Seconds between two writes of W&B's file; its own 15 would lose as much when the run is killed."""
 
+PARAMETER = 6000
+"""The longest text that MLflow takes as a parameter."""
+
 Name = Literal["tensorboard", "trackio", "wandb", "mlflow"]
 
 
@@ -177,7 +180,7 @@ class MLflow:
         tags = {"thinkery.run": execution.run, "thinkery.step": execution.step}
         run = self._client.create_run(place, run_name=execution.id, tags=tags).info.run_id
         for name, value in execution.config.items():
-            self._client.log_param(run, name, value)
+            self._client.log_param(run, name, str(value)[:PARAMETER])
         return run
 
 

@@ -116,5 +116,6 @@ def try_rewards(run: Run, tokenizer: Tokenizer, tasks: Sequence[Task], rubric: R
         dry_run_gold(rubric, task, opened=opened)
         for finding in lint(rubric, [task], opened=opened):
             if finding.suspicious:
-                run.alarm("reward", f"{finding.probe} earns {finding.total}: {finding.why}", "rewards")
+                seen = f"{finding.probe} earns {finding.total}: {finding.why}"
+                run.alarm("reward", seen, "rewards", "repair the reward before the model finds this out")
                 return

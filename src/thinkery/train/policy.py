@@ -19,11 +19,14 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
 
-from thinkery.errors import InputError
+from thinkery.errors import EnvironmentLacks, InputError
 from thinkery.model.hf import load_model, save_model
 from thinkery.model.lora import Lora, adapt, adapters, merged, save_adapter, sharing_frozen
 from thinkery.model.tokenizer import Tokenizer
+from thinkery.model.weights import read_headers
 from thinkery.pipeline.artifact import Model
+from thinkery.pipeline.files import size_text
+from thinkery.pipeline.memory import memory
 from thinkery.pipeline.run import Run
 from thinkery.train.batch import Batch, Example, packing, per_example
 from thinkery.train.optim import Learner, LearnerConfig, PolicyConfig, require_one_rank
@@ -38,6 +41,7 @@ IN_CACHE = 2**20
 def open_policy(run: Run, model: Model, cfg: PolicyConfig) -> Iterator[Policy]:
     """The model's weights, ready to learn, on the accelerator where there is one."""
     require_one_rank(run.world_size)
+    require_memory(model.folder, cfg)
     network, tokenizer = load_model(model.folder)
     network = network.to("cuda" if torch.cuda.is_available() else "cpu")
     ranks = {"rank": run.rank, "world_size": run.world_size}
@@ -49,6 +53,20 @@ def open_policy(run: Run, model: Model, cfg: PolicyConfig) -> Iterator[Policy]:
         yield policy
     finally:
         policy.close()
+
+
+def require_memory(folder: Path, cfg: PolicyConfig) -> None:
+    """Raise EnvironmentLacks where not even weights, gradients and moments fit; frozen weights have neither."""
+    parameters = sum(tensor.numel() for tensor in read_headers(folder).values())
+    needed = (4 if cfg.lora else 16) * parameters
+    free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else memory()[1]
+    if needed > free:
+        raise EnvironmentLacks(
+            "too little memory to train this model",
+            where=str(folder),
+            found=f"{parameters / 1e9:.3g}B parameters need {size_text(needed)}, {size_text(free)} are free",
+            hint="a smaller model, a larger machine, or policy.lora; thinkery plan says what each step needs",
+        )
 
 
 class Policy(Learner):

@@ -31,7 +31,7 @@ HERE = Path(__file__).parent
 ASSETS = "_"
 """The first part of the addresses of styles and scripts; no run may be called so."""
 
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+LOOPBACK = ("127.0.0.1", "localhost")
 POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'"
 HEADERS = {
     "content-security-policy": f"{POLICY}; frame-ancestors 'none'",

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -31,16 +31,21 @@ class Library:
     """Runs by the name that their addresses begin with."""
 
     def __init__(self, paths: Sequence[Path], most: int | None = None) -> None:
-        self._most = most
-        self.folders = _named(folder for path in paths for folder in find_runs(path))
+        self._paths, self._most = paths, most
         if not self.folders:
             raise InputError("no run here", where=", ".join(map(str, paths)), hint="thinkery run tiny")
 
+    @property
+    def folders(self) -> dict[str, Path]:
+        """Where each run is, by its name; new ones appear by themselves."""
+        return _named(folder for path in self._paths for folder in find_runs(path))
+
     def open(self, name: str) -> Book:
         """A run as it is now; InputError for a name that is none."""
-        if name not in self.folders:
-            raise InputError(f"there is no run {name!r}", hint=suggestion(name, self.folders))
-        return Book(name, open_run(self.folders[name]), self._most)
+        folders = self.folders
+        if name not in folders:
+            raise InputError(f"there is no run {name!r}", hint=suggestion(name, folders))
+        return Book(name, open_run(folders[name]), self._most)
 
 
 class Book:
@@ -138,7 +143,7 @@ class Metrics:
     """The rows of one metrics.jsonl, of which only what was added is read again."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._lock = path, Lock()
+        self._path, self._lock = path, RLock()
         self._rows: dict[int, dict[str, Any]] = {}
         self._end, self._last = 0, b""
         self._columns: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -155,7 +160,8 @@ class Metrics:
 
     def rows(self, after: int = -1) -> list[dict[str, Any]]:
         """One row for each step number above `after`, in order; later values of the same name win."""
-        return [self._rows[step] for step in sorted(self._rows) if step > after]
+        with self._lock:
+            return [self._rows[step] for step in sorted(self._rows) if step > after]
 
     def columns(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """For each metric the step numbers that have it, and its values."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import islice
 from typing import Any
 
 from thinkery.errors import InputError
@@ -293,13 +293,24 @@ def _headline(last: Mapping[str, Any]) -> list[tuple[str, float, str]]:
 
 
 def _comparisons(book: Book, sheets: Mapping[str, Sheet]) -> list[tuple[str, str]]:
-    """Pairs worth comparing: each stage with the one measured before it, and with the one it started from."""
-    own = parents(book, list(sheets))
+    """Pairs worth comparing: each stage with what it started from, and with the last measured one that it came from."""
     order = [stage for stage in sheets if stage in book.steps]
-    pairs = [(before, after) for before, after in pairwise(order)]
-    pairs += [(before, after) for after, before in own.items()]
-    unique = sorted(set(pairs), key=lambda pair: (order.index(pair[1]), order.index(pair[0])))
-    return [(before, after) for before, after in unique if sheets[before].scores.keys() & sheets[after].scores.keys()]
+    started, ancestors = parents(book, order), _ancestors(book)
+    pairs = []
+    for place, stage in enumerate(order):
+        before = [one for one in order[:place] if one in ancestors[stage]]
+        near = [started.get(stage), before[-1] if before else None]
+        pairs += [(one, stage) for one in dict.fromkeys(near) if one]
+    return [(before, after) for before, after in pairs if sheets[before].scores.keys() & sheets[after].scores.keys()]
+
+
+def _ancestors(book: Book) -> dict[str, set[str]]:
+    """For each step every step that it reads, however far back."""
+    found: dict[str, set[str]] = {}
+    for name, step in book.steps.items():
+        read = set(step.inputs.values())
+        found[name] = read.union(*(found[one] for one in read))
+    return found
 
 
 def _moved(was: Sheet, now: Sheet) -> list[tuple[str, str, float, float]]:

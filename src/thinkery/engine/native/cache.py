@@ -16,7 +16,7 @@ from thinkery.model.transformer import Shape
 class Cache:
     """Per layer keys_SKCE and values_SKCE.
 
-    Decoding reads slots whole, as views: a product of a part of them would copy it first, so room is kept small instead.
+    Decoding reads slots whole, as views: a product of a part of them would copy it first, so room is kept small.
     """
 
     def __init__(self, shape: Shape, dtype: torch.dtype, device: torch.device) -> None:

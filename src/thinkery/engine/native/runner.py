@@ -249,12 +249,12 @@ def chunks(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
 
 
 def grown(have: int, need: int, most: int) -> int:
-    """Slots for `need`: what there are where they suffice, else the next power of two, at least 16 and at most `most`."""
+    """Slots for `need`: those there are where they suffice, else the next power of two, from 16 to `most`."""
     return have if need <= have else min(max(16, 1 << (need - 1).bit_length()), most)
 
 
 def fitted(have: int, need: int) -> int:
-    """Length for `need` tokens: what there is while at most a quarter would be idle; growth is by an eighth at least."""
+    """Length for `need` tokens: what there is while at most a quarter is idle; growth is by an eighth at least."""
     if need > have:
         return max(need, have * 9 // 8)
     return have if 4 * need >= 3 * have else need
