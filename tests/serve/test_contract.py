@@ -112,7 +112,7 @@ def test_models_are_listed(client, thinker, path):
     data = client.get(path).json()
     assert data["object"] == "list"
     entry = {"object": "model", "owned_by": "thinkery", "pricing": {"hit": 140, "miss": 550, "completion": 2190}}
-    assert data["data"] == [{"id": name, **entry} for name in ("deepseek-reasoner", str(thinker))]
+    assert data["data"] == [{"id": name, "root": str(thinker), **entry} for name in ("deepseek-reasoner", str(thinker))]
 
 
 @pytest.mark.parametrize(

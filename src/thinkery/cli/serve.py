@@ -86,7 +86,8 @@ def require_installed() -> None:
 
 
 def served_models(name: str, template: str, stack: ExitStack) -> list[Served]:
-    """The named model; of a run, all its stages, the last one first."""
+    """The named model; of a run, all stages that can hold a conversation, the last one first."""
+    from thinkery.model.tokenizer import Tokenizer
     from thinkery.serve.replica import Served
 
     text = models.read_template(template) if template else ""
@@ -95,7 +96,11 @@ def served_models(name: str, template: str, stack: ExitStack) -> list[Served]:
             raise InputError("the demo has not been run here", where=name, hint="make demo, or name a model")
         return [Served(name, stack.enter_context(models.model_folder(name)), text)]
     stages = models.stages_of_run(Path(name))
-    return [Served(f"{Path(name).name}:{stage}", stages[stage], text) for stage in reversed(stages)]
+    chatting = [stage for stage in reversed(stages) if text or Tokenizer.load(stages[stage]).template]
+    silent = [stage for stage in stages if stage not in chatting]
+    if silent:
+        terminal.remark(f"not served, without a chat template: {', '.join(silent)}")
+    return [Served(f"{Path(name).name}:{stage}", stages[stage], text) for stage in chatting]
 
 
 def tell(address: str, served: Sequence[Served]) -> None:

@@ -119,7 +119,7 @@ def build_endpoints(state: State) -> FastAPI:
         """The models that are served."""
         pricing = state.cfg.prices.model_dump()  # nano-USD per token: hit, miss, completion
         entry = {"object": "model", "owned_by": "thinkery", "pricing": pricing}
-        data = [{"id": name, **entry} for name in state.offers]
+        data = [{"id": name, "root": offer.readable.name, **entry} for name, offer in state.offers.items()]
         return JSONResponse({"object": "list", "data": data})
 
     @app.get("/user/balance", responses=REFUSALS)

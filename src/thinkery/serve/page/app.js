@@ -314,7 +314,7 @@ async function connect() {
 }
 
 function showModels() {
-  const ids = served.map(({ id }) => id);
+  const ids = served.filter(({ id, root = id }) => root === id).map(({ id }) => id); // without second names
   const kept = choices().models.filter((id) => ids.includes(id));
   for (const [place, select] of [$("model-0"), $("model-1")].entries()) {
     select.replaceChildren(...ids.map((id) => make("option", { value: id }, [id])));
