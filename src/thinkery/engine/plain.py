@@ -60,3 +60,6 @@ class RecomputingRunner:
 
     def forget(self) -> None:
         """Nothing is remembered."""
+
+    def clear(self) -> None:
+        """Nothing is remembered."""

@@ -78,6 +78,8 @@ class NativeEngine:
         rows = self.scheduler.rows
         if not rows:
             return events
+        if not running:
+            self.runner.clear()
         self.runner.make_room(self.scheduler.room)
         tokens, logprobs = self.next_tokens(rows, self.hidden(running, arrivals))
         for row, token, logprob in zip(rows, tokens, logprobs, strict=True):

@@ -79,6 +79,9 @@ class FixedRunner:
     def forget(self) -> None:
         """Nothing is kept from one request to the next."""
 
+    def clear(self) -> None:
+        """The room is the same at all times."""
+
     def rows_agree(self) -> bool:
         """Whether equal rows come out equal to the last bit wherever they stand in the batch."""
         prefix = self.padded_pass([0, 0, 0])

@@ -90,6 +90,10 @@ class Runner(Protocol):
         """Drop what was computed under old weights and belongs to nothing in flight."""
         ...
 
+    def clear(self) -> None:
+        """Nothing is in flight: what comes is computed in the shapes, and so to the last bit, of a new engine."""
+        ...
+
 
 class CachedRunner:
     """Runs our decoder over a cache of at most `memory` bytes: prompts in one place, what rows said in another."""
@@ -189,6 +193,11 @@ class CachedRunner:
     def forget(self) -> None:
         """Drop the known beginnings."""
         self.blocks.shrink(0)
+
+    def clear(self) -> None:
+        """Give the room back."""
+        self.prompts.resize(0, 0)
+        self.own.resize(0, 0)
 
 
 def recorded(
