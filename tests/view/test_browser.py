@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tests.view.conftest import HOSTILE, learn, serving
@@ -11,6 +12,7 @@ from tests.view.conftest import HOSTILE, learn, serving
 from thinkery.pipeline.files import write_json
 from thinkery.pipeline.lock import locked
 from thinkery.pipeline.run import Run
+from thinkery.view.export import write_site
 from thinkery.view.library import Library
 
 PAGES = (
@@ -181,6 +183,21 @@ def test_axe_finds_no_serious_fault(page, site, scheme, paths):
         found = [one for one in axe.run(page).response["violations"] if one["impact"] in ("serious", "critical")]
         faults[path] = [(one["id"], one["nodes"][0]["html"][:200]) for one in found]
     assert faults == {path: [] for path in paths}
+
+
+def test_a_static_site_works_from_the_disk(page, runs, tmp_path):
+    library, folder = Library([runs / "demo"], most=2), tmp_path / "site"
+    with ThreadPoolExecutor(1) as thread:  # the browser's own event loop runs in this one
+        thread.submit(write_site, library, tmp_path / "none.db", folder).result()
+    page.goto((folder / "index.html").as_uri())
+    page.get_by_role("link", name="demo").click()
+    page.get_by_role("link", name="Stages").click()
+    page.locator(".panel canvas").first.wait_for()
+    page.get_by_role("link", name="Rollouts").first.click()
+    page.locator("article.sample").first.wait_for()
+    assert page.evaluate("getComputedStyle(document.querySelector('.sample')).borderTopWidth") == "3px"
+    page.locator(".stepper input").fill("0")
+    page.wait_for_url("**/zero/1/index.html")
 
 
 def test_no_page_is_wider_than_a_phone(page, site):
