@@ -140,8 +140,8 @@ def build_endpoints(state: State) -> FastAPI:
     @app.get("/ready", responses=REFUSALS)
     async def ready() -> Response:
         """Whether the server takes requests."""
-        if state.draining:
-            raise overloaded("The server is draining", after_s=30)
+        if state.draining or not state.door.ready.is_set():
+            raise overloaded("The server is draining" if state.draining else "The model is being opened", after_s=30)
         return JSONResponse({"status": "ready"})
 
     @app.get("/docs", include_in_schema=False)
