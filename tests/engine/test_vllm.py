@@ -1,6 +1,6 @@
 """vLLM as an engine: weights that do not arrive end the run; with vLLM at hand, samples are the learner's.
 
-THINKERY_VLLM=/opt/vllm/bin/vllm pytest -m slow tests/engine/test_vllm.py      # asks a server of that program
+THINKERY_VLLM=/opt/vllm/bin/python pytest -m slow tests/engine/test_vllm.py     # asks a server of that Python
 HF_HUB_OFFLINE=1 /opt/vllm/bin/python -m pytest -m slow tests/engine/test_vllm.py      # vLLM in this process
 """
 
@@ -27,7 +27,7 @@ from thinkery.train.batch import Example
 from thinkery.train.policy import Policy, PolicyConfig
 
 FLOAT = VllmConfig(dtype="float32", max_len=256, max_batch=16, kv_memory=0.25, tolerance=1e-3)
-PROGRAM = os.environ.get("THINKERY_VLLM", "")
+PYTHON = os.environ.get("THINKERY_VLLM", "")
 
 
 class Copy:
@@ -148,16 +148,16 @@ def test_what_is_dropped_or_overdue_ends_as_such(tiny, tmp_path):
 
 
 def test_what_is_missing_is_said(tiny, tmp_path):
-    wanted = VllmConfig(program=str(tmp_path / "vllm"))
+    wanted = VllmConfig(python=str(tmp_path / "python"))
     with pytest.raises(EnvironmentLacks, match="vLLM cannot be started"), open_vllm(*tiny, wanted):
         pass
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not PROGRAM, reason="THINKERY_VLLM names no vllm program")
+@pytest.mark.skipif(not PYTHON, reason="THINKERY_VLLM names no Python with vLLM")
 @pytest.mark.timeout(1200)
 def test_a_server_of_vllm_follows_the_weights(tiny):
-    with open_vllm(*tiny, FLOAT.model_copy(update={"program": PROGRAM})) as engine:
+    with open_vllm(*tiny, FLOAT.model_copy(update={"python": PYTHON})) as engine:
         follows_the_weights(engine, *tiny)
 
 

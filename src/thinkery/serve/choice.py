@@ -89,12 +89,12 @@ class Choice:
         """An event of the engine as news of the job, whose first ones tell how long it was queued."""
         thought = answer = ""
         thought_marks, answer_marks = [], []
-        for token, logprob in zip(event.tokens, event.logprobs, strict=True):
+        for place, token in enumerate(event.tokens):
             was_answering = self.answering
             more = self.push(token, ended=event.completion is not None)
             thought, answer = thought + more[0], answer + more[1]
             if self.job.logprobs:
-                self.undecided.append(self.mark(token, logprob, event.alternatives))
+                self.undecided.append(self.mark(token, event.logprobs[place], event.alternatives))
             if was_answering or self.parts.place != "start":
                 (answer_marks if was_answering or not self.parts.thinks else thought_marks).extend(self.undecided)
                 self.undecided.clear()

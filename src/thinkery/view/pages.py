@@ -65,7 +65,6 @@ def pipeline_page(book: Book) -> Context:
             [node for node in shown.values() if node.depth == depth]
             for depth in sorted({n.depth for n in shown.values()})
         ],
-        "reports": [node for node in nodes.values() if node.step.kind == "Report"],
         "seconds": sum(node.step.seconds for node in nodes.values()),
         "tokens": sum(node.tokens for node in nodes.values()),
         "flops": sum(node.flops for node in nodes.values()),
@@ -86,7 +85,7 @@ def stage_page(book: Book, name: str) -> Context:
         "charts": drawn,
         "headline": _headline(last),
         "alarms": book.events_of(name, "alarm", "failed"),
-        "trained": [one for one in book.steps if book.metrics(one).rows()],
+        "trained": [one for one in book.steps if book.metrics(one).columns()],
         "result": book.results().get(name, {}),
         "reads_it": [other.name for other in book.steps.values() if name in other.inputs.values()],
     }
@@ -135,8 +134,8 @@ def question_page(book: Book, task: str) -> Context:
     """One question: every stage's answers to it in exams, and whenever it was asked in training."""
     exams, training = {}, {}
     for stage, numbers in book.asked().items():
-        index = book.index(stage)
-        asked = [found for found in index.of_task(task) if found[0] in numbers]
+        index, shown = book.index(stage), set(numbers)
+        asked = [found for found in index.of_task(task) if found[0] in shown]
         if asked and book.step(stage).kind == "Report":
             number, place, group = asked[0]
             exams[stage] = (number, place, group, [sample(row) for row in index.rows(number, place)])

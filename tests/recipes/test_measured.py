@@ -1,0 +1,52 @@
+"""Plans that a finished run has taught: scaled by what is planned, without the machine's pauses."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from thinkery.cli.recipe import open_recipe
+from thinkery.pipeline.read import RunRecord
+from thinkery.recipes.measured import measured, settings_of, taught, usual
+from thinkery.recipes.plan import Need, Plan
+
+ROWS = [
+    {"step": n, "time/step": seconds, "perf/tokens_per_s": 50.0, "perf/rss": 2e9 + n}
+    for n, seconds in enumerate((2, 2, 92), 1)
+]
+"""Two steps as usual, and one in which the machine paused for 90 s."""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunRecord:
+    """A finished step that took 100 s, and one that was never begun."""
+    folder = tmp_path / "steps" / "zero-abcdef12"
+    folder.mkdir(parents=True)
+    (folder / "artifact.json").write_text(json.dumps({"done": 3, "total": 3, "seconds": 100.0}))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    graph = [{"name": name, "key": "abcdef1234", "kind": "Model", "inputs": {}} for name in ("zero", "reason")]
+    return RunRecord(tmp_path, {"graph": graph})
+
+
+def test_a_step_that_was_done_is_scaled_and_another_stays_as_planned(run: RunRecord) -> None:
+    old = Plan([Need("zero", "learning", 1, 3e9, 4000, 40.0), Need("reason", "learning", 1, 3e9, 4000, 40.0)], [], 1.0)
+    new = replace(old, needs=[Need("zero", "learning", 1, 4e9, 8000, 60.0), *old.needs[1:]])
+    zero, reason = taught(new, old, run).needs
+    assert zero.seconds == pytest.approx((100 - 90) * 60 / 40)
+    assert zero.tokens == pytest.approx(50 * 96 * 8000 / 4000)
+    assert zero.memory == pytest.approx(2e9 + 3 + 1e9)
+    assert reason == new.needs[1]
+
+
+def test_pauses_count_as_measured_but_not_as_usual(run: RunRecord) -> None:
+    assert measured(run, "zero") == {"seconds": 100.0, "tokens": 4800.0, "memory": 2e9 + 3}
+    assert usual(run, "zero")["seconds"] == 10.0
+
+
+def test_the_settings_of_a_run_come_back_from_its_record(tmp_path: Path) -> None:
+    recipe = open_recipe(["tiny"], ["zero.grpo.updates=7"], environ={})
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe.record()))
+    assert type(recipe.config)(**settings_of(RunRecord(tmp_path, {}))) == recipe.config
