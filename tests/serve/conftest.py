@@ -75,7 +75,7 @@ class Serving:
 
     def client(self, **headers: str) -> httpx.Client:
         """A client of it."""
-        return httpx.Client(base_url=self.url, headers=headers, timeout=60)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=240)
 
 
 @contextmanager

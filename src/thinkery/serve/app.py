@@ -140,8 +140,8 @@ def build_endpoints(state: State) -> FastAPI:
     @app.get("/ready", responses=REFUSALS)
     async def ready() -> Response:
         """Whether the server takes requests."""
-        if state.draining:
-            raise overloaded("The server is draining", after_s=30)
+        if state.draining or not state.door.ready.is_set():
+            raise overloaded("The server is draining" if state.draining else "The model is being opened", after_s=30)
         return JSONResponse({"status": "ready"})
 
     @app.get("/docs", include_in_schema=False)
@@ -150,14 +150,25 @@ def build_endpoints(state: State) -> FastAPI:
         return HTMLResponse(describe(app.openapi()), headers={"Content-Security-Policy": DOCS_POLICY, **SECURE})
 
     add_page(app)
+    parts = app.openapi().setdefault("components", {}).setdefault("schemas", {})
+    parts |= {**parts_of(ChatRequest), **parts_of(CompletionRequest)}
     return app
 
 
 def body_of(kind: type[Sent]) -> dict[str, Any]:
     """The schema of a body, for the OpenAPI document; bodies are read by `wire.read`."""
-    schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")
-    schema.pop("$defs", None)
+    schema = {name: part for name, part in schema_of(kind).items() if name != "$defs"}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def parts_of(kind: type[Sent]) -> dict[str, Any]:
+    """The schemas that a body's schema refers to, by name."""
+    return schema_of(kind).get("$defs", {})
+
+
+def schema_of(kind: type[Sent]) -> dict[str, Any]:
+    """A body's JSON schema."""
+    return kind.model_json_schema(ref_template="#/components/schemas/{model}")
 
 
 def key_of(request: Request) -> Key:

@@ -1,8 +1,8 @@
 """From requests to replicas and back: who computes a job, and who waits for its news.
 
 A job goes to the replica that is likely to remember the longest beginning of its prompt, unless that one is much
-busier than the idlest. When a replica dies, its place is taken by a new one; jobs of which nothing was heard go to
-another replica, once, and the others end with a problem.
+busier than the idlest; one that is still opening its model gets none while another is ready. When a replica dies, a
+new one takes its place; jobs of which nothing was heard go to another replica, once, and the others end with a problem.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ REMEMBERED = 65_536
 
 SLACK = 8
 """How many more jobs than the idlest a replica may have and still get those whose beginnings it knows."""
+
+RETRY_S = 10.0
+"""Pause before the next try where a replica did not begin."""
 
 LOST = "The engine process was lost; please retry"
 
@@ -59,8 +62,8 @@ class Replica:
     worker: Worker
     waiting: dict[str, Waiting] = field(default_factory=dict)
     known: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
-    load: float = 0.0
-    """Share of its memory for keys and values in use."""
+    load: float | None = None
+    """Share of its memory for keys and values in use; None until it is ready."""
     sending: threading.Lock = field(default_factory=threading.Lock)
 
     def send(self, message: Job | Cancel | Stop) -> None:
@@ -96,6 +99,8 @@ class Door:
         self.start, self.note, self.closing = start, note, False
         """`note` hears of everything before anybody else, in another thread."""
         self.loop = asyncio.get_running_loop()
+        self.ready = asyncio.Event()
+        """Whether a replica was ever ready, or none ever will be."""
         self.places: dict[str, Replica] = {}
         """Where each job is computed."""
         self.replicas = [self.begin() for _ in range(replicas)]
@@ -113,13 +118,14 @@ class Door:
                 news = replica.connection.recv()
                 if isinstance(news, Load):
                     replica.load = news.cache
+                    self.loop.call_soon_threadsafe(self.ready.set)
                     continue
                 self.note(news)
                 self.loop.call_soon_threadsafe(self.deliver, news)
         except (EOFError, OSError):
             pass
         if not self.closing:
-            self.loop.call_soon_threadsafe(self.replace, replica)
+            self.loop.call_soon_threadsafe(self.lose, replica)
 
     @property
     def under_way(self) -> int:
@@ -134,7 +140,8 @@ class Door:
     @property
     def usage(self) -> float:
         """How full the replicas' memories are, on average."""
-        return sum(replica.load for replica in self.replicas) / len(self.replicas)
+        loads = [replica.load for replica in self.replicas if replica.load is not None]
+        return sum(loads) / max(1, len(loads))
 
     def submit(self, job: Job, news: asyncio.Queue[News]) -> None:
         """Have a job computed; what comes of it is put into `news`."""
@@ -143,8 +150,12 @@ class Door:
     def place(self, waiting: Waiting) -> None:
         """Give a job to a replica."""
         names = list(unit_names(waiting.job.prompt, waiting.job.salt, waiting.job.model))
-        idlest = min(len(replica.waiting) for replica in self.replicas)
-        fit = [replica for replica in self.replicas if len(replica.waiting) <= idlest + SLACK]
+        open_ones = [replica for replica in self.replicas if replica.load is not None] or self.replicas
+        if not open_ones:
+            waiting.news.put_nowait(News(waiting.job.id, problem=LOST))
+            return
+        idlest = min(len(replica.waiting) for replica in open_ones)
+        fit = [replica for replica in open_ones if len(replica.waiting) <= idlest + SLACK]
         chosen = max(fit, key=lambda replica: (replica.matched(names), -len(replica.waiting)))
         chosen.learn(names)
         chosen.waiting[waiting.job.id] = waiting
@@ -168,9 +179,14 @@ class Door:
             if news.end is not None or news.problem:
                 del replica.waiting[news.job], self.places[news.job]
 
-    def replace(self, replica: Replica) -> None:
-        """A new replica for one that has died; jobs nobody has heard of go on elsewhere."""
-        self.replicas[self.replicas.index(replica)] = self.begin()
+    def lose(self, replica: Replica) -> None:
+        """A replica has died: a new one takes its place, and jobs nobody has heard of go on elsewhere."""
+        self.replicas.remove(replica)
+        if replica.load is None:  # it could not even begin, and the next one may fare no better
+            self.ready.set()
+            self.loop.call_later(RETRY_S, self.again)
+        else:
+            self.again()
         for id, waiting in replica.waiting.items():
             del self.places[id]
             if waiting.heard or waiting.moved:
@@ -178,6 +194,11 @@ class Door:
             else:
                 waiting.moved = True
                 self.place(waiting)
+
+    def again(self) -> None:
+        """One more replica, unless all is over."""
+        if not self.closing:
+            self.replicas.append(self.begin())
 
     def close(self) -> None:
         """End all replicas; what is under way is lost."""

@@ -1,7 +1,8 @@
 """A replica: one process that owns engines and batches what it is asked, between any two steps.
 
-It reads `Job` and `Cancel` from a connection and writes lists of `News`, one list per step. Each model is opened when
-it is first asked for. The process ends when it is told to, or when the connection does.
+It reads `Job` and `Cancel` from a connection and writes lists of `News`, one list per step. It says `Load` when the
+first model is open, and opens every other when it is first asked for. The process ends when it is told to, or when the
+connection does.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def _main(connection: Connection, models: Mapping[str, Served], running: Running
     if running.threads:
         torch.set_num_threads(running.threads)
     with ExitStack() as opened:
-        serve_jobs(connection, lambda name: open_served(models[name], running, opened))
+        serve_jobs(connection, lambda name: open_served(models[name], running, opened), first=next(iter(models)))
 
 
 def open_served(model: Served, running: Running, opened: ExitStack) -> Opened:
@@ -90,10 +91,12 @@ def open_served(model: Served, running: Running, opened: ExitStack) -> Opened:
     return Opened(opened.enter_context(open_engine(network, tokenizer, cfg)), tokenizer)
 
 
-def serve_jobs(connection: Connection, open_model: Callable[[str], Opened]) -> None:
-    """Work until the connection ends; an engine that raises takes its replica with it."""
+def serve_jobs(connection: Connection, open_model: Callable[[str], Opened], *, first: str) -> None:
+    """Open the `first` model, say so, and work until the end; an engine that raises takes its replica with it."""
     desk = Desk(connection, open_model)
+    desk.opened(first)
     try:
+        connection.send(desk.loaded)
         while desk.read():
             desk.advance()
     except (EOFError, BrokenPipeError, ConnectionResetError):

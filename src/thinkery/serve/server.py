@@ -17,7 +17,7 @@ from pathlib import Path
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from thinkery.errors import UsageError
+from thinkery.errors import RunFailed, UsageError
 from thinkery.serve.app import build_app
 from thinkery.serve.config import Serve
 from thinkery.serve.door import Door
@@ -74,6 +74,9 @@ async def listen(till: Till, models: Sequence[Served], cfg: Serve, on_ready: Cal
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     listening = asyncio.create_task(server.serve())
     try:
+        await door.ready.wait()
+        if not door.replicas:
+            raise RunFailed("the model could not be opened; its process says why above", where=models[0].name)
         on_ready(await server.address())
         await asyncio.wait({listening, asyncio.create_task(stopping.wait())}, return_when=asyncio.FIRST_COMPLETED)
         await drain(state)
