@@ -121,6 +121,8 @@ def test_a_model_cannot_steer_the_terminal(rude_qwen: Path, tmp_path: Path) -> N
 def test_the_models_of_a_run_answer_in_turn(thinkery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code, _, err = thinkery("run", "tiny", "--until", "base", "--dir", tmp_path / "run")
     assert code == 0, err
+    code, _, err = thinkery("serve", tmp_path / "run")
+    assert (code, "no model of this run has a chat template" in err) == (4, True)
     typed = "/model\n1 + 1?\n/model base\n/regenerate\n/model bas\n"
     monkeypatch.setattr("sys.stdin", io.StringIO(typed))
     code, _, err = thinkery("chat", tmp_path / "run", "--max-tokens", 6, "--template", "chat")

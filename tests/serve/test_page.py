@@ -346,6 +346,9 @@ def test_the_keyboard_does_what_its_help_says(page: Page, server: ScriptedServer
     assert (
         "## Question\n\nhello\n\n## reason\n\n> I know this.\n\nYou asked: hello\n" in download.value.path().read_text()
     )
+    for shown in ("dark", "light"):
+        page.keyboard.press("d")
+        assert page.locator("html").get_attribute("data-theme") == shown
     page.keyboard.press("/")
     page.keyboard.type("typed?")
     expect(page.locator("#question")).to_have_value("typed?")

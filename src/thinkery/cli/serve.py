@@ -97,6 +97,8 @@ def served_models(name: str, template: str, stack: ExitStack) -> list[Served]:
         return [Served(name, stack.enter_context(models.model_folder(name)), text)]
     stages = models.stages_of_run(Path(name))
     chatting = [stage for stage in reversed(stages) if text or Tokenizer.load(stages[stage]).template]
+    if not chatting:
+        raise InputError("no model of this run has a chat template", where=name, hint="--template chat")
     silent = [stage for stage in stages if stage not in chatting]
     if silent:
         terminal.remark(f"not served, without a chat template: {', '.join(silent)}")

@@ -19,8 +19,6 @@ let left = null;
 let shelf = null;
 let following = true;
 
-// ── asking ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
 /** Ask a question after `parent` (the last turn that is shown, unless given). */
 function ask(question, parent = path(conversation).at(-1) ?? conversation) {
   conversation.title ||= question.replace(/\s+/g, " ").slice(0, 80);
@@ -132,8 +130,6 @@ function spoken({ model, content, error, finish }) {
   return `${model} ${finish === "stopped" ? "was stopped" : "answered"}: ${text}`;
 }
 
-// ── the conversation on the page ────────────────────────────────────────────────────────────────────────────────────
-
 /** Show the conversation's path; turns that are on the page already stay as they are. */
 function show() {
   const turns = path(conversation);
@@ -202,8 +198,6 @@ function say(text) {
   $("status").textContent = text;
 }
 
-// ── staying at the end of what streams ──────────────────────────────────────────────────────────────────────────────
-
 function atEnd() {
   return scrollY + innerHeight > document.documentElement.scrollHeight - 60;
 }
@@ -216,8 +210,6 @@ function follow() {
 function keepUp() {
   if (following) requestAnimationFrame(() => scrollTo(0, document.documentElement.scrollHeight));
 }
-
-// ── conversations kept in this browser ──────────────────────────────────────────────────────────────────────────────
 
 async function keep(one) {
   if (!shelf || !one.next.length) return;
@@ -296,8 +288,6 @@ function saveAsFile() {
   URL.revokeObjectURL(link.href);
 }
 
-// ── the server's models, key and balance ────────────────────────────────────────────────────────────────────────────
-
 /** Ask the server what it has; without a key that it takes, ask the reader for one. */
 async function connect() {
   try {
@@ -359,8 +349,6 @@ function notice(text, retry = null) {
   $("notice").replaceChildren(text, ...(retry ? [" ", button("Try again", retry)] : []));
 }
 
-// ── settings ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
 const form = $("settings").querySelector("form");
 const NUMBERS = ["temperature", "top_p", "max_tokens"];
 
@@ -390,12 +378,11 @@ function paintTheme() {
 }
 
 function switchTheme() {
-  const dark = getComputedStyle(document.documentElement).getPropertyValue("--dark").trim() === "1";
+  const { theme } = choices();
+  const dark = theme === "dark" || (theme === "system" && matchMedia("(prefers-color-scheme: dark)").matches);
   choose({ theme: dark ? "light" : "dark" });
   paintTheme();
 }
-
-// ── what the reader does ────────────────────────────────────────────────────────────────────────────────────────────
 
 const lastTurn = () => path(conversation).at(-1);
 
