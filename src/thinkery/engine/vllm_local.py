@@ -27,6 +27,7 @@ class Local:
             max_num_seqs=cfg.max_batch,
             kv_cache_memory_bytes=int(cfg.kv_memory * 2**30),
             generation_config="vllm",  # nothing but what a request says
+            enable_chunked_prefill=False,  # vLLM's CPU sampler fails on a seeded request whose prompt is cut in two
             logprobs_mode="processed_logprobs",  # under softmax(logits / temperature)
         )
 

@@ -158,6 +158,7 @@ def start(cfg: VllmConfig, folder: Path, port: int, log: Path) -> subprocess.Pop
         f"--max-num-seqs={cfg.max_batch}",
         f"--kv-cache-memory-bytes={int(cfg.kv_memory * 2**30)}",
         "--generation-config=vllm",
+        "--no-enable-chunked-prefill",  # vLLM's CPU sampler fails on a seeded request whose prompt is cut in two
         "--logprobs-mode=processed_logprobs",
         *cfg.arguments,
     ]

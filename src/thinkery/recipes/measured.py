@@ -5,8 +5,9 @@ machine is at them; a run of the same graph on the same machine knows both. So o
 
     seconds = measured seconds x planned seconds / seconds planned for the run's own settings
 
-where pauses of the machine are taken out of what was measured, and tokens likewise; memory is what the run held, and the planned difference. What the run has not done stays as it is
-planned. The sampled texts must be of about the same length: another model or template makes another plan.
+where pauses of the machine are taken out of what was measured, and tokens likewise; memory is what the run held, and
+the planned difference. What the run has not done stays as it is planned. The sampled texts must be of about the same
+length: another model or template makes another plan.
 """
 
 from __future__ import annotations
