@@ -196,7 +196,8 @@ def test_a_verifier_that_breaks_half_way_leaves_the_peak_behind(rings):
 
     rung = rings(1e-2, poisoned, updates=65)
     assert rung["past-peak"]["setting"] == "grpo.updates"
-    assert "past-peak" not in rings(1e-2, poisoned, updates=15)
+    assert "past-peak" not in rings(1e-2, poisoned, updates=15), "the advice: end before"
+    assert "past-peak" not in rings(1e-2, Rubric(low=low), updates=65), "the cause: a verifier that holds"
 
 
 def test_a_sampler_of_another_format_disagrees_with_the_trainer(rings):
