@@ -29,7 +29,7 @@ TRL = (
     Entry("trl", ("weights=bfloat16", "micro=4")),
     Entry("trl", ("weights=float32", "micro=4")),
 )
-OURS = Entry("ours", ("micro_batch_tokens=1152",))
+OURS = Entry("ours")
 TRL_SFT = (
     Entry("trl", ("weights=bfloat16", "micro=1")),
     Entry("trl", ("weights=bfloat16", "micro=2")),

@@ -53,7 +53,7 @@ def sample(turns: Turns, work: Work, material: Material, options: dict[str, str]
 
 def grpo(turns: Turns, work: Work, material: Material, options: dict[str, str]) -> None:
     """One update: ask, judge, learn, hand the engine the new weights."""
-    policy = opened(material, options)
+    policy = opened(material, options, 512)  # three samples at once, for memory
     cfg = Grpo(policy=policy.cfg, updates=ROUNDS, group_size=work.samples, beta=0.0, max_tokens=((0, work.new_tokens),))
     rubric = Rubric(vowels=vowels)
     with open_engine(policy.network, policy.tokenizer, EngineConfig(dtype="bfloat16")) as engine:
@@ -79,7 +79,7 @@ def grpo(turns: Turns, work: Work, material: Material, options: dict[str, str]) 
 
 def sft(turns: Turns, work: Work, material: Material, options: dict[str, str]) -> None:
     """One update on whole texts."""
-    policy = opened(material, options)
+    policy = opened(material, options, 1152)
 
     def once(work: Work, number: int) -> dict[str, Any]:
         imitate(policy, [Example(np.array(text, np.int32)) for text in material.texts(work, number)])
@@ -96,11 +96,10 @@ def imitate(policy: Policy, examples: list[Example]) -> Update:
     return policy.update(partial(pack, examples, device=policy.device), objective, total=ROUNDS)
 
 
-def opened(material: Material, options: dict[str, str]) -> Policy:
-    """The model, ready to learn."""
+def opened(material: Material, options: dict[str, str], size: int) -> Policy:
+    """The model, ready to learn at most `size` tokens at once."""
     network, tokenizer = load_model(material.folder)
     network.to(options["device"])
-    size = int(options.get("micro_batch_tokens", PolicyConfig().micro_batch_tokens))
     return Policy(
         network, tokenizer, PolicyConfig(lr=1e-6, dtype="bfloat16", micro_batch_tokens=size, logits_chunk=2**26)
     )

@@ -235,7 +235,7 @@ class LabelLogprobs(Function):
         ctx.temperature = temperature
         logprobs, entropies = [], []
         for some, labels in zip(*in_cache(logits_CV, labels_C), strict=True):
-            logprobs_RV = (some.float() / temperature).log_softmax(-1)
+            logprobs_RV = tempered(some, temperature).log_softmax(-1)
             logprobs.append(logprobs_RV.gather(-1, labels[:, None])[:, 0])
             entropies.append(-(logprobs_RV.exp() * logprobs_RV).sum(-1))
         found = torch.cat(logprobs), torch.cat(entropies)
@@ -248,11 +248,16 @@ class LabelLogprobs(Function):
         slopes_C, slope_CV = gradients[0] / ctx.temperature, torch.empty_like(logits_CV)
         parts = zip(*in_cache(logits_CV, labels_C, slopes_C, slope_CV), strict=True)
         for some, labels, slopes, slope_RV in parts:
-            p_RV = (some.float() / ctx.temperature).softmax(-1)
+            p_RV = tempered(some, ctx.temperature).softmax(-1)
             p_RV *= -slopes[:, None]
             p_RV.scatter_add_(1, labels[:, None], slopes[:, None])
             slope_RV.copy_(p_RV)
         return slope_CV, None, None
+
+
+def tempered(logits_RV: Tensor, temperature: float) -> Tensor:
+    """In float32, over the temperature."""
+    return logits_RV.float() if temperature == 1 else logits_RV.float() / temperature
 
 
 def in_cache(logits_CV: Tensor, *others_C: Tensor) -> list[Sequence[Tensor]]:
