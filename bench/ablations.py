@@ -104,7 +104,7 @@ def measure(name: str, folder: Path, source: Path | None) -> dict[str, Any]:
         "settings": settings,
         **{metric: metrics[metric] for metric in (*SHOWN, *GENERAL) if metric in metrics},
         "curve": [[row["step"], row["eval/exam/pass@1"]] for row in rows if "eval/exam/pass@1" in row],
-        "seconds": record.steps[stage].seconds,
+        "train_flops": sum(row.get("perf/flops", 0) for row in rows),
         "peak_memory_gb": round(max(row.get("perf/rss", 0) for row in rows) / 1e9, 2),
         "alarms": sorted({row["alarm"] for row in record.events() if row["kind"] == "alarm"}),
     }

@@ -85,13 +85,13 @@ def reported(found: Mapping[str, Any]) -> str:
 def ablations(found: Mapping[str, Any]) -> str:
     """Accuracy, form, language, preference, length and cost of every variant."""
     lines = [
-        "| variant | pass@1 | format | language | preference | tokens | seconds | GB |",
+        "| variant | pass@1 | format | language | preference | tokens | TFLOPs | GB |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for name, variant in found["variants"].items():
         shares = (f"{100 * variant[key]['value']:.1f}" for key in ("format", "language", "preference"))
-        length, seconds, memory = variant["length"]["value"], variant["seconds"], variant["peak_memory_gb"]
-        cells = [interval(variant["pass@1"]), *shares, f"{length:.0f}", f"{seconds:.0f}", f"{memory:.1f}"]
+        length, spent, memory = variant["length"]["value"], variant["train_flops"] / 1e12, variant["peak_memory_gb"]
+        cells = [interval(variant["pass@1"]), *shares, f"{length:.0f}", f"{spent:.1f}", f"{memory:.1f}"]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
