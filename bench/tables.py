@@ -38,7 +38,7 @@ def demo(found: Mapping[str, Any]) -> str:
         f"general prompts (the rest), four attempts at each. One run on two cores, {found['date']}: "
         f"{found['wall_s'] / 60:.1f} minutes,\n{found['peak_memory_gb']:.2f} GB resident at most "
         "(`bench/results/tiny.json`). General, preference and harmless are judged by\nthe world's own rules, which "
-        "train nothing.",
+        "train nothing." + (f"\n{found['note']}" if "note" in found else ""),
         "",
         f"| stage | {' | '.join(COLUMNS)} | tokens |",
         f"|---|{'--:|' * (len(COLUMNS) + 1)}",

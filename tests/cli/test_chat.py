@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import termios
@@ -41,6 +42,12 @@ class Terminal:
         return before
 
 
+def at_a_terminal() -> None:
+    """What a shell does for its command: without it Ctrl-C reaches nobody, or is ignored."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @contextmanager
 def chatting(*words: object, cwd: Path) -> Iterator[tuple[Terminal, subprocess.Popen]]:
     """`thinkery chat` with its three streams on one terminal."""
@@ -56,7 +63,7 @@ def chatting(*words: object, cwd: Path) -> Iterator[tuple[Terminal, subprocess.P
         cwd=cwd,
         env=environment,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # or Ctrl-C would reach nobody
+        preexec_fn=at_a_terminal,
     )
     os.close(theirs)
     try:

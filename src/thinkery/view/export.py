@@ -10,6 +10,7 @@ import asyncio
 import re
 import shutil
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 from urllib.parse import quote
@@ -57,7 +58,8 @@ def write_site(library: Library, ledger: Path, folder: Path) -> int:
     named: dict[str, str] = {INDEX: "/"}
     app = create_app(library, ("site",), ledger, lambda depth: StaticLinks(depth, named))
     shutil.copytree(HERE / "static", folder / ASSETS)
-    return asyncio.run(_write_named(app, named, folder))
+    with ThreadPoolExecutor(1) as pool:  # a thread has no event loop yet, whoever calls: a notebook has one
+        return pool.submit(asyncio.run, _write_named(app, named, folder)).result()
 
 
 async def _write_named(app: Starlette, named: dict[str, str], folder: Path) -> int:
