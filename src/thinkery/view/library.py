@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from thinkery.errors import InputError
-from thinkery.evals.compare import EXAM, Sheet
+from thinkery.evals.compare import EXAM, Change, Sheet, compare
 from thinkery.pipeline.artifact import Artifact, Dataset, Report, load_artifact
 from thinkery.pipeline.files import length_of
 from thinkery.pipeline.index import Index, IndexedGroup
@@ -100,8 +100,16 @@ class Book:
 
     def sheets(self) -> dict[str, Sheet]:
         """What every question of an exam scored, by stage, for the stages whose exam judged accuracy."""
-        found = {name.removeprefix(EXAM): _sheet(report.path) for name, report in self.exams().items()}
+        found = {stage: _sheet(path) for stage, path in self._examined().items()}
         return {stage: sheet for stage, sheet in found.items() if sheet.scores}
+
+    def change(self, before: str, after: str) -> Change:
+        """What differs between two stages' exams."""
+        paths = self._examined()
+        return _change(paths[before], paths[after])
+
+    def _examined(self) -> dict[str, Path]:
+        return {name.removeprefix(EXAM): report.path for name, report in self.exams().items()}
 
     def index(self, name: str) -> Index:
         """Where a step's attempts lie."""
@@ -256,6 +264,11 @@ def _sheet(path: Path) -> Sheet:
     index = Index(path)
     groups = [group for number in index.numbers() for group in index.groups(number) if ACCURACY in group.scores]
     return Sheet({g.task: g.scores[ACCURACY] for g in groups}, {g.task: g.prompt for g in groups})
+
+
+@lru_cache(maxsize=1024)
+def _change(before: Path, after: Path) -> Change:
+    return compare(_sheet(before), _sheet(after))
 
 
 @lru_cache(maxsize=1024)

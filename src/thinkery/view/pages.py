@@ -10,7 +10,7 @@ from typing import Any
 
 from thinkery.errors import InputError
 from thinkery.evals import paper
-from thinkery.evals.compare import EXAM, Sheet, compare
+from thinkery.evals.compare import EXAM, Sheet
 from thinkery.evals.metrics import Estimate
 from thinkery.evals.table import cells, columns, is_share, questions
 from thinkery.pipeline.artifact import Dataset
@@ -152,7 +152,7 @@ def compare_page(book: Book) -> Context:
     results, sheets = book.results(), book.sheets()
     common = [name for name in columns(results) if sum(name in found for found in results.values()) > len(results) / 2]
     rest = sorted({name for found in results.values() for name in found} - set(common))
-    changes = [(before, after, compare(sheets[before], sheets[after])) for before, after in _comparisons(book, sheets)]
+    changes = [(before, after, book.change(before, after)) for before, after in _comparisons(book, sheets)]
     return {
         "results": results,
         "metrics": common,
@@ -175,7 +175,7 @@ def change_page(book: Book, before: str, after: str) -> Context:
         if stage not in sheets:
             raise InputError(f"stage {stage!r} was not examined", where=book.name, hint=suggestion(stage, sheets))
     was, now = sheets[before], sheets[after]
-    change = compare(was, now)
+    change = book.change(before, after)
     return {
         "before": before,
         "after": after,
