@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
-from thinkery.chat import CLOSE, OPEN
+from thinkery.chat import CLOSE, OPEN, overhang
 from thinkery.cli import models, terminal
 from thinkery.core import Completion, Message, seed_of
 from thinkery.errors import InputError
@@ -263,7 +263,7 @@ class Printer:
         if closed:
             self.place, self.held = "gap", rest
         else:
-            kept = next((n for n in range(len(CLOSE) - 1, 0, -1) if thought.endswith(CLOSE[:n])), 0)
+            kept = overhang(thought, (CLOSE,))
             thought, self.held = thought[: len(thought) - kept], thought[len(thought) - kept :]
         if self.show_thought:
             self._dim(thought)
