@@ -14,7 +14,7 @@ TERMINALS = {"test_chat.py", "test_show.py", "test_progress.py"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test that drives a browser or a terminal has one more try, which the summary names: keys reach another process."""
+    """What drives a browser or a terminal has one more try, which the summary names: keys go to another process."""
     for item in items:
         if DRIVEN & set(getattr(item, "fixturenames", ())) or item.path.name in TERMINALS:
             item.add_marker(pytest.mark.flaky(reruns=1))
