@@ -1,7 +1,4 @@
-"""Training as one of several ranks, for tests: torchrun … ranked.py LOOP SHARDING MODEL FOLDER OUT [UPDATES]
-
-Without torchrun it is the one rank of a run. At its end rank 0 writes the weights and the losses of all updates to OUT.
-"""
+"""Training as one of several ranks, for tests: torchrun … ranked.py MODEL FOLDER JOB…, of which `train` says the form."""
 
 from __future__ import annotations
 
@@ -52,13 +49,15 @@ def imitate(run: Run, policy: Policy) -> None:
     sft(run, Sft(epochs=-(-UPDATES // 3), batch=4, checkpoint_every=4), policy, ROWS, held_out=ROWS[:3])
 
 
-def main(ranks: Ranks, loop: str, sharding: str, model: str, folder: str, out: str, stop_at: str = "0") -> None:
-    """Train; with `stop_at`, one rank asks to stop at that update."""
-    torch.set_num_threads(1)
-    run = Run(Path(folder), loop, seed=5, ranks=ranks, attempt=1 + Path(folder).exists())
+def train(ranks: Ranks, model: Path, folder: Path, job: str) -> None:
+    """One job: NAME/LOOP/SHARDING/STOP. It continues what is in `folder`/NAME; STOP is the update after which the last
+    rank asks to stop, 0 for none. At the end rank 0 writes weights and losses to NAME.pt."""
+    name, loop, sharding, stop = job.split("/")
+    attempt = ranks.tell(1 + (folder / name).exists())
+    run = Run(folder / name, loop, seed=5, ranks=ranks, attempt=attempt)
     cfg = PolicyConfig(lr=1e-3, micro_batch_tokens=96, weight_decay=0.1, sharding=sharding)  # type: ignore[arg-type]
-    with open_policy(run, Model(Path(model), {"folder": "."}), cfg) as policy:
-        stop_late(policy, run, int(stop_at))
+    with open_policy(run, Model(model, {"folder": "."}), cfg) as policy:
+        ask_to_stop(run, policy, int(stop))
         try:
             {"grpo": reinforce, "sft": imitate}[loop](run, policy)
         except Stopped:
@@ -66,20 +65,23 @@ def main(ranks: Ranks, loop: str, sharding: str, model: str, folder: str, out: s
         run.save_model(policy.save_model)
     if ranks.rank == 0:
         losses = [row["optim/loss"] for row in run.curves()]
-        torch.save({"losses": losses, "weights": load_model(run.dir / "model")[0].state_dict()}, out)
+        torch.save({"losses": losses, "weights": load_model(run.dir / "model")[0].state_dict()}, folder / f"{name}.pt")
 
 
-def stop_late(policy: Policy, run: Run, update: int) -> None:
-    """Let the last rank ask for an end after an update."""
+def ask_to_stop(run: Run, policy: Policy, after: int) -> None:
+    """Let the last rank alone ask for an end after an update."""
     apply = policy.apply
 
     def asking(lr: float) -> None:
         apply(lr)
-        run.stopping = run.stopping or (policy.updates + 1 == update and run.rank == run.ranks.count - 1)
+        if policy.updates + 1 == after and run.rank == run.ranks.count - 1:
+            run.stopping = True
 
     policy.apply = asking
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     with joined(os.environ) as joined_ranks:
-        main(joined_ranks, *sys.argv[1:])
+        for each in sys.argv[3:]:
+            train(joined_ranks, Path(sys.argv[1]), Path(sys.argv[2]), each)

@@ -6,6 +6,7 @@ objective has divided by denominators of the whole update. Ran over gloo on CPUs
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -62,5 +63,7 @@ def read_shards(
     """Read a state that any number of ranks has written; `template` makes room for what is named there."""
     names = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
     state = template(names)
-    dcp.load(state, checkpoint_id=folder, no_dist=ranks is ALONE)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)  # which `no_dist` asks for
+        dcp.load(state, checkpoint_id=folder, no_dist=ranks is ALONE)
     return state
