@@ -12,7 +12,8 @@ ThinkeryError                 exit code
 │   ├── NotFinite                  NaN or infinity in a loss or a gradient
 │   ├── Ungradable                 too many samples could not be judged
 │   ├── Stalled                    a wait outlasted its watchdog
-│   └── DiskFull                   no room left; nothing already written is lost
+│   ├── DiskFull                   no room left; nothing already written is lost
+│   └── RankLost              75   another process of the run is gone; resumable
 ├── Busy                      1    another process works on the same run directory
 └── Stopped                   75   stopped on request, and resumable
 """
@@ -89,6 +90,12 @@ class Stalled(RunFailed):
 
 class DiskFull(RunFailed):
     """No room left on the device; what was already written is intact."""
+
+
+class RankLost(RunFailed):
+    """Another process of the same run is gone; the same command continues from the last checkpoint."""
+
+    exit_code = 75
 
 
 class Busy(ThinkeryError):

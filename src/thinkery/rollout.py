@@ -1,18 +1,21 @@
 """The one verb: ask every task several times, judge every attempt. Training, data making and evaluation use it.
 
 tasks ─► engine.generate ─► rubric.judge, in a thread beside ─► groups, as they are judged
+
+Several ranks share the tasks: each samples and judges its part, and every rank gets all groups (`shared_rollouts`).
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 from thinkery.core import Completion, Group, Rollout, Sampling, Task, seed_of
 from thinkery.engine.base import Engine, Event, Request, generate
+from thinkery.pipeline.ranks import Ranks
 from thinkery.rewards.rubric import Rubric
 
 UNJUDGED = 64
@@ -60,6 +63,26 @@ def rollouts(
                 yield group
         finally:
             thread.shutdown(cancel_futures=True)
+
+
+def shared_rollouts(
+    ranks: Ranks,
+    engine: Engine,
+    tasks: Sequence[Task],
+    sampling: Sampling,
+    rubric: Rubric,
+    *,
+    samples: int,
+    seed: int,
+    step: int = 0,
+    clock: Clock | None = None,
+) -> list[Group]:
+    """The judged groups of `rollouts` in the order of the tasks, on every rank; each has worked on an equal share."""
+    own = list(
+        rollouts(engine, ranks.share(tasks), sampling, rubric, samples=samples, seed=seed, step=step, clock=clock)
+    )
+    by_task = {group.task.id: group for part in ranks.gather(own) for group in part}
+    return [by_task[task.id] for task in tasks]
 
 
 def judge(task: Task, events: list[Event], rubric: Rubric) -> Group:

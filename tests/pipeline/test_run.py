@@ -181,17 +181,6 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     assert path.read_text() == "old"
 
 
-def test_only_rank_0_writes(tmp_path):
-    run = Run(tmp_path, "zero", rank=1, world_size=2)
-    run.metrics(1, {"n": 1})
-    run.rollouts(1, [group(Task("q", "p"), 1.0)])
-    run.event("x")
-    run.alarm("y", "z")
-    run.progress(1, 2)
-    run.checkpoint(1, saving("x"))
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_dataset_continues_after_a_torn_line_and_its_rows_come_in_key_order(tmp_path):
     writer = Run(tmp_path, "corpus").dataset()
     writer.count("made", 2)

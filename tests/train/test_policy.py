@@ -9,7 +9,7 @@ import torch
 from thinkery.errors import EnvironmentLacks, InputError, NotFinite, RunFailed
 from thinkery.pipeline.artifact import Model
 from thinkery.train.batch import Batch, Example, pack, pack_shared
-from thinkery.train.optim import learning_rate, require_one_rank
+from thinkery.train.optim import learning_rate
 from thinkery.train.policy import PolicyConfig, logprobs_and_entropies, open_policy
 
 EXAMPLES = [Example(list(range(3, 3 + n)), learn_from=max(1, n // 2)) for n in (9, 4, 17, 6)]
@@ -173,12 +173,6 @@ def test_bfloat16_arithmetic_keeps_float32_weights_and_stays_near(make_policy):
     assert all(abs(a - b) < 0.1 for xs, ys in near for a, b in zip(xs, ys, strict=True))
     train(rough, 1)
     assert {p.dtype for p in rough.network.parameters()} == {torch.float32}
-
-
-def test_several_ranks_are_refused_before_any_work():
-    with pytest.raises(EnvironmentLacks, match="several ranks"):
-        require_one_rank(2)
-    require_one_rank(1)
 
 
 def test_loading_from_an_empty_folder_says_so(make_policy, tmp_path):

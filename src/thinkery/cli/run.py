@@ -1,8 +1,12 @@
-"""`thinkery run RECIPE`: do what is not done yet; the same command continues after any stop."""
+"""`thinkery run RECIPE`: do what is not done yet; the same command continues after any stop.
+
+Under torchrun, or as one of `--procs`, every process comes here; all but rank 0 only assist it.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +18,7 @@ from thinkery.errors import Stopped, ThinkeryError, UsageError
 
 if TYPE_CHECKING:
     from thinkery.pipeline.build import Planned
+    from thinkery.pipeline.ranks import Ranks
     from thinkery.pipeline.step import Step
 
 TOLD = ("begin", "skipped", "changed-code", "resumed", "hook-failed")
@@ -30,31 +35,54 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--until", metavar="STEP", help="end with this step")
     parser.add_argument("--only", action="append", default=[], metavar="STEP", help="only this step; may be repeated")
     parser.add_argument("--branch", metavar="RUN@STEP", help="continue a copy of RUN from STEP with these settings")
+    parser.add_argument("--procs", type=int, default=1, metavar="N", help="train on N processes of this machine")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done and why, and do nothing")
     parser.add_argument("--json", action="store_true", help="machine output on stdout")
 
 
-def main(args: argparse.Namespace) -> None:
+def main(args: argparse.Namespace) -> int:
     """Build the graph in the run directory, then say what there is and what to do next."""
-    from thinkery.pipeline.build import plan
+    from thinkery.pipeline.build import assist, plan
+    from thinkery.pipeline.ranks import joined
 
     chosen = recipe.read_recipe(args)
     steps, directory = chosen.graph(), run_directory(args, chosen.name)
     selection = {"only": args.only, "start": args.start, "until": args.until, "fresh": args.fresh}
     if args.dry_run:
-        return tell_plan(plan(steps, directory, **selection), as_json=args.json)
-    if args.branch:
-        branch_once(args.branch, directory)
-    try:
-        carry_out(chosen, steps, directory, seed_of_run(directory) if args.seed is None else args.seed, selection)
-    except Stopped as stop:
-        hint = shlex.join(["thinkery", *sys.argv[1:]])
-        raise Stopped(stop.what, where=stop.where, hint=f"to continue: {hint}") from None
+        tell_plan(plan(steps, directory, **selection), as_json=args.json)
+        return 0
+    if args.procs > 1 and "RANK" not in os.environ:
+        return start_ranks(args.procs, directory)
+    with joined(os.environ) as ranks:
+        if ranks.rank:
+            assist(steps, ranks)
+            return 0
+        if args.branch:
+            branch_once(args.branch, directory)
+        seed = seed_of_run(directory) if args.seed is None else args.seed
+        try:
+            carry_out(chosen, steps, directory, seed, selection, ranks)
+        except Stopped as stop:
+            hint = shlex.join(["thinkery", *sys.argv[1:]])
+            raise Stopped(stop.what, where=stop.where, hint=f"to continue: {hint}") from None
     tell_end(directory, as_json=args.json)
+    return 0
+
+
+def start_ranks(procs: int, directory: Path) -> int:
+    """This command line in so many processes; rank 0's exit code."""
+    from thinkery.launch.local import launch
+
+    return launch(sys.argv[1:], procs, directory)
 
 
 def carry_out(
-    chosen: recipe.Recipe, steps: Mapping[str, Step], directory: Path, seed: int, selection: Mapping[str, Any]
+    chosen: recipe.Recipe,
+    steps: Mapping[str, Step],
+    directory: Path,
+    seed: int,
+    selection: Mapping[str, Any],
+    ranks: Ranks,
 ) -> None:
     """Build the graph while the terminal, the sinks and the hooks of alarms follow it."""
     from thinkery.pipeline.build import build
@@ -72,7 +100,7 @@ def carry_out(
 
         broadcast = Broadcast(chosen.config.sinks, chosen.config.alerts, directory, show)
         watching = {"progress": progress, "on_event": listen, "follow": broadcast.follow}
-        build(steps, directory, seed=seed, recipe=chosen.record(), **watching, **selection)
+        build(steps, directory, seed=seed, recipe=chosen.record(), ranks=ranks, **watching, **selection)
 
 
 def expected_seconds(steps: Mapping[str, Step], directory: Path, selection: Mapping[str, Any]) -> dict[str, float]:

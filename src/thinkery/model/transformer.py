@@ -69,9 +69,14 @@ class Transformer(nn.Module):
         """Hidden states hidden_TD after the final norm."""
         x_TD = self.model["embed_tokens"](tokens_T)
         cos_TE, sin_TE = self.rotations(positions_T, x_TD.dtype)
-        for block in cast(nn.ModuleList, self.model["layers"]):
+        for block in self.blocks:
             x_TD = block(x_TD, cos_TE, sin_TE, attend)
         return self.model["norm"](x_TD)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """Its layers, in order."""
+        return cast(nn.ModuleList, self.model["layers"])
 
     def packed(self, tokens_T: Tensor, lengths: Sequence[int]) -> Tensor:
         """hidden_TD of sequences laid end to end, each causal and blind to the others; what the trainer calls."""

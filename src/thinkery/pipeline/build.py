@@ -6,15 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from thinkery.errors import DiskFull, HashMismatch, RunFailed, Stopped, UsageError
-from thinkery.pipeline.artifact import Artifact
+from thinkery.pipeline.artifact import Artifact, load_artifact
 from thinkery.pipeline.files import read_json, write_json
 from thinkery.pipeline.home import ABOUT, MANIFEST, Home, find_artifact, finish_folder, partial_folder, step_folder
 from thinkery.pipeline.interrupts import Interrupts
 from thinkery.pipeline.lock import locked
 from thinkery.pipeline.progress import Progress
+from thinkery.pipeline.ranks import ALONE, Ranks
 from thinkery.pipeline.run import Run
 from thinkery.pipeline.step import Step, counted_settings, ordered, suggestion
 
@@ -30,6 +31,17 @@ class Planned:
     step: Step
     action: str
     why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """A step that rank 0 begins and asks the other ranks to execute with it."""
+
+    step: str
+    folder: Path
+    run: Mapping[str, Any]
+    """What their `Run` has in common with rank 0's."""
+    inputs: Mapping[str, Path]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +65,13 @@ def build(
     progress: Progress | None = None,
     on_event: Listener | None = None,
     follow: Follow = lambda run: nullcontext(),
+    ranks: Ranks = ALONE,
 ) -> dict[str, Artifact]:
     """Make what is not made yet; returns every artifact there is at the end, by step name.
 
     `only`, `start` and `until` select among the steps in the order listed; `fresh` sets the selected ones aside first
     (to `attempts/N/`) and makes them again. `recipe` is kept as `recipe.json`. `on_event` gets each event's row,
-    what `follow` gives each row of metrics.
+    what `follow` gives each row of metrics. Of several `ranks` this one is rank 0; the others call `assist`.
 
     Raises WiringError and UsageError before any work, Busy when another process has the directory, HashMismatch when
     a done step's bytes have changed, Stopped after a first Ctrl-C or SIGTERM, and whatever a stage raises.
@@ -72,14 +85,31 @@ def build(
         home.events.add("attempt", selected=[s.name for s in chosen])
         try:
             made = _prepare(home, order, chosen, fresh)
-            _execute_all(home, chosen, made, interrupts, Audience(progress, follow))
+            _execute_all(home, chosen, made, interrupts, Audience(progress, follow), ranks)
         except BaseException as error:
             with suppress(DiskFull):
                 _end_badly(home, error)
+            if isinstance(error, Stopped):
+                ranks.tell(None)
             raise
+        ranks.tell(None)
         home.events.add("done")
         home.end_attempt("done")
     return made
+
+
+def assist(steps: Mapping[str, Step], ranks: Ranks) -> None:
+    """What every rank but the first does: execute with it the steps that it assigns, until there are no more.
+
+    Raises what a stage raises, and RankLost where rank 0 ends otherwise than by being done or stopped.
+    """
+    with Interrupts() as interrupts:
+        while (given := ranks.tell(cast(Assignment | None, None))) is not None:
+            run = Run(given.folder, given.step, ranks=ranks, **given.run)
+            interrupts.watch(run)
+            inputs = {name: load_artifact(folder) for name, folder in given.inputs.items()}
+            with suppress(Stopped), ranks.together():
+                steps[given.step].execute(run, inputs)
 
 
 def plan(
@@ -168,6 +198,7 @@ def _execute_all(
     made: dict[str, Artifact],
     interrupts: Interrupts,
     audience: Audience,
+    ranks: Ranks,
 ) -> None:
     for number, step in enumerate(chosen, 1):
         if step.name in made and not _changed_inputs(step, made):
@@ -181,7 +212,7 @@ def _execute_all(
         if step.name in made:
             home.events.add("stale", step.name, step.key, inputs=_changed_inputs(step, made))
             home.set_aside(step)
-        made[step.name] = _execute(home, step, made, interrupts, audience)
+        made[step.name] = _execute(home, step, made, interrupts, audience, ranks if step.on_all_ranks else ALONE)
 
 
 def _changed_inputs(step: Step, made: Mapping[str, Artifact]) -> list[str]:
@@ -192,24 +223,21 @@ def _changed_inputs(step: Step, made: Mapping[str, Artifact]) -> list[str]:
 
 
 def _execute(
-    home: Home, step: Step, made: Mapping[str, Artifact], interrupts: Interrupts, audience: Audience
+    home: Home,
+    step: Step,
+    made: Mapping[str, Artifact],
+    interrupts: Interrupts,
+    audience: Audience,
+    ranks: Ranks,
 ) -> Artifact:
     inputs = {name: made[read.name] for name, read in step.inputs.items()}
     folder, about = home.open_folder(step, inputs)
-    run = Run(
-        folder,
-        step.name,
-        seed=home.run["seed"],
-        id=home.id,
-        root=home.dir,
-        attempt=home.attempt,
-        about=about,
-        events=home.events,
-        progress=audience.progress,
-    )
+    common = {"seed": home.run["seed"], "id": home.id, "root": home.dir, "attempt": home.attempt, "about": about}
+    run = Run(folder, step.name, **common, events=home.events, progress=audience.progress, ranks=ranks)
+    ranks.tell(Assignment(step.name, folder, common, {name: one.path for name, one in inputs.items()}))
     interrupts.watch(run)
     home.events.add("begin", step.name, step.key)
-    with audience.follow(run) as run.on_metrics:
+    with audience.follow(run) as run.on_metrics, ranks.together():
         artifact = step.execute(run, inputs)
     if not isinstance(artifact, step.makes):
         what = f"{step.function.__name__} promised a {step.kind} and returned {type(artifact).__name__}"

@@ -28,6 +28,7 @@ from thinkery.pipeline.checkpoint import read_checkpoint, size_of_last, write_ch
 from thinkery.pipeline.dataset import DatasetWriter
 from thinkery.pipeline.files import free_bytes, hash_folder, read_rows, size_text, write_file, write_folder, write_json
 from thinkery.pipeline.progress import Progress
+from thinkery.pipeline.ranks import ALONE, Ranks
 from thinkery.pipeline.record import Advantages, Events, Record
 
 CHECKPOINTS, JOURNAL, PROGRESS, SINKS = "checkpoints", "journal.jsonl", "progress.json", "sinks"
@@ -35,7 +36,7 @@ NOTHING = {"metrics": 0, "events": 0, "rollouts": -1}
 
 
 class Run:
-    """One execution of one step. With ranks, every rank has one and only rank 0 writes.
+    """One execution of one step. With several ranks, every rank has one, all make the same calls and only rank 0 writes.
 
     `build` makes it; alone, `Run(folder, "zero", seed=1)` is enough to call a stage.
     """
@@ -47,8 +48,7 @@ class Run:
         *,
         seed: int = 0,
         id: str = "",
-        rank: int = 0,
-        world_size: int = 1,
+        ranks: Ranks = ALONE,
         root: Path | None = None,
         attempt: int = 1,
         about: Mapping[str, Any] | None = None,
@@ -58,9 +58,8 @@ class Run:
         self.id = id or secrets.token_hex(4)
         """Of the whole run, for life."""
         self.step, self.dir, self.seed = step, dir, seed
-        self.rank, self.world_size = rank, world_size
-        self.stopping = False
-        """A first Ctrl-C or SIGTERM asks to stop: finish the step, checkpoint, call `stop()`."""
+        self.ranks, self.rank = ranks, ranks.rank
+        self._asked = self._agreed = False
         dir.mkdir(parents=True, exist_ok=True)
         self.root = root or dir
         """The directory of the whole run."""
@@ -76,6 +75,18 @@ class Run:
         self._shown = 0.0
         self._began = time.monotonic() - self._state["seconds"]
         self._warned = False
+
+    @property
+    def stopping(self) -> bool:
+        """A first Ctrl-C or SIGTERM asks to stop: finish the step, checkpoint, call `stop()`.
+
+        Several ranks agree on it in `progress`, so that all of them stop at the same step.
+        """
+        return self._asked if self.ranks is ALONE else self._agreed
+
+    @stopping.setter
+    def stopping(self, asked: bool) -> None:
+        self._asked = asked
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -121,7 +132,8 @@ class Run:
             self._progress.note(f"alarm {kind}: {message}" + (f"  ({remedy})" if remedy else ""))
 
     def progress(self, done: int, total: int, **headline: float | str) -> None:
-        """Say how far the step is, with the few numbers worth a glance."""
+        """Say how far the step is, with the few numbers worth a glance; ranks agree here on whether to stop."""
+        self._agreed = self.ranks.any(self._asked)
         if self.rank:
             return
         self._state = {"done": done, "total": total, "seconds": round(self.seconds, 3)}
@@ -134,9 +146,12 @@ class Run:
     def checkpoint(self, step: int, save: Callable[[Path], object]) -> None:
         """Let `save` fill a folder that counts only when it is whole; the two newest stay.
 
-        DiskFull before any work when another as large as the last one does not fit.
+        Every rank calls `save` with the same folder, and it says which of them writes what. DiskFull before any work
+        when another as large as the last one does not fit.
         """
+        save = self._all_ranks(save)
         if self.rank:
+            save(self.dir)
             return
         self._warn_of_little_room()
         self.event("checkpoint", at_step=step)
@@ -203,9 +218,22 @@ class Run:
         }
 
     def _written(self, name: str, write: Callable[[Path], object]) -> dict[str, dict[str, Any]]:
-        if self.rank == 0:
+        write, files = self._all_ranks(write), {}
+        if self.rank:
+            write(self.dir)
+        else:
             write_folder(self.dir / name, write)
-        return hash_folder(self.dir / name)
+            files = hash_folder(self.dir / name)
+        return self.ranks.tell(files)
+
+    def _all_ranks(self, write: Callable[[Path], object]) -> Callable[[Path], None]:
+        """`write` on every rank, into the folder that rank 0 gives, and ended when all have."""
+
+        def together(folder: Path) -> None:
+            write(self.ranks.tell(folder))
+            self.ranks.gather(None)
+
+        return together
 
     def _manifest(self, kind: str, folder: str, files: dict[str, dict[str, Any]], **extra: Any) -> dict[str, Any]:
         content = {"kind": kind, "folder": folder, "content": content_hash(files), "files": files}

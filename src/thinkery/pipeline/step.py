@@ -4,7 +4,8 @@
     zeroed = step("zero", zero, cfg.zero, base=base)
 
 A stage is `def zero(run: Run, cfg: Zero, base: Model, judge: Model | None = None) -> Model`. Its annotations are what
-`step` checks, before any work. `zero.version = 2` after the function makes everything that depends on it new.
+`step` checks, before any work. `zero.version = 2` after the function makes everything that depends on it new;
+`zero.on_all_ranks = True` has several processes call it together, where other stages are rank 0's alone.
 """
 
 from __future__ import annotations
@@ -50,6 +51,11 @@ class Step:
     def version(self) -> int:
         """The function's own version, raised when its results change."""
         return getattr(self.function, "version", 1)
+
+    @property
+    def on_all_ranks(self) -> bool:
+        """Whether several processes call the function together; a stage that does not say so is rank 0's alone."""
+        return getattr(self.function, "on_all_ranks", False)
 
     @property
     def kind(self) -> str:

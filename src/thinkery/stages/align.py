@@ -80,6 +80,9 @@ def align(
     )
 
 
+align.on_all_ranks = True  # type: ignore[attr-defined]
+
+
 def mix(reasoning: list[Task], general: list[Task], share: float) -> list[Task]:
     """Both kinds so that `share` of them is general; the more plentiful kind is cut."""
     count = min(

@@ -48,3 +48,6 @@ def imitate(run: Run, cfg: Imitate, base: Model, corpus: Dataset) -> Model:
         policy.tokenizer = policy.tokenizer.with_template(template_of(cfg.template))
         sft(run, cfg.sft, policy, learnt, held_out=unseen)
         return run.save_model(policy.save_model)
+
+
+imitate.on_all_ranks = True  # type: ignore[attr-defined]

@@ -64,6 +64,9 @@ def practise(run: Run, cfg: Practise, base: Model, tasks: Dataset) -> Model:
     return reinforce(run, cfg, base, list(tasks.tasks()), cfg.verdict.rubric(), template=cfg.template)
 
 
+practise.on_all_ranks = True  # type: ignore[attr-defined]
+
+
 def examine(run: Run, cfg: Examine, model: Model, exam: Dataset) -> Report:
     """Ask every exam question and judge the answers by the same verdict as in practice."""
     return sit_exam(run, cfg, model, cfg.paper(exam.tasks(), cfg.verdict.rubric()))

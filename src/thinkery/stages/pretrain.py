@@ -197,3 +197,6 @@ def pretrain(run: Run, cfg: Pretrain, start: Model, corpus: Dataset) -> Model:
     with open_policy(run, start, cfg.sft.policy) as policy:
         sft(run, cfg.sft, policy, rows[cfg.held_out :], held_out=rows[: cfg.held_out])
         return run.save_model(policy.save_model)
+
+
+pretrain.on_all_ranks = True  # type: ignore[attr-defined]

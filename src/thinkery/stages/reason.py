@@ -33,3 +33,6 @@ def reason(run: Run, cfg: Reason, start: Model, tasks: Dataset, exam: Dataset | 
     """Train the cold-started model by GRPO on accuracy, format and language."""
     rubric = Rubric(accuracy=accuracy, format=thinks, language=Part(consistency, weight=cfg.language_weight))
     return reinforce(run, cfg, start, list(tasks.tasks()), rubric, exam=exam)
+
+
+reason.on_all_ranks = True  # type: ignore[attr-defined]

@@ -74,10 +74,10 @@ def reinforce(
 def open_sampler(cfg: Reinforce, policy: Policy) -> Iterator[LearningEngine]:
     """The engine that follows the policy."""
     if cfg.vllm:
-        with open_vllm(policy.network, policy.tokenizer, cfg.vllm) as engine:
+        with open_vllm(policy.sampled, policy.tokenizer, cfg.vllm) as engine:
             yield engine
     else:
-        with open_engine(policy.network, policy.tokenizer, cfg.engine) as engine:
+        with open_engine(policy.sampled, policy.tokenizer, cfg.engine) as engine:
             yield engine
 
 

@@ -23,3 +23,6 @@ def zero(run: Run, cfg: Zero, base: Model, tasks: Dataset, exam: Dataset | None 
     """Train the base model by GRPO on accuracy and format."""
     rubric = Rubric(accuracy=accuracy, format=Part(thinks_then_answers, weight=cfg.format_weight))
     return reinforce(run, cfg, base, list(tasks.tasks()), rubric, exam=exam, template=cfg.template)
+
+
+zero.on_all_ranks = True  # type: ignore[attr-defined]

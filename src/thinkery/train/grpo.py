@@ -31,7 +31,7 @@ from thinkery.engine.base import LearningEngine
 from thinkery.pipeline.progress import headline
 from thinkery.pipeline.run import Run
 from thinkery.rewards.rubric import Rubric
-from thinkery.rollout import Clock, rollouts
+from thinkery.rollout import Clock, shared_rollouts
 from thinkery.train import loss
 from thinkery.train.alarms import alarms
 from thinkery.train.baseline import Baseline, GroupBaseline, attempts, gains
@@ -254,11 +254,8 @@ def asking(
     def ask(count: int) -> list[Group]:
         groups: list[Group] = []
         for number, drawn in pool.rounds(cfg.pool, tasks, count, run.seed):
-            finished = rollouts(
-                engine, drawn, sampling, rubric, samples=cfg.group_size, seed=run.seed, step=number, clock=clock
-            )
-            by_task = {group.task.id: group for group in finished}
-            groups += [by_task[task.id] for task in drawn]
+            asked = {"samples": cfg.group_size, "seed": run.seed, "step": number, "clock": clock}
+            groups += shared_rollouts(run.ranks, engine, drawn, sampling, rubric, **asked)
         refuse_ungraded(groups, cfg.max_ungraded)
         pool.watch(groups)
         return groups
@@ -415,7 +412,8 @@ def save(run: Run, policy: Policy, baseline: Baseline, progress: Progress) -> No
     def write(folder: Path) -> None:
         policy.save(folder)
         baseline.save(folder)
-        (folder / "grpo.json").write_text(json.dumps(asdict(progress)))
+        if run.rank == 0:
+            (folder / "grpo.json").write_text(json.dumps(asdict(progress)))
 
     run.checkpoint(policy.updates, write)
 

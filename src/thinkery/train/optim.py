@@ -2,7 +2,7 @@
 
 An objective returns the part of the update's loss that belongs to one micro-batch, already divided by
 denominators of the whole update. Gradients of micro-batches therefore simply add up, and how a batch is cut
-changes rounding and nothing else. Runs on one device; several ranks are not supported yet.
+changes rounding and nothing else: also how it is dealt to several ranks, whose gradients are summed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import resource
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -20,8 +20,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from thinkery.config import Config
-from thinkery.errors import EnvironmentLacks, InputError, NotFinite, RunFailed
+from thinkery.errors import InputError, NotFinite, RunFailed
 from thinkery.model.lora import Lora
+from thinkery.pipeline.ranks import ALONE, Ranks
+from thinkery.train.share import Share, dealt
+from thinkery.train.shards import SHARDS, read_shards
 
 B = TypeVar("B")
 SMALLEST_MICRO_BATCH = 64
@@ -62,6 +65,8 @@ class PolicyConfig(LearnerConfig):
     lora: Lora | None = None
     """Adapters (LoRA), such as `{rank = 16}`; the weights themselves then stay as they are, and take a learning rate
     about ten times as high."""
+    sharding: Literal["replicated", "fsdp"] = Field(default="replicated", json_schema_extra={"key": False})
+    """What each of several processes holds: all weights, gradients and moments, or an equal part of them (FSDP2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +94,12 @@ class Update:
 class Learner:
     """A network with its AdamW: takes updates, refuses NaN, saves and restores itself bit for bit.
 
-    `updates` counts the updates tried, `version` those that moved the weights.
+    `updates` counts the updates tried, `version` those that moved the weights. Of several ranks each holds a replica,
+    works on its share of every update, and moves by the summed gradient, so that replicas stay equal.
     """
 
-    def __init__(self, network: nn.Module, cfg: LearnerConfig) -> None:
-        self.network, self.cfg = network, cfg
+    def __init__(self, network: nn.Module, cfg: LearnerConfig, ranks: Ranks = ALONE) -> None:
+        self.network, self.cfg, self.ranks = network, cfg, ranks
         self.device = next(network.parameters()).device
         self.optimizer = adamw(network, cfg)
         self.updates = self.version = 0
@@ -109,11 +115,11 @@ class Learner:
     ) -> Update:
         """One optimizer step, the next of `total`.
 
-        `pack(max_tokens)` gives the micro-batches; it is asked again with half as many tokens when memory
-        runs out. Raises NotFinite when too many updates in a row are not finite.
+        `pack(max_tokens)` gives the micro-batches of all ranks; it is asked again with half as many tokens when
+        memory runs out. Raises NotFinite when too many updates in a row are not finite.
         """
-        loss, sums = self.with_memory(lambda: self.backward(pack(self.micro_batch_tokens), objective))
-        norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), self.cfg.grad_clip))
+        loss, sums = self.summed(*self.with_memory(lambda: self.learn_share(self.share(pack), objective)))
+        norm = self.clip()
         lr = learning_rate(self.cfg, self.updates, total)
         finite = math.isfinite(loss) and math.isfinite(norm)
         if finite:
@@ -122,6 +128,16 @@ class Learner:
         self.updates += 1
         self.count_bad(finite, loss, norm)
         return Update(loss, norm, lr, not finite, sums)
+
+    def share(self, pack: Callable[[int], Sequence[B]]) -> Share[B]:
+        """This rank's part of the micro-batches."""
+        return dealt(pack, self.micro_batch_tokens, self.ranks)
+
+    def learn_share(
+        self, share: Share[B], objective: Callable[[B], tuple[Tensor, Mapping[str, Tensor]]]
+    ) -> tuple[float, dict[str, float]]:
+        """`backward` of this rank's micro-batches."""
+        return self.backward(share.own, objective)
 
     def backward(
         self, batches: Sequence[B], objective: Callable[[B], tuple[Tensor, Mapping[str, Tensor]]]
@@ -137,6 +153,26 @@ class Learner:
             for name, value in reported.items():
                 sums[name] = sums.get(name, 0.0) + float(value)
         return total, sums
+
+    def summed(self, loss: float, sums: Mapping[str, float]) -> tuple[float, dict[str, float]]:
+        """The gradient, the loss and what the objective reported, each summed over the ranks."""
+        if self.ranks is not ALONE:
+            self.add_gradients()
+        total = self.ranks.sums({"": loss, **sums})
+        return total.pop(""), total
+
+    def add_gradients(self) -> None:
+        """Sum the gradient over the ranks, of which some may have had nothing to learn from."""
+        learning = [p for p in self.network.parameters() if p.requires_grad]
+        if not self.ranks.any(any(p.grad is not None for p in learning)):
+            return
+        for p in learning:
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+        self.ranks.add([p.grad for p in learning if p.grad is not None])
+
+    def clip(self) -> float:
+        """Scale the gradient down to `grad_clip` where it is longer; its 2-norm before."""
+        return float(nn.utils.clip_grad_norm_(self.network.parameters(), self.cfg.grad_clip))
 
     def apply(self, lr: float) -> None:
         """Move the weights along the accumulated gradient."""
@@ -157,13 +193,18 @@ class Learner:
             )
 
     def with_memory(self, work: Callable[[], Any]) -> Any:
-        """Do the work; each time memory runs out, halve the micro-batch and do it again."""
+        """Do the work; each time memory runs out, on any rank, halve the micro-batch and do it again."""
         while True:
+            found = None
             try:
-                return work()
+                found = work()
+                full = False
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
+                full = True
+            if not self.ranks.any(full):
+                return found
             self.optimizer.zero_grad(set_to_none=True)
             if self.micro_batch_tokens <= SMALLEST_MICRO_BATCH:
                 raise RunFailed(
@@ -177,15 +218,30 @@ class Learner:
                 torch.cuda.empty_cache()
 
     def save(self, folder: Path) -> None:
-        """Everything that the next update depends on, in `folder`/learner.pt."""
-        torch.save(self.state(), folder / "learner.pt")
+        """Everything that the next update depends on, in `folder`/learner.pt, written by rank 0."""
+        if self.ranks.rank == 0:
+            torch.save(self.state(), folder / "learner.pt")
 
     def load(self, folder: Path) -> None:
-        """Restore what `save` wrote; the next update is then the one that would have followed."""
-        path = folder / "learner.pt"
-        if not path.exists():
-            raise InputError("no training state here", where=str(path), hint="run with --fresh to start over")
-        self.restore(torch.load(path, map_location=self.device, weights_only=True))
+        """Restore what `save` wrote, on as many ranks as it may be; the next update is then the one that would have
+        followed."""
+        if (folder / SHARDS).exists():
+            self.restore(read_shards(folder / SHARDS, self.template, self.ranks))
+        elif (folder / "learner.pt").exists():
+            state = torch.load(folder / "learner.pt", map_location=self.device, weights_only=True)
+            self.restore(self.held(state))
+        else:
+            raise InputError("no training state here", where=str(folder), hint="run with --fresh to start over")
+
+    def held(self, state: dict[str, Any]) -> dict[str, Any]:
+        """What this rank holds of a whole state: all of it."""
+        return state
+
+    def template(self, names: Collection[str]) -> dict[str, Any]:
+        """A state with room for everything that is `names`d, such as `optimizer.state.0.exp_avg`."""
+        if any(name.startswith("optimizer.state.") for name in names):
+            make_moments(self.optimizer)
+        return self.state()
 
     def state(self) -> dict[str, Any]:
         """What `save` writes."""
@@ -227,14 +283,12 @@ def adamw(network: nn.Module, cfg: LearnerConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=cfg.lr, betas=cfg.betas, eps=cfg.eps, fused=True)
 
 
-def require_one_rank(world_size: int) -> None:
-    """Refuse several ranks until gradients are averaged between them."""
-    if world_size > 1:
-        raise EnvironmentLacks(
-            "training on several ranks is not built yet",
-            found=f"world size {world_size}",
-            hint="start one process, without torchrun",
-        )
+def make_moments(optimizer: torch.optim.AdamW) -> None:
+    """Give every parameter the moments that AdamW's first step would make, at zero."""
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            step = torch.zeros((), dtype=torch.float32, device=p.device)
+            optimizer.state[p] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
 
 
 def out_of_memory(error: RuntimeError) -> bool:

@@ -9,8 +9,9 @@ Shapes: T tokens of a micro-batch, C learnt tokens, D width, V vocabulary.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,21 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
 
-from thinkery.errors import EnvironmentLacks, InputError
-from thinkery.model.hf import load_model, save_model
+from thinkery.errors import ConfigError, EnvironmentLacks, InputError, RunFailed
+from thinkery.model.hf import empty, load_model, save_model
 from thinkery.model.lora import Lora, adapt, adapters, merged, save_adapter, sharing_frozen
 from thinkery.model.tokenizer import Tokenizer
+from thinkery.model.transformer import Transformer
 from thinkery.model.weights import read_headers
 from thinkery.pipeline.artifact import Model
 from thinkery.pipeline.files import size_text
 from thinkery.pipeline.memory import memory
+from thinkery.pipeline.ranks import ALONE, Ranks
 from thinkery.pipeline.run import Run
 from thinkery.train.batch import Batch, Example, packing, per_example
-from thinkery.train.optim import Learner, LearnerConfig, PolicyConfig, require_one_rank
+from thinkery.train.optim import Learner, LearnerConfig, PolicyConfig, out_of_memory
+from thinkery.train.share import Share, collected
+from thinkery.train.shards import SHARDS, gather_into, parts_of, shard, write_shards
 
 __all__ = ["Policy", "PolicyConfig", "open_policy"]
 
@@ -40,25 +45,29 @@ IN_CACHE = 2**20
 @contextmanager
 def open_policy(run: Run, model: Model, cfg: PolicyConfig) -> Iterator[Policy]:
     """The model's weights, ready to learn, on the accelerator where there is one."""
-    require_one_rank(run.world_size)
-    require_memory(model.folder, cfg)
+    sharded = cfg.sharding == "fsdp" and run.ranks is not ALONE
+    require_memory(model.folder, cfg, parts=run.ranks.count if sharded else 1)
     network, tokenizer = load_model(model.folder)
     network = network.to("cuda" if torch.cuda.is_available() else "cpu")
-    ranks = {"rank": run.rank, "world_size": run.world_size}
     if cfg.lora:
-        policy = LoraPolicy(network, tokenizer, cfg, lora=cfg.lora, seed=run.seed, **ranks)
+        policy = LoraPolicy(network, tokenizer, cfg, lora=cfg.lora, seed=run.seed, ranks=run.ranks)
+    elif sharded:
+        policy = ShardedPolicy(network, tokenizer, cfg, ranks=run.ranks)
     else:
-        policy = Policy(network, tokenizer, cfg, **ranks)
+        policy = Policy(network, tokenizer, cfg, ranks=run.ranks)
     try:
         yield policy
     finally:
         policy.close()
 
 
-def require_memory(folder: Path, cfg: PolicyConfig) -> None:
-    """Raise EnvironmentLacks where not even weights, gradients and moments fit; frozen weights have neither."""
+def require_memory(folder: Path, cfg: PolicyConfig, *, parts: int = 1) -> None:
+    """Raise EnvironmentLacks where not even weights, gradients and moments fit; frozen weights have neither.
+
+    Of weights in `parts` a process holds one, and all of them once more to sample from and to save.
+    """
     parameters = sum(tensor.numel() for tensor in read_headers(folder).values())
-    needed = (4 if cfg.lora else 16) * parameters
+    needed = (4 if cfg.lora else 16 // parts + 4 * (parts > 1)) * parameters
     free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else memory()[1]
     if needed > free:
         raise EnvironmentLacks(
@@ -76,15 +85,18 @@ class Policy(Learner):
     sampling used and a resumed run needs no random state.
     """
 
-    def __init__(
-        self, network: Any, tokenizer: Tokenizer, cfg: PolicyConfig, *, rank: int = 0, world_size: int = 1
-    ) -> None:
-        super().__init__(network.eval(), cfg)
+    def __init__(self, network: Any, tokenizer: Tokenizer, cfg: PolicyConfig, *, ranks: Ranks = ALONE) -> None:
+        super().__init__(network.eval(), cfg, ranks)
         self.network: Any = network
-        self.tokenizer, self.rank, self.world_size = tokenizer, rank, world_size
+        self.tokenizer = tokenizer
         self.reference: nn.Module | None = None
         self.parameters = sum(p.numel() for p in network.parameters())
         self.tokens_passed = 0
+
+    @property
+    def sampled(self) -> Any:
+        """The whole network, which engines sample from and which follows every update."""
+        return self.network
 
     def refresh_reference(self) -> None:
         """Freeze a copy of the current weights as the reference of the KL term (R1: every 400 updates)."""
@@ -105,25 +117,36 @@ class Policy(Learner):
     ) -> list[list[float]]:
         """Log-probabilities of every example's learnt tokens, under the reference where asked for."""
         network = self.reference if reference else self.network
-        return self.with_memory(lambda: self.score(network, examples, temperature))
+        return collected(self.with_memory(lambda: self.score(network, examples, temperature)), self.ranks)
 
     def score(self, network: Any, examples: Sequence[Example], temperature: float) -> list[list[float]]:
-        """Log-probabilities of every example's learnt tokens under `network`, in the order of the examples."""
+        """Log-probabilities under `network` of the learnt tokens of this rank's examples, empty for the others'."""
 
         def logprobs(batch: Batch) -> Tensor:
             return token_logprobs(network, batch, temperature, self.cfg)[0]
 
-        return per_example(len(examples), self.pack(examples, self.micro_batch_tokens), logprobs)
+        share = self.share(partial(self.pack, examples))
+        return per_example(len(examples), self.in_step(share, logprobs), logprobs)
+
+    def in_step(self, share: Share[Batch], compute: Callable[[Batch], Tensor]) -> Sequence[Batch]:
+        """This rank's micro-batches; replicas need not keep step."""
+        return share.own
 
     def learning_flops(self) -> float:
         """FLOPs of the forward and backward passes since this was last asked: 6 a parameter and token."""
+        return 6.0 * self.parameters * self.tokens_since()
+
+    def tokens_since(self) -> float:
+        """Tokens that have passed on all ranks since this was last asked."""
         passed, self.tokens_passed = self.tokens_passed, 0
-        return 6.0 * self.parameters * passed
+        return self.ranks.sums({"tokens": passed})["tokens"]
 
     def save_model(self, folder: Path, *, template: str | None = None, card: str = "") -> None:
-        """Write a Hugging Face folder; `template` replaces the chat template."""
+        """Write a Hugging Face folder, which rank 0 does; `template` replaces the chat template."""
         tokenizer = self.tokenizer if template is None else self.tokenizer.with_template(template)
-        save_model(folder, self.network, tokenizer, card=card)
+        network = self.sampled
+        if self.ranks.rank == 0:
+            save_model(folder, network, tokenizer, card=card)
 
     def close(self) -> None:
         """Let go of the reference and the optimizer state."""
@@ -133,6 +156,12 @@ class Policy(Learner):
     def state(self) -> dict[str, Any]:
         """The learner's state and the reference's weights."""
         return super().state() | {"reference": None if self.reference is None else self.reference.state_dict()}
+
+    def template(self, names: Collection[str]) -> dict[str, Any]:
+        """A state with room for everything that is `names`d, a reference included."""
+        if any(name.startswith("reference.") for name in names):
+            self.refresh_reference()
+        return super().template(names)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over weights, optimizer, counters and reference."""
@@ -151,10 +180,17 @@ class LoraPolicy(Policy):
     """
 
     def __init__(
-        self, network: Any, tokenizer: Tokenizer, cfg: PolicyConfig, *, lora: Lora, seed: int, **ranks: int
+        self,
+        network: Any,
+        tokenizer: Tokenizer,
+        cfg: PolicyConfig,
+        *,
+        lora: Lora,
+        seed: int,
+        ranks: Ranks = ALONE,
     ) -> None:
         adapt(network, lora, seed=seed)
-        super().__init__(network, tokenizer, cfg, **ranks)
+        super().__init__(network, tokenizer, cfg, ranks=ranks)
         self.lora = lora
 
     def refresh_reference(self) -> None:
@@ -164,11 +200,12 @@ class LoraPolicy(Policy):
     def learning_flops(self) -> float:
         """FLOPs since this was last asked, which are 2 a parameter and token fewer where it is frozen."""
         learning = sum(t.numel() for t in adapters(self.network).values())
-        passed, self.tokens_passed = self.tokens_passed, 0
-        return (4.0 * self.parameters + 2.0 * learning) * passed
+        return (4.0 * self.parameters + 2.0 * learning) * self.tokens_since()
 
     def save_model(self, folder: Path, *, template: str | None = None, card: str = "") -> None:
-        """Write the merged model, and the adapters alone in `adapter/`."""
+        """Write the merged model, and the adapters alone in `adapter/`, which rank 0 does."""
+        if self.ranks.rank:
+            return
         tokenizer = self.tokenizer if template is None else self.tokenizer.with_template(template)
         save_model(folder, merged(self.network), tokenizer, card=card)
         save_adapter(folder / "adapter", self.network, self.lora)
@@ -187,6 +224,103 @@ class LoraPolicy(Policy):
             raise InputError("the checkpoint is not of these adapters", where="policy.lora", hint=hint)
         reference = state["reference"] and whole | state["reference"]
         super().restore(state | {"network": whole | state["network"], "reference": reference})
+
+
+class ShardedPolicy(Policy):
+    """A language model of which each rank holds a part (`train/shards.py`): weights, gradients, moments, reference.
+
+    Ranks keep step: each computes as many micro-batches as the others. Running out of memory ends the run, since a
+    rank that starts again alone would leave the others waiting. For sampling and saving the whole weights are gathered
+    on every rank after each update, 4 bytes a parameter.
+    """
+
+    def __init__(self, network: Any, tokenizer: Tokenizer, cfg: PolicyConfig, *, ranks: Ranks) -> None:
+        if not isinstance(network, Transformer):
+            hint = 'policy.sharding = "replicated", or a Llama, Qwen2 or Qwen3'
+            raise ConfigError("only our own decoder can be sharded", where="policy.sharding", hint=hint)
+        shard(network, ranks)
+        super().__init__(network, tokenizer, cfg, ranks=ranks)
+        self.whole: Transformer | None = None
+
+    @property
+    def sampled(self) -> Transformer:
+        """The whole network, gathered when it is first asked for and after every update from then on."""
+        if self.whole is None:
+            self.whole = empty(self.network.shape).to(self.device).eval()
+            gather_into(self.whole, self.network)
+        return self.whole
+
+    def refresh_reference(self) -> None:
+        """Freeze a copy of this rank's part of the current weights."""
+        reference = empty(self.network.shape).to(self.device).eval().requires_grad_(False)
+        shard(reference, self.ranks)
+        reference.load_state_dict(self.network.state_dict())
+        self.reference = reference
+
+    def learn_share(
+        self, share: Share[Batch], objective: Callable[[Batch], tuple[Tensor, Mapping[str, Tensor]]]
+    ) -> tuple[float, dict[str, float]]:
+        """`backward` of this rank's micro-batches, and of idle ones with a gradient of zero."""
+        found = self.backward(share.own, objective)
+        for batch in share.idle:
+            (0 * objective(batch)[0]).backward()
+        return found
+
+    def add_gradients(self) -> None:
+        """Nothing: they have been summed on the way back."""
+
+    def clip(self) -> float:
+        """Scale the gradient down to `grad_clip` where the whole of it is longer; its 2-norm before."""
+        norm: Any = nn.utils.clip_grad_norm_(self.network.parameters(), self.cfg.grad_clip)
+        return float(norm.full_tensor())
+
+    def score(self, network: Any, examples: Sequence[Example], temperature: float) -> list[list[float]]:
+        """Log-probabilities under `network` of the learnt tokens of this rank's examples, empty for the others'."""
+        found = super().score(network, examples, temperature)
+        network.reshard()  # what is outside of blocks stays gathered for a backward pass, which does not come
+        return found
+
+    def in_step(self, share: Share[Batch], compute: Callable[[Batch], Tensor]) -> Sequence[Batch]:
+        """This rank's micro-batches, once it has computed those of others that keep the ranks in step."""
+        for batch in share.idle:
+            compute(batch)
+        return share.own
+
+    def with_memory(self, work: Callable[[], Any]) -> Any:
+        """Do the work; RunFailed when memory runs out, RankLost when another rank is gone."""
+        try:
+            with self.ranks.together():
+                return work()
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            hint = "lower policy.micro_batch_tokens; sharded ranks cannot back off by themselves"
+            raise RunFailed("memory ran out", where="policy.micro_batch_tokens", hint=hint) from error
+
+    def apply(self, lr: float) -> None:
+        """Move the weights along the accumulated gradient."""
+        super().apply(lr)
+        self.gather()
+
+    def gather(self) -> None:
+        """Bring the whole network up to date where there is one."""
+        if self.whole is not None:
+            gather_into(self.whole, self.network)
+
+    def save(self, folder: Path) -> None:
+        """Everything that the next update depends on, in `folder`/shards, every rank its part."""
+        write_shards(folder / SHARDS, self.state())
+
+    def held(self, state: dict[str, Any]) -> dict[str, Any]:
+        """This rank's parts of a whole state."""
+        names = ["optimizer.state.0"] if state["optimizer"]["state"] else []
+        names += ["reference.0"] if state["reference"] else []
+        return parts_of(state, self.template(names))
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over weights, optimizer, counters and reference."""
+        super().restore(state)
+        self.gather()
 
 
 def token_logprobs(network: Any, batch: Batch, temperature: float, cfg: LearnerConfig) -> tuple[Tensor, Tensor]:

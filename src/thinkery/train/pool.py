@@ -22,7 +22,7 @@ from thinkery.engine import Engine
 from thinkery.errors import InputError
 from thinkery.pipeline.run import Run
 from thinkery.rewards.rubric import Rubric
-from thinkery.rollout import rollouts
+from thinkery.rollout import shared_rollouts
 from thinkery.train.metrics import mean_accuracy
 from thinkery.train.preflight import refuse_ungraded
 
@@ -104,7 +104,8 @@ def measure(
     pool = Pool()
     for first in range(0, len(tasks), CHUNK):
         chunk = tasks[first : first + CHUNK]
-        groups = list(rollouts(engine, chunk, sampling, rubric, samples=cfg.samples, seed=run.seed, step=-2))
+        asked = {"samples": cfg.samples, "seed": run.seed, "step": -2}
+        groups = shared_rollouts(run.ranks, engine, chunk, sampling, rubric, **asked)
         refuse_ungraded(groups, limit)
         pool.watch(groups)
         if run.stopping:

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from thinkery.train.batch import Batch, Example, Numbers, per_example
 from thinkery.train.optim import Learner, LearnerConfig
 from thinkery.train.policy import Policy
+from thinkery.train.share import collected
 
 
 class CriticConfig(LearnerConfig):
@@ -63,8 +64,8 @@ class Critic(Learner):
     """PPO's baseline: values of every token, learnt beside the policy and saved with it."""
 
     def __init__(self, policy: Policy, cfg: CriticConfig, *, beta: float, temperature: float) -> None:
-        network = ValueNetwork(copy.deepcopy(policy.network)).to(policy.device)
-        super().__init__(network, cfg)
+        network = ValueNetwork(copy.deepcopy(policy.sampled)).to(policy.device)
+        super().__init__(network, cfg, policy.ranks)
         self.gae_lambda, self.value_clip = cfg.gae_lambda, cfg.value_clip
         self.policy, self.beta, self.temperature = policy, beta, temperature
 
@@ -88,9 +89,9 @@ class Critic(Learner):
         """The value of every learnt token, by attempt."""
 
         def score() -> list[list[float]]:
-            return per_example(len(attempts), self.policy.pack(attempts, self.micro_batch_tokens), self.forward)
+            return per_example(len(attempts), self.share(partial(self.policy.pack, attempts)).own, self.forward)
 
-        return self.with_memory(score)
+        return collected(self.with_memory(score), self.ranks)
 
     def forward(self, batch: Batch) -> Tensor:
         """values_C in the arithmetic that is configured."""
@@ -123,7 +124,7 @@ class Critic(Learner):
 
     def save(self, folder: Path) -> None:
         """Everything that the next update depends on, in `folder`/critic."""
-        (folder / "critic").mkdir()
+        (folder / "critic").mkdir(exist_ok=True)
         super().save(folder / "critic")
 
     def load(self, folder: Path) -> None:

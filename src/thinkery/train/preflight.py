@@ -17,7 +17,7 @@ from thinkery.engine.base import LearningEngine
 from thinkery.errors import RunFailed, Ungradable
 from thinkery.pipeline.run import Run
 from thinkery.rewards.rubric import Rubric
-from thinkery.rollout import rollouts
+from thinkery.rollout import shared_rollouts
 from thinkery.train.metrics import mean_accuracy
 
 ATTEMPTS = 4
@@ -56,7 +56,7 @@ def preflight(
     """
     count = min(len(tasks), -(-completions // ATTEMPTS))
     chosen = Random(run.seed).sample(tasks, count)
-    groups = list(rollouts(engine, chosen, sampling, rubric, samples=ATTEMPTS, seed=run.seed, step=-1))
+    groups = shared_rollouts(run.ranks, engine, chosen, sampling, rubric, samples=ATTEMPTS, seed=run.seed, step=-1)
     refuse_ungraded(groups, limit=0.2)
     findings = look(groups, group_size)
     run.event("preflight", **asdict(findings))

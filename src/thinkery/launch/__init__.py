@@ -1,0 +1,1 @@
+"""Starting a run on several processes of this machine; torchrun starts those of several machines."""

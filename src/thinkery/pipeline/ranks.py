@@ -1,0 +1,147 @@
+"""The processes that work on one run: everything that they say to each other goes through `Ranks`.
+
+    with joined(os.environ) as ranks:                     # one alone, or those that torchrun has started
+        mine = ranks.share(tasks)                         # every task is some rank's
+        groups = [group for part in ranks.gather(answers(mine)) for group in part]
+
+Every rank calls the same methods in the same order, from one thread; one that waits for a rank that has gone raises
+RankLost. Objects and flags travel over gloo, tensors over gloo or, on GPUs, NCCL. Torch is imported when there are
+several ranks and not before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from thinkery.errors import RankLost
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+T = TypeVar("T")
+PATIENCE = timedelta(days=7)
+"""How long a rank waits for the others, which may be at work on a stage that is not shared."""
+BROKEN = ("peer", "gloo", "Gloo", "NCCL", "Broken pipe")
+"""Words in what torch says of a connection that has ended."""
+
+
+class Ranks:
+    """One process alone: what is shared, gathered, told or summed stays what it is."""
+
+    rank, count = 0, 1
+
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """This rank's part: every `count`-th item."""
+        return items[self.rank :: self.count]
+
+    def gather(self, item: T) -> list[T]:
+        """Every rank's item, by rank."""
+        return [item]
+
+    def tell(self, item: T) -> T:
+        """Rank 0's item."""
+        return item
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is so on any rank."""
+        return flag
+
+    def add(self, tensors: Iterable[Tensor]) -> None:
+        """Replace each tensor, in place, by its sum over the ranks."""
+
+    def sums(self, numbers: Mapping[str, float]) -> dict[str, float]:
+        """The sums by name; a rank need not have every name."""
+        parts = self.gather(numbers)
+        names = dict.fromkeys(name for part in parts for name in part)
+        return {name: sum(part[name] for part in parts if name in part) for name in names}
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Inside, a connection that breaks is RankLost; collectives that others call are meant, such as FSDP's."""
+        yield
+
+
+ALONE = Ranks()
+"""The one rank of a run that has no others."""
+
+
+class Processes(Ranks):
+    """Several processes, joined by torch.distributed's default group; `joined` makes it."""
+
+    def __init__(self) -> None:
+        import torch.distributed as dist
+
+        self.rank, self.count = dist.get_rank(), dist.get_world_size()
+
+    def gather(self, item: T) -> list[T]:
+        """Every rank's item, by rank."""
+        import torch.distributed as dist
+
+        found: list[Any] = [None] * self.count
+        with self.together():
+            dist.all_gather_object(found, item)
+        return found
+
+    def tell(self, item: T) -> T:
+        """Rank 0's item."""
+        import torch.distributed as dist
+
+        told = [item]
+        with self.together():
+            dist.broadcast_object_list(told)
+        return told[0]
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is so on any rank."""
+        import torch
+        import torch.distributed as dist
+
+        found = torch.tensor(int(flag))
+        with self.together():
+            dist.all_reduce(found, dist.ReduceOp.MAX)
+        return bool(found)
+
+    def add(self, tensors: Iterable[Tensor]) -> None:
+        """Replace each tensor, in place, by its sum over the ranks."""
+        import torch.distributed as dist
+
+        with self.together():
+            for work in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
+                work.wait()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Inside, a connection that breaks is RankLost; collectives that others call are meant, such as FSDP's."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not any(word in str(error) for word in BROKEN):
+                raise
+            raise RankLost(
+                "another process of this run has ended",
+                where=f"rank {self.rank} of {self.count}",
+                found=str(error).splitlines()[0],
+                hint="its log says why; the same command continues from the last checkpoint",
+            ) from error
+
+
+@contextmanager
+def joined(environ: Mapping[str, str]) -> Iterator[Ranks]:
+    """The ranks that torchrun's variables (WORLD_SIZE and the rest) speak of; one alone where there are none."""
+    if int(environ.get("WORLD_SIZE", "1")) < 2:
+        yield ALONE
+        return
+    import torch
+    import torch.distributed as dist
+
+    on_gpus = torch.cuda.is_available()
+    if on_gpus:
+        torch.cuda.set_device(int(environ["LOCAL_RANK"]))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=PATIENCE)
+    try:
+        yield Processes()
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,87 @@
+"""Training as one of several ranks, for tests: torchrun … ranked.py MODEL FOLDER JOB…, of which `train` says the form."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from thinkery.core import Completion, Task
+from thinkery.engine import EngineConfig, open_engine
+from thinkery.errors import Stopped
+from thinkery.model.hf import load_model
+from thinkery.pipeline.artifact import Model
+from thinkery.pipeline.ranks import Ranks, joined
+from thinkery.pipeline.run import Run
+from thinkery.rewards.rubric import Rubric
+from thinkery.train.grpo import Grpo, grpo
+from thinkery.train.optim import PolicyConfig
+from thinkery.train.policy import Policy, open_policy
+from thinkery.train.sft import Sft, sft
+
+UPDATES = 20
+TASKS = [Task(f"t{n}", f"{n}?", language="en") for n in range(7)]
+ROWS = [
+    {"messages": [{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": "yes " * (1 + n % 5)}]}
+    for n in range(11)
+]
+
+
+def low(task: Task, completion: Completion) -> float:
+    """The share of tokens in the lower half of the vocabulary."""
+    return sum(token < 128 for token in completion.tokens) / 6
+
+
+def reinforce(run: Run, policy: Policy) -> None:
+    """GRPO with a reference that is renewed on the way."""
+    cfg = Grpo(
+        updates=UPDATES, group_size=4, questions_per_update=3, minibatches=2, max_tokens=((0, 6),), beta=0.01,
+        reference_every=8, checkpoint_every=4, resample=2, preflight=0,
+    )  # fmt: skip
+    with open_engine(policy.sampled, policy.tokenizer, EngineConfig(max_batch=16, max_len=64)) as engine:
+        grpo(run, cfg, policy, engine, TASKS, Rubric(low=low))
+
+
+def imitate(run: Run, policy: Policy) -> None:
+    """Supervised training in which the last update of each epoch has three rows."""
+    sft(run, Sft(epochs=-(-UPDATES // 3), batch=4, checkpoint_every=4), policy, ROWS, held_out=ROWS[:3])
+
+
+def train(ranks: Ranks, model: Path, folder: Path, job: str) -> None:
+    """One job: NAME/LOOP/SHARDING/STOP. It continues what is in `folder`/NAME; STOP is the update after which the last
+    rank asks to stop, 0 for none. At the end rank 0 writes weights and losses to NAME.pt."""
+    name, loop, sharding, stop = job.split("/")
+    attempt = ranks.tell(1 + (folder / name).exists())
+    run = Run(folder / name, loop, seed=5, ranks=ranks, attempt=attempt)
+    cfg = PolicyConfig(lr=1e-3, micro_batch_tokens=96, weight_decay=0.1, sharding=sharding)  # type: ignore[arg-type]
+    with open_policy(run, Model(model, {"folder": "."}), cfg) as policy:
+        ask_to_stop(run, policy, int(stop))
+        try:
+            {"grpo": reinforce, "sft": imitate}[loop](run, policy)
+        except Stopped:
+            return
+        run.save_model(policy.save_model)
+    if ranks.rank == 0:
+        losses = [row["optim/loss"] for row in run.curves()]
+        torch.save({"losses": losses, "weights": load_model(run.dir / "model")[0].state_dict()}, folder / f"{name}.pt")
+
+
+def ask_to_stop(run: Run, policy: Policy, after: int) -> None:
+    """Let the last rank alone ask for an end after an update."""
+    apply = policy.apply
+
+    def asking(lr: float) -> None:
+        apply(lr)
+        if policy.updates + 1 == after and run.rank == run.ranks.count - 1:
+            run.stopping = True
+
+    policy.apply = asking
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with joined(os.environ) as joined_ranks:
+        for each in sys.argv[3:]:
+            train(joined_ranks, Path(sys.argv[1]), Path(sys.argv[2]), each)

@@ -1,0 +1,137 @@
+"""Two processes, started by torchrun, against one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tests.train.conftest import tiny_network, tiny_tokenizer
+from tests.train.ranked import train
+
+from thinkery.errors import RankLost
+from thinkery.model.hf import save_model
+from thinkery.pipeline.ranks import ALONE, Ranks
+from thinkery.train.share import dealt
+
+RANKED = Path(__file__).with_name("ranked.py")
+WHOLE = ("sft/replicated", "sft/fsdp", "grpo/replicated", "grpo/fsdp")
+
+
+class Seat(Ranks):
+    """One of several ranks, as far as sharing goes."""
+
+    def __init__(self, rank: int, count: int) -> None:
+        self.rank, self.count = rank, count
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, and what one rank and two make of it: whole trainings, and others stopped by the last rank halfway."""
+    place = tmp_path_factory.mktemp("ranks")
+    save_model(place / "model", tiny_network(), tiny_tokenizer())
+    for loop in ("sft", "grpo"):
+        train(ALONE, place / "model", place, f"one-{loop}/{loop}/replicated/0")
+    whole = [f"two-{kind.replace('/', '-')}/{kind}/0" for kind in WHOLE]
+    halves = [f"part-{kind.replace('/', '-')}/{kind}/6" for kind in WHOLE]
+    on_two_ranks(place, *whole, *halves)
+    return place
+
+
+def on_two_ranks(place: Path, *jobs: str) -> None:
+    """Train under torchrun."""
+    command = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(RANKED))
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, str(place / "model"), str(place), *jobs], env=env, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def assert_equal(place: Path, name: str, loop: str) -> None:
+    """What was trained must have the losses and the weights of one rank, within 1e-5."""
+    ours, theirs = torch.load(place / f"{name}.pt"), torch.load(place / f"one-{loop}.pt")
+    assert len(theirs["losses"]) >= 20
+    assert ours["losses"] == pytest.approx(theirs["losses"], abs=1e-5)
+    for weight, other in zip(ours["weights"].values(), theirs["weights"].values(), strict=True):
+        torch.testing.assert_close(weight, other, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", WHOLE)
+def test_two_ranks_make_the_losses_and_weights_of_one(place: Path, kind: str) -> None:
+    assert_equal(place, f"two-{kind.replace('/', '-')}", kind.partition("/")[0])
+
+
+@pytest.mark.slow
+def test_a_run_that_one_rank_asked_to_stop_continues_on_one_rank_and_then_on_two(place: Path) -> None:
+    names = {kind: f"part-{kind.replace('/', '-')}" for kind in WHOLE}
+    kept = {kind: {path.name for path in newest(place / name).iterdir()} for kind, name in names.items()}
+    assert all("shards" in files if "fsdp" in kind else "learner.pt" in files for kind, files in kept.items())
+    for kind, name in names.items():
+        train(ALONE, place / "model", place, f"{name}/{kind}/14")
+        assert (newest(place / name) / "learner.pt").exists()
+        assert not (place / f"{name}.pt").exists()
+    on_two_ranks(place, *(f"{name}/{kind}/0" for kind, name in names.items()))
+    for kind, name in names.items():
+        assert_equal(place, name, kind.partition("/")[0])
+
+
+def newest(run: Path) -> Path:
+    """The newest checkpoint of a run."""
+    return max((run / "checkpoints").iterdir(), key=lambda path: path.name)
+
+
+def test_micro_batches_are_dealt_in_equal_numbers_of_about_equal_tokens() -> None:
+    lengths = [40, 9, 9, 9, 9, 9, 9, 9]
+
+    def pack(max_tokens: int) -> list[list[int]]:
+        batches: list[list[int]] = []
+        for length in lengths:
+            if not batches or sum(batches[-1]) + length > max_tokens:
+                batches.append([])
+            batches[-1].append(length)
+        return batches
+
+    assert pack(80) == [[40, 9, 9, 9, 9], [9, 9, 9]]
+    first, second = (dealt(pack, 80, Seat(rank, 2)) for rank in range(2))
+    assert (sum(map(sum, first.own)), sum(map(sum, second.own))) == (49, 54)
+    shares = [dealt(pack, 80, Seat(rank, 3)) for rank in range(3)]
+    assert sorted(length for share in shares for batch in share.own for length in batch) == sorted(lengths)
+    assert {len(share.own) + len(share.idle) for share in shares} == {1}
+    crowd = [dealt(pack, 80, Seat(rank, 10)) for rank in range(10)]
+    assert [(len(share.own), len(share.idle)) for share in crowd] == [(1, 0)] * 8 + [(0, 1)] * 2
+
+
+def test_what_each_rank_counts_is_summed_also_what_others_did_not_meet() -> None:
+    class Pair(Ranks):
+        def gather(self, item):
+            return [item, {"loss": 0.5, "clipped": 2.0}]
+
+    assert Pair().sums({"loss": 1.0}) == {"loss": 1.5, "clipped": 2.0}
+    assert ALONE.sums({"loss": 1.0}) == {"loss": 1.0}
+
+
+LOST = """
+import os, sys
+from thinkery.pipeline.ranks import joined
+with joined(os.environ) as ranks:
+    if ranks.rank == 1:
+        os._exit(1)
+    ranks.gather(None)
+"""
+
+
+def test_a_rank_that_waits_for_one_that_is_gone_says_so() -> None:
+    from thinkery.launch.local import environments
+
+    ranks = [
+        subprocess.Popen([sys.executable, "-c", LOST], env={**os.environ, **env}, stderr=subprocess.PIPE, text=True)
+        for env in environments(2).values()
+    ]
+    _, err = ranks[0].communicate(timeout=120)
+    ranks[1].communicate(timeout=120)
+    assert f"{RankLost.__name__}: rank 0 of 2: another process of this run has ended" in err
