@@ -60,7 +60,11 @@ WORDS = [
 ]
 
 
-TIMES = """new Promise((done) => {
+PATIENCE_S = 120
+"""How long a page may take to load and to paint, and the server to stop; a page that has not painted never tells."""
+
+TIMES = """(limit) => new Promise((done, fail) => {
+  setTimeout(() => fail(new Error(`nothing was painted within ${limit} s of the load of ${location}`)), 1000 * limit);
   const look = () => {
     const [paint] = performance.getEntriesByName("first-contentful-paint");
     if (!paint) return requestAnimationFrame(look);
@@ -225,7 +229,7 @@ def measure(folder: Path, repeats: int = 4) -> dict[str, dict[str, float]]:
     with served(folder) as (address, server), sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1440, "height": 900})
-        page.set_default_timeout(120_000)
+        page.set_default_timeout(1000 * PATIENCE_S)
         found = {name: timed(page, server, address + path, repeats) for name, path in addresses(folder).items()}
         browser.close()
     return found
@@ -257,7 +261,7 @@ def timed(page, server: int, address: str, repeats: int) -> dict[str, float]:
     for _ in range(repeats + 1):
         worked.append(processor_s(server))
         page.goto(address, wait_until="load")
-        loads.append(page.evaluate(TIMES))
+        loads.append(page.evaluate(TIMES, PATIENCE_S))
     paints, ends = zip(*loads[1:], strict=True)
     return {
         "first_paint_ms": round(min(paints)),
@@ -285,7 +289,16 @@ def served(folder: Path) -> Iterator[tuple[str, int]]:
             wait_for(port)
             yield f"http://127.0.0.1:{port}", process.pid
         finally:
-            process.terminate()
+            stop(process)
+
+
+def stop(process: subprocess.Popen) -> None:
+    """End a process, by force where it does not listen."""
+    process.terminate()
+    try:
+        process.wait(PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
 
 
 def wait_for(port: int, limit_s: float = 60) -> None:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from thinkery.cli import models
 from thinkery.cli.chat import Printer
+from thinkery.pipeline.artifact import Model
+from thinkery.pipeline.build import build
+from thinkery.pipeline.run import Run
+from thinkery.pipeline.step import step
+from thinkery.rewards.preference import RewardModel
 
 
 def printed(capsys: pytest.CaptureFixture[str], pieces: list[str], *, opened: bool, show_thought: bool = True) -> str:
@@ -82,3 +89,17 @@ def test_eval_measures_a_file_of_ones_own(thinkery, tiny_qwen: Path, tmp_path: P
     rows = [json.loads(line) for line in (tmp_path / "my" / "attempts.jsonl").read_text().splitlines()]
     assert len(rows) == 4
     assert {row["gold"] for row in rows} == {"3", "4"}
+
+
+def test_reward_models_of_a_run_are_found_by_name_and_offered_to_nobody(tiny_qwen: Path, tmp_path: Path) -> None:
+    def base(run: Run) -> Model:
+        return run.save_model(lambda folder: shutil.copytree(tiny_qwen, folder, dirs_exist_ok=True))
+
+    def harmless(run: Run, base: Model) -> Model:
+        return run.save_model(RewardModel.start(base.folder).save)
+
+    first = step("base", base)
+    build({"base": first, "harmless": step("harmless", harmless, base=first)}, tmp_path / "run", seed=1)
+    assert list(models.stages_of_run(tmp_path / "run")) == ["base"]
+    assert models.find_model(str(tmp_path / "run")).parent.name.startswith("base-")
+    assert models.find_model(f"{tmp_path}/run:harmless").parent.name.startswith("harmless-")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from hashlib import sha256
 from urllib.parse import quote, unquote
 
 import httpx
@@ -28,6 +29,26 @@ from thinkery.view.text import clean, number, points, signed
 def client(runs) -> TestClient:
     """Requests to the pages of `runs`."""
     return TestClient(create_app(Library([runs]), ("testserver",)))
+
+
+def test_styles_scripts_and_fonts_are_kept_by_the_browser_under_addresses_that_change_with_them(client):
+    page = client.get("/demo/stage/zero/").text
+    assets = re.findall(r"/(_/[^\"]+)\"", page)
+    style = next(one for one in assets if "style.css" in one)
+    assets += [f"_/{name}" for name in re.findall(r"url\(([^)]+)\)", client.get(f"/{style}").text)]
+    assert {one.removeprefix("_/").partition(".")[0] for one in assets} >= {
+        "style",
+        "view",
+        "charts",
+        "uplot",
+        "inter",
+        "mono",
+    }
+    for address in assets:
+        answer = client.get(f"/{address}")
+        assert "immutable" in answer.headers["cache-control"]
+        assert sha256(answer.content).hexdigest()[:8] == address.partition("?")[2]
+    assert client.get(f"/{style.partition('?')[0]}").headers["cache-control"] == "no-cache"
 
 
 def test_every_page_of_a_run_opens(client):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from thinkery.core import Sampling
 from thinkery.errors import InputError
+from thinkery.pipeline.files import read_json
 
 if TYPE_CHECKING:
     from thinkery.engine import NativeEngine
@@ -94,17 +95,30 @@ def read_template(name: str) -> str:
 
 
 def model_of_run(directory: Path, stage: str = "") -> Path:
-    """The folder of a stage's model; without a stage, of the last one in the order of the graph."""
+    """The folder of a stage's model; without a stage, of the last one that speaks, in the order of the graph."""
     from thinkery.pipeline.step import suggestion
 
-    made = stages_of_run(directory)
-    if stage and stage not in made:
+    if not stage:
+        return list(stages_of_run(directory).values())[-1]
+    made = models_of_run(directory)
+    if stage not in made:
         raise InputError(f"no model of stage {stage!r} is done", where=str(directory), hint=suggestion(stage, made))
-    return made[stage or list(made)[-1]]
+    return made[stage]
 
 
 def stages_of_run(directory: Path) -> dict[str, Path]:
-    """The folder of every model that is done, by its stage, in the order of the graph."""
+    """The folder of every language model that is done, by its stage, in the order of the graph."""
+    return {stage: folder for stage, folder in models_of_run(directory).items() if not is_reward_model(folder)}
+
+
+def is_reward_model(folder: Path) -> bool:
+    """Whether a model gives a score in place of a next token."""
+    architectures = read_json(folder / "config.json").get("architectures") or ()
+    return any(name.endswith("ForSequenceClassification") for name in architectures)
+
+
+def models_of_run(directory: Path) -> dict[str, Path]:
+    """The folder of every model that is done, reward models too, by its stage, in the order of the graph."""
     from thinkery.pipeline.artifact import Model
     from thinkery.pipeline.read import open_run
 

@@ -32,6 +32,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--api-profile", help="compat (default), r1-2025-01 or r1-0528")
     parser.add_argument("--replicas", type=int, help="engine processes (default 1)")
     parser.add_argument("--print-env", action="store_true", help="print the variables that clients read, and stop")
+    parser.add_argument(
+        "--safety-model",
+        metavar="MODEL",
+        help="withhold what this model (RUN:harmless) finds unsafe; or risk.judge.url=…",
+    )
     ledger_argument(parser)
     parser.add_argument(
         "--template", default="", help="a chat template: r1-zero, chat, or a Jinja file (default: the model's)"
@@ -54,6 +59,8 @@ def main(args: argparse.Namespace) -> None:
         args.settings, args.model = [args.model, *args.settings], ""
     given = ("host", "port", "api_profile", "replicas")
     options = [f"{name}={getattr(args, name)}" for name in given if getattr(args, name) is not None]
+    if args.safety_model:
+        options.append(f"risk.model={models.find_model(args.safety_model).resolve()}")
     cfg = load(Serve, args.config, [*args.settings, *options], os.environ).config
     if args.print_env:
         print("\n".join(f"export {name}={value}" for name, value in environment(cfg.host, cfg.port).items()))

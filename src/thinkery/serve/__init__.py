@@ -7,5 +7,6 @@ wire.py       what clients send;   answers.py: what they get;   refusals.py: wha
 reading.py    a request as jobs, by the rules of a profile (profiles.py)
 door.py       jobs to replicas and their news back
 replica.py    a process that owns engines and batches jobs;   choice.py: one sample under way there
+risk.py       who reads an answer before it is shown
 ledger.py     keys, credit, and what every request cost
 """

@@ -14,6 +14,7 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Respon
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from thinkery.core import Message
 from thinkery.serve import answers
 from thinkery.serve.answers import ChatAnswer, TextAnswer
 from thinkery.serve.call import Call
@@ -95,7 +96,8 @@ def build_endpoints(state: State) -> FastAPI:
             logprobs=bool(asked.logprobs),
             promote_unclosed=state.cfg.promote_unclosed,
         )
-        return await answer(state, request, jobs, shown, stream=bool(asked.stream))
+        said = [state.reader.messages(asked)] * len(jobs)
+        return await answer(state, request, jobs, said, shown, stream=bool(asked.stream))
 
     async def completions(request: Request) -> Response:
         """A text goes on."""
@@ -103,9 +105,12 @@ def build_endpoints(state: State) -> FastAPI:
         offer = state.offer(asked.model)
         jobs = await asyncio.to_thread(state.reader.completions, asked, offer.readable, key_of(request).id)
         backend = offer.readable.tokenizer.backend
-        echoes = [backend.decode(list(job.prompt), skip_special_tokens=False) if asked.echo else "" for job in jobs]
+        shows = asked.echo or state.risk
+        prompts = [backend.decode(list(job.prompt), skip_special_tokens=False) if shows else "" for job in jobs]
+        echoes = prompts if asked.echo else [""] * len(jobs)
         shown = TextAnswer(asked.model, offer.fingerprint, echoes, logprobs=asked.logprobs is not None)
-        return await answer(state, request, jobs, shown, stream=bool(asked.stream))
+        said = [[Message("user", prompt)] for prompt in prompts]
+        return await answer(state, request, jobs, said, shown, stream=bool(asked.stream))
 
     for path in ("/chat/completions", "/v1/chat/completions", "/beta/chat/completions"):
         app.add_api_route(path, chat, methods=["POST"], responses=ANSWERS, openapi_extra=body_of(ChatRequest))
@@ -227,21 +232,29 @@ async def not_there(request: Request, error: Exception) -> Response:
 # ---- answering
 
 
-async def answer(state: State, request: Request, jobs: Sequence[Job], shown: Shown, *, stream: bool) -> Response:
-    """Have jobs done, and answer in one piece or as a stream."""
+async def answer(
+    state: State,
+    request: Request,
+    jobs: Sequence[Job],
+    asked: Sequence[Sequence[Message]],
+    shown: Shown,
+    *,
+    stream: bool,
+) -> Response:
+    """Have jobs done, of each of which `asked` has the conversation, and answer in one piece or as a stream."""
     call = await state.begin(key_of(request), jobs)
     if stream:
-        return EventStream(lambda: events(state, call, shown), lambda: state.settle(call))
+        return EventStream(lambda: events(state, call, asked, shown), lambda: state.settle(call))
     try:
-        return await unless_gone(request, whole(state, call, shown))
+        return await unless_gone(request, whole(state, call, asked, shown))
     finally:
         await asyncio.shield(state.settle(call))
 
 
-async def whole(state: State, call: Call, shown: Shown) -> Response:
+async def whole(state: State, call: Call, asked: Sequence[Sequence[Message]], shown: Shown) -> Response:
     """The answer in one piece."""
     try:
-        async for _ in call.news():
+        async for _ in state.news(call, asked):
             pass
     except Refusal:
         await asyncio.shield(state.settle(call, failed=True))
@@ -250,20 +263,22 @@ async def whole(state: State, call: Call, shown: Shown) -> Response:
     return JSONResponse(shown.whole(call.said, call.usage))
 
 
-async def events(state: State, call: Call, shown: Shown) -> AsyncIterator[bytes]:
+async def events(state: State, call: Call, asked: Sequence[Sequence[Message]], shown: Shown) -> AsyncIterator[bytes]:
     """The answer as events; a failure on the way is one too."""
+    untold = len(call.jobs)
     try:
-        async for one in call.news(silence_s=state.cfg.keep_alive_s):
+        async for one in state.news(call, asked, silence_s=state.cfg.keep_alive_s):
             if one is None:
                 yield answers.ALIVE
                 continue
             number, news = one
             for chunk in shown.chunks(number, news, call.said[number]):
                 yield answers.event(chunk)
-            if not call.running:
-                await asyncio.shield(state.charge(call))
             if news.end is not None:
-                yield answers.event(shown.last(number, call.said[number], None if call.running else call.usage))
+                untold -= 1
+                if not untold:
+                    await asyncio.shield(state.charge(call))
+                yield answers.event(shown.last(number, call.said[number], None if untold else call.usage))
     except Refusal as refusal:
         await asyncio.shield(state.settle(call, failed=True))
         yield answers.event(refusal.body)

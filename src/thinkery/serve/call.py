@@ -60,6 +60,12 @@ class Said:
         self.calls += news.calls
         self.end, self.unclosed = news.end, news.unclosed
 
+    def withhold(self) -> None:
+        """Take back what was said; its tokens still count."""
+        self.thought = self.answer = ""
+        self.thought_marks, self.answer_marks, self.calls = [], [], ()
+        self.end, self.unclosed = "content_filter", False
+
 
 class Call:
     """The jobs of one request; iterate `news`, then read `usage`, and `end` it in any case."""
@@ -74,6 +80,8 @@ class Call:
         self.started = time.monotonic()
         self.first_s: float | None = None
         """Seconds until the first token."""
+        self.review_s: float | None = None
+        """Seconds that risk control took."""
 
     def submit(self) -> None:
         """Have the jobs done."""

@@ -7,6 +7,8 @@ from typing import Literal
 from pydantic import Field
 
 from thinkery.config import Config
+from thinkery.core import Sampling
+from thinkery.engine.http import HttpConfig
 
 ProfileName = Literal["compat", "r1-2025-01", "r1-0528"]
 
@@ -51,6 +53,19 @@ class Limits(Config):
     """Prompt and completion tokens of one key; None does not count them."""
 
 
+class Risk(Config):
+    """Who reads every exchange before it is shown; nobody unless a model or a judge is named."""
+
+    model: str = ""
+    """Folder of a safety model, which is a point-wise reward model as the stage `harmless` makes it."""
+    judge: HttpConfig | None = None
+    """Where a language model is that is asked whether an exchange is safe."""
+    sampling: Sampling = Sampling(temperature=0.0, max_tokens=8192)
+    """How the judge is sampled."""
+    patience_s: float = Field(default=60.0, gt=0)
+    """How long a verdict may take; without one the request fails."""
+
+
 class Serve(Config):
     """How models are served."""
 
@@ -82,3 +97,5 @@ class Serve(Config):
     """What tokens cost."""
     limits: Limits = Limits()
     """What is refused."""
+    risk: Risk = Risk()
+    """What is withheld."""

@@ -30,7 +30,7 @@ class Metrics:
         self.cancelled = self.counter("requests_cancelled", "Requests whose client went away")
         self.failed = self.counter("requests_failed", "Requests that ended with an error")
         self.cost = self.counter("cost_usd", "What was charged, in US dollars")
-        self.filter_s = self.histogram("risk_control_seconds", "Time that risk control took per request", FIRST_S)
+        self.filter_s = self.histogram("risk_control_seconds", "Until risk control had a verdict", FIRST_S)
         self.first_s = self.histogram("time_to_first_token_seconds", "Until the first token", FIRST_S)
         self.token_s = self.histogram("inter_token_latency_seconds", "Between two tokens, on average", TOKEN_S)
         self.whole_s = self.histogram("e2e_request_latency_seconds", "Until the last token", WHOLE_S)
@@ -59,6 +59,8 @@ class Metrics:
         self.cost.inc(cost / 1e9)
         self.cancelled.inc(cancelled)
         self.failed.inc(finish == "error")
+        if call.review_s is not None:
+            self.filter_s.observe(call.review_s)
         if cancelled or finish == "error":
             return
         for said in call.said:

@@ -46,6 +46,11 @@ class Reader:
     profile: Profile
     limits: Limits
 
+    def messages(self, request: ChatRequest) -> list[Message]:
+        """The conversation, with the beginning of the answer as its last message where the request gives it."""
+        messages, prefix = conversation(request.messages, self.profile, self.limits)
+        return messages if prefix is None else [*messages, prefix]
+
     def chat(self, request: ChatRequest, model: Readable, salt: str) -> list[Job]:
         """The jobs of a chat request, one for each answer asked for."""
         messages, prefix = conversation(request.messages, self.profile, self.limits)

@@ -25,6 +25,7 @@ from thinkery.serve.limiter import Limiter
 from thinkery.serve.metrics import Metrics
 from thinkery.serve.offers import offers
 from thinkery.serve.replica import Running, Served, start_replica
+from thinkery.serve.risk import RiskControl, open_risk_control
 from thinkery.serve.state import State
 from thinkery.serve.till import Till
 
@@ -39,7 +40,8 @@ async def run(models: Sequence[Served], cfg: Serve, ledger: Path, on_ready: Call
     till = Till(ledger, cfg.prices, cfg.limits.waiting)
     try:
         require_keys(cfg.host, till)
-        await listen(till, models, cfg, on_ready)
+        with open_risk_control(cfg.risk) as risk:
+            await listen(till, models, cfg, risk, on_ready)
     finally:
         till.close()
 
@@ -59,12 +61,14 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-async def listen(till: Till, models: Sequence[Served], cfg: Serve, on_ready: Callable[[str], None]) -> None:
+async def listen(
+    till: Till, models: Sequence[Served], cfg: Serve, risk: RiskControl | None, on_ready: Callable[[str], None]
+) -> None:
     """Answer requests until a signal."""
     by_name, running = {model.name: model for model in models}, running_of(cfg)
     offered = offers(models, cfg.max_len)
     door = Door(lambda: start_replica(by_name, running), cfg.replicas, note=till.meter.note)
-    state = State(cfg, door, till, offered, Limiter(cfg.limits), Metrics(door))
+    state = State(cfg, door, till, offered, Limiter(cfg.limits), Metrics(door), risk)
     protocol = patient(cfg.limits.headers_s)
     server = Server(
         uvicorn.Config(build_app(state), cfg.host, cfg.port, http=protocol, ws="none", log_config=None, lifespan="off")

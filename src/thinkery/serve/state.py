@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from thinkery.core import Message
 from thinkery.serve.call import Call, Usage
 from thinkery.serve.config import Serve
 from thinkery.serve.door import Door
-from thinkery.serve.jobs import Job
+from thinkery.serve.jobs import Job, News
 from thinkery.serve.ledger import Bill, Key, cost_of
 from thinkery.serve.limiter import Limiter
 from thinkery.serve.metrics import Metrics
@@ -18,6 +19,7 @@ from thinkery.serve.offers import Offer
 from thinkery.serve.profiles import PROFILES
 from thinkery.serve.reading import Reader
 from thinkery.serve.refusals import Refusal, invalid, overloaded
+from thinkery.serve.risk import RiskControl
 from thinkery.serve.till import Till
 
 LOG = logging.getLogger("thinkery.serve")
@@ -35,6 +37,7 @@ class State:
     """By the names that clients use; the first is the default."""
     limiter: Limiter
     metrics: Metrics
+    risk: RiskControl | None = None
     draining: bool = False
     calls: dict[Call, Charge] = field(default_factory=dict)
     """Requests under way."""
@@ -62,6 +65,14 @@ class State:
         self.calls[call] = Charge(key, await asyncio.shield(self.till.open(call, key)))
         call.submit()
         return call
+
+    def news(
+        self, call: Call, asked: Sequence[Sequence[Message]], *, silence_s: float | None = None
+    ) -> AsyncIterator[tuple[int, News] | None]:
+        """What comes of a call, held back until risk control has read it where there is risk control."""
+        if self.risk is None:
+            return call.news(silence_s=silence_s)
+        return self.risk.news(call, asked, silence_s=silence_s)
 
     async def charge(self, call: Call, *, cancelled: bool = False, failed: bool = False) -> None:
         """Charge a request, once."""
@@ -92,8 +103,9 @@ class Charge:
 
 def line(charge: Charge, call: Call, usage: Usage, finish: str) -> str:
     """A request for the log."""
+    review = "" if call.review_s is None else f" review_s={call.review_s:.3f}"
     return (
         f"{charge.bill.request} {charge.key.id} {charge.bill.model} {finish} prompt={usage.prompt} hit={usage.hit} "
         f"completion={usage.completion} reasoning={usage.reasoning} "
-        f"first_s={-1 if call.first_s is None else call.first_s:.3f} s={call.seconds:.3f}"
+        f"first_s={-1 if call.first_s is None else call.first_s:.3f} s={call.seconds:.3f}{review}"
     )

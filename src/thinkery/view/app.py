@@ -76,7 +76,7 @@ def create_app(
     """
     site = Site(library, ledger, links)
     routes = [
-        Mount(f"/{ASSETS}", StaticFiles(directory=HERE / "static")),
+        Mount(f"/{ASSETS}", Assets(directory=HERE / "static")),
         Route("/", site.runs),
         Route("/{run}/", site.pipeline),
         Route("/{run}/stage/{stage}/", site.stage),
@@ -98,6 +98,17 @@ def create_app(
     return Starlette(
         routes=routes, middleware=middleware, exception_handlers={InputError: site.missing, 404: site.missing}
     )
+
+
+class Assets(StaticFiles):
+    """Styles, scripts and fonts; what is asked for by its digest never changes, so a browser need not ask again."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """A file, to be kept where its address has a digest."""
+        response = await super().get_response(path, scope)
+        if scope["query_string"]:
+            response.headers["cache-control"] = "max-age=31536000, immutable"
+        return response
 
 
 class Guarded:
