@@ -17,7 +17,7 @@ PACKAGE = Path(thinkery.__file__).parent
 LAYERS = (
     ("errors",),
     ("core", "config"),
-    ("chat", "sandbox", "pipeline"),
+    ("chat", "process", "sandbox", "pipeline"),
     ("model", "tasks", "sinks"),
     ("engine",),
     ("rewards",),
@@ -30,7 +30,7 @@ LAYERS = (
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 WITHOUT_TORCH = (
-    *("errors", "core", "config", "chat", "sandbox", "pipeline", "tasks", "sinks", "data", "rewards", "cli", "view"),
+    *("errors", "core", "config", "chat", "process", "sandbox", "pipeline", "tasks", "sinks", "data", "rewards", "cli", "view"),
 )
 WITH_TORCH = (PACKAGE / "rewards" / "preference.py",)
 

@@ -36,6 +36,11 @@ class EngineConfig(Config):
     dtype: Literal["model", "float32", "bfloat16"] = "model"
     """Number format to sample in; "model" is that of the tensors that learn. bfloat16 is faster where the processor
     multiplies in it, and its log-probabilities are only nearly the trainer's."""
+    processes: int = Field(default=0, ge=0, json_schema_extra={"key": False})
+    """Processes of their own that sample, each from its copy of the network (`engine/pool.py`) and with as many samples
+    and as much memory as set here; 0 samples in this one."""
+    threads: int = Field(default=1, ge=1, json_schema_extra={"key": False})
+    """Threads of each of these processes."""
     deterministic: bool = False
     """Make every sample independent of its neighbours to the last bit, in float32 and at a cost: each step
     computes `max_batch` rows over `max_len` positions, so set both as low as the task allows."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from thinkery.core import Completion, Message, Sampling
 from thinkery.errors import InputError, Stalled
@@ -88,6 +88,23 @@ class LearningEngine(Engine, Protocol):
 
     def bump(self, version: int) -> None:
         """The weights have changed: what is submitted from now on is sampled from the new ones."""
+        ...
+
+
+@runtime_checkable
+class FollowingEngine(LearningEngine, Protocol):
+    """An engine that can sample while its weights learn, because it has a copy of them."""
+
+    def snapshot(self, version: int) -> Any:
+        """The weights as they are now; to be called by who changes them."""
+        ...
+
+    def take(self, snapshot: Any) -> None:
+        """Sample from these weights from now on."""
+        ...
+
+    def interrupt(self) -> None:
+        """Have whoever waits in `step` fail at once; may be called from any thread."""
         ...
 
 

@@ -21,7 +21,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Literal, Protocol
 
 import torch
@@ -30,15 +29,13 @@ from pydantic import Field
 from thinkery.config import Config
 from thinkery.core import Completion, Finish, Sampling
 from thinkery.engine.base import Event, Request
+from thinkery.engine.canary import CANARY, gap, text_logprobs
 from thinkery.errors import ConfigError, InputError, RunFailed
 from thinkery.model.hf import config_from_shape, write_json
 from thinkery.model.lora import plain_weights
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.model.transformer import Transformer
 from thinkery.model.weights import write_weights
-
-CANARY = "The quick brown fox jumps over the lazy dog. 12 + 30 = 42, and 7 * 8 = 56; so far, so good."
-"""The text whose log-probabilities are compared."""
 
 
 class VllmConfig(Config):
@@ -211,21 +208,14 @@ class VllmEngine:
         if found != str(self.version):
             raise RunFailed("vLLM did not take the new weights", found=f"version {found} instead of {self.version}")
         tokens = self.tokenizer.encode(CANARY)
-        gap = fmean(abs(a - b) for a, b in zip(self.backend.score(tokens), self.expected(tokens), strict=True))
-        if not gap <= self.cfg.tolerance:
+        apart = gap(self.backend.score(tokens), text_logprobs(self.learner, tokens))
+        if not apart <= self.cfg.tolerance:
             raise RunFailed(
                 f"vLLM does not sample from version {self.version} of the weights",
-                found=f"log-probabilities of the canary differ by {gap:.3g} nats a token, over {self.cfg.tolerance:g}",
+                found=f"log-probabilities of the canary differ by {apart:.3g} nats a token, over {self.cfg.tolerance}",
                 hint="try another version of vLLM or the built-in engine; raise vllm.tolerance for low precision only",
             )
         self.delivered = self.version
-
-    @torch.no_grad()
-    def expected(self, tokens: list[int]) -> list[float]:
-        """The learner's log-probability of every token but the first."""
-        tokens_T = torch.tensor(tokens, device=self.learner.lm_head.weight.device)
-        logits_TV = self.learner.logits(self.learner.packed(tokens_T, [len(tokens)])).float()
-        return logits_TV.log_softmax(-1)[:-1].gather(-1, tokens_T[1:, None])[:, 0].tolist()
 
     def drop(self, id: str, finish: Finish) -> None:
         """End what is out of a request."""

@@ -107,10 +107,15 @@ def merged(network: N) -> N:
     return plain
 
 
+def plain(network: N) -> N:
+    """The network itself, or a copy with its adapters merged in."""
+    adapted = any(isinstance(layer, LoraLinear) for layer in network.modules())
+    return merged(network) if adapted else network
+
+
 def plain_weights(network: nn.Module) -> dict[str, Tensor]:
     """The weights by the names they have without adapters, which are merged in."""
-    adapted = any(isinstance(layer, LoraLinear) for layer in network.modules())
-    return dict((merged(network) if adapted else network).named_parameters())
+    return dict(plain(network).named_parameters())
 
 
 def save_adapter(folder: Path, network: nn.Module, cfg: Lora) -> None:

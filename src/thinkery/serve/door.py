@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from multiprocessing.connection import Connection
-from typing import Protocol
 
-from thinkery.serve.jobs import Cancel, Job, Load, News, Stop
+from thinkery.process import Cancel, Stop, Worker, end_process
+from thinkery.serve.jobs import Job, Load, News
 
 UNIT = 64
 """Tokens of a unit of the prefix cache."""
@@ -32,16 +32,6 @@ RETRY_S = 10.0
 """Pause before the next try where a replica did not begin."""
 
 LOST = "The engine process was lost; please retry"
-
-
-class Worker(Protocol):
-    """The process of a replica."""
-
-    def join(self, timeout: float | None = None) -> None: ...
-
-    def is_alive(self) -> bool: ...
-
-    def kill(self) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -206,9 +196,7 @@ class Door:
         for replica in self.replicas:
             replica.send(Stop())
         for replica in self.replicas:
-            replica.worker.join(10)
-            if replica.worker.is_alive():
-                replica.worker.kill()
+            end_process(replica.worker)
 
 
 def unit_names(prompt: Sequence[int], salt: str, model: str) -> Iterator[bytes]:

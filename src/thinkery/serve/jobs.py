@@ -87,18 +87,6 @@ class News:
 
 
 @dataclass(frozen=True, slots=True)
-class Cancel:
-    """A job that nobody waits for any more."""
-
-    job: str
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """The replica is not needed any more."""
-
-
-@dataclass(frozen=True, slots=True)
 class Load:
     """How full a replica's memory for keys and values is, 0 to 1."""
 

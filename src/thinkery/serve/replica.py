@@ -1,25 +1,23 @@
 """A replica: one process that owns engines and batches what it is asked, between any two steps.
 
-It reads `Job` and `Cancel` from a connection and writes lists of `News`, one list per step. It says `Load` when the
-first model is open, and opens every other when it is first asked for. The process ends when it is told to, or when the
-connection does.
+It is sent `Job` and `Cancel` and says lists of `News`, one list per step. It says `Load` when the first model is open,
+and opens every other when it is first asked for.
 """
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from multiprocessing import get_context
-from multiprocessing.connection import Connection, Pipe
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from thinkery.errors import ThinkeryError, UsageError
-from thinkery.serve.jobs import Cancel, Job, Load, Mark, News, Stop
+from thinkery.process import start_process, work
+from thinkery.serve.jobs import Job, Load, Mark, News
 
 if TYPE_CHECKING:
     from thinkery.engine.base import Engine, Event
@@ -57,23 +55,16 @@ class Opened:
 
 def start_replica(models: Mapping[str, Served], running: Running) -> tuple[Connection, BaseProcess]:
     """A process of its own, and the connection to it."""
-    ours, theirs = Pipe()
-    process = get_context("spawn").Process(target=_main, args=(theirs, dict(models), running), daemon=True)
-    process.start()
-    theirs.close()
-    return ours, process
+    return start_process(_main, dict(models), running, threads=running.threads)
 
 
 def _main(connection: Connection, models: Mapping[str, Served], running: Running) -> None:
-    """What the process does. Ctrl-C and SIGTERM are the server's business, which closes the connection in the end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    import torch
-
-    if running.threads:
-        torch.set_num_threads(running.threads)
+    """Open the first model, say so, and work until the end; an engine that raises takes its replica with it."""
     with ExitStack() as opened:
-        serve_jobs(connection, lambda name: open_served(models[name], running, opened), first=next(iter(models)))
+        desk = Desk(connection, lambda name: open_served(models[name], running, opened))
+        desk.opened(next(iter(models)))
+        connection.send(desk.loaded)
+        work(connection, desk)
 
 
 def open_served(model: Served, running: Running, opened: ExitStack) -> Opened:
@@ -91,20 +82,6 @@ def open_served(model: Served, running: Running, opened: ExitStack) -> Opened:
     return Opened(opened.enter_context(open_engine(network, tokenizer, cfg)), tokenizer)
 
 
-def serve_jobs(connection: Connection, open_model: Callable[[str], Opened], *, first: str) -> None:
-    """Open the `first` model, say so, and work until the end; an engine that raises takes its replica with it."""
-    desk = Desk(connection, open_model)
-    desk.opened(first)
-    try:
-        connection.send(desk.loaded)
-        while desk.read():
-            desk.advance()
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return
-    finally:
-        connection.close()
-
-
 class Desk:
     """The jobs of one replica."""
 
@@ -120,17 +97,10 @@ class Desk:
         self.loaded = Load(0.0)
         """What was told last of the memory in use."""
 
-    def read(self) -> bool:
-        """Take what was sent, and wait for something where there is nothing to do; False when all is over."""
-        while self.connection.poll(0 if self.under_way or self.ending else None):
-            sent = self.connection.recv()
-            if isinstance(sent, Stop):
-                return False
-            if isinstance(sent, Cancel):
-                self.cancel(sent.job)
-            else:
-                self.take(sent)
-        return True
+    @property
+    def busy(self) -> bool:
+        """Whether any engine has something to do."""
+        return bool(self.under_way or self.ending)
 
     def take(self, job: Job) -> None:
         """Submit a job; what is wrong with it is its news."""

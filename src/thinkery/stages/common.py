@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from thinkery.chat import R1_ZERO, THINK_CHAT
 from thinkery.core import Completion, Group, Reward, Rollout, Sampling, Score, Task
 from thinkery.data.keep import Readable, readable
-from thinkery.engine import Engine, EngineConfig, open_engine
+from thinkery.engine import Engine, EngineConfig
+from thinkery.engine.pool import open_engines
 from thinkery.errors import ConfigError
 from thinkery.model.hf import load_model
 from thinkery.model.tokenizer import require_chat
@@ -51,7 +52,7 @@ def open_model(cfg: EngineConfig, model: Model, *, examples: str = "") -> Iterat
     network, tokenizer = load_model(model.folder)
     if examples:
         tokenizer = tokenizer.with_template(f"{{{{ {json.dumps(examples)} }}}}" + require_chat(tokenizer))
-    with open_engine(network, tokenizer, cfg) as engine:
+    with open_engines(network, tokenizer, cfg) as engine:
         yield engine
 
 

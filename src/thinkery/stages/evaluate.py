@@ -10,7 +10,8 @@ from pydantic import Field
 
 from thinkery.config import Config
 from thinkery.core import Group, Sampling, Task
-from thinkery.engine import Engine, EngineConfig, open_engine
+from thinkery.engine import Engine, EngineConfig
+from thinkery.engine.pool import open_engines
 from thinkery.evals.attempts import read_groups
 from thinkery.evals.benchmark import Benchmark, Measurement, token_counter
 from thinkery.evals.measure import count_answers
@@ -78,7 +79,7 @@ def sit_exam(run: Run, cfg: Exam, model: Model, paper: Benchmark) -> Report:
     if cfg.template:
         tokenizer = tokenizer.with_template(template_of(cfg.template))
     found = Measurement(paper)
-    with open_engine(network, tokenizer, cfg.engine) as engine:
+    with open_engines(network, tokenizer, cfg.engine) as engine:
         count = token_counter(engine)
         for group in answers(run, cfg.chunk, engine, paper):
             found.add(group, count_answers(group, count))

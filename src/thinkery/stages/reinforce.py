@@ -9,8 +9,9 @@ from pydantic import Field
 
 from thinkery.config import Config
 from thinkery.core import Sampling, Task
-from thinkery.engine import Engine, EngineConfig, open_engine
+from thinkery.engine import Engine, EngineConfig
 from thinkery.engine.base import LearningEngine
+from thinkery.engine.pool import open_engines
 from thinkery.engine.vllm import VllmConfig, open_vllm
 from thinkery.evals.benchmark import Benchmark, evaluate
 from thinkery.model.tokenizer import Tokenizer
@@ -77,13 +78,14 @@ def open_sampler(cfg: Reinforce, policy: Policy) -> Iterator[LearningEngine]:
         with open_vllm(policy.sampled, policy.tokenizer, cfg.vllm) as engine:
             yield engine
     else:
-        with open_engine(policy.sampled, policy.tokenizer, cfg.engine) as engine:
+        with open_engines(policy.sampled, policy.tokenizer, cfg.engine) as engine:
             yield engine
 
 
 def loop_of(cfg: Reinforce) -> Grpo:
-    """The loop's settings; vLLM's samples are corrected by importance weights unless the recipe decides otherwise."""
-    if cfg.vllm is None or "old_logprobs" in cfg.grpo.model_fields_set:
+    """The loop's settings; samples of vLLM and samples ahead are corrected by importance weights unless the recipe
+    decides otherwise."""
+    if not (cfg.vllm or cfg.grpo.ahead) or "old_logprobs" in cfg.grpo.model_fields_set:
         return cfg.grpo
     return cfg.grpo.model_copy(update={"old_logprobs": "trainer"})
 

@@ -10,8 +10,9 @@ from typing import Literal
 from thinkery.config import Config
 from thinkery.core import Completion, Reward, Sampling, Score, Task
 from thinkery.data.rewrite import Draft, Edited, EndpointEditor
-from thinkery.engine import Engine, EngineConfig, open_engine
+from thinkery.engine import Engine, EngineConfig
 from thinkery.engine.http import HttpConfig, HttpEngine
+from thinkery.engine.pool import open_engines
 from thinkery.errors import ConfigError
 from thinkery.model.hf import load_model
 from thinkery.pipeline.artifact import Model
@@ -67,7 +68,7 @@ def engine_of(role: Role, model: Model | None) -> Iterator[Engine]:
         else:
             if model is None:
                 raise ConfigError("no model is wired in for this role", where="who", hint='set who = "endpoint"')
-            yield stack.enter_context(open_engine(*load_model(model.folder), role.engine))
+            yield stack.enter_context(open_engines(*load_model(model.folder), role.engine))
 
 
 @contextmanager

@@ -8,13 +8,16 @@ reports on the groups it learnt from, and every sample is recorded. Checkpoints 
 asked to stop first spends the rollout it has. A killed run continues bit for bit (on a CPU), because seeds depend
 on the run, the epoch, the task and the sample number alone.
 
+With `ahead = 1` the next rollout is sampled while this one is learnt (`train/ahead.py`). What was sampled and not
+learnt when a run ends is sampled again, from newer weights, and recorded once.
+
 With `advantage = "gae"` the same loop is PPO: a critic takes the place of the group (`train/ppo.py`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +36,7 @@ from thinkery.pipeline.run import Run
 from thinkery.rewards.rubric import Rubric
 from thinkery.rollout import Clock, shared_rollouts
 from thinkery.train import loss
+from thinkery.train.ahead import schedule_of
 from thinkery.train.alarms import alarms
 from thinkery.train.baseline import Baseline, GroupBaseline, attempts, gains
 from thinkery.train.batch import Batch, Example
@@ -46,6 +50,8 @@ from thinkery.train.preflight import preflight, refuse_ungraded
 T = TypeVar("T")
 Tasks = Sequence[Task] | Callable[[int], Sequence[Task]]
 Judge = Rubric | Callable[[int], Rubric]
+STEP = ("rollout", "grading", "waiting", "delivery", "update")
+"""Phases that make up the time of a step."""
 REMEMBERED = 400
 """Updates of history that the alarms look at."""
 
@@ -96,6 +102,10 @@ class Grpo(Config):
     again by the trainer, for engines whose arithmetic differs."""
     correction_cap: float = 2.0
     """Upper bound of the importance weight trainer / sampler, used with `old_logprobs = "trainer"`."""
+    ahead: int = Field(default=0, ge=0)
+    """Rollouts that are sampled while earlier ones are learnt, by engines in other processes (`engine.processes`); at 0
+    sampling and learning take turns. Samples are then `ahead` rollouts older, which a stage corrects for by
+    `old_logprobs = "trainer"` unless that is set."""
     skip_no_spread: bool = False
     """Leave groups with equal rewards out of the forward pass; only their KL term is lost."""
     resample: int = 0
@@ -141,6 +151,16 @@ class Slot:
         return [*(gains(group, ()) for group in self.replaced), gains(self.group, self.learnt)]
 
 
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """One rollout: what was sampled, for how many updates, from which tasks, and the pool as it was afterwards."""
+
+    slots: Sequence[Slot]
+    updates: int
+    questions: Sequence[Task]
+    pool: Pool
+
+
 def grpo(
     run: Run,
     cfg: Grpo,
@@ -159,37 +179,57 @@ def grpo(
     Raises Ungradable when too many attempts have no grade, NotFinite when updates keep failing.
     """
     baseline, clock = open_baseline(cfg, policy), Clock()
-    progress = resume(run, policy, baseline)
-    engine.bump(policy.version)
-    if progress is None:
-        progress = Progress(look_ahead(run, cfg, engine, tasks, rubric, held_out))
-        if progress.pool.start:
-            save(run, policy, baseline, progress)
-    while policy.updates < cfg.updates:
-        updates = min(cfg.minibatches, cfg.updates - policy.updates)
-        questions, judge = at(policy.updates, tasks, rubric)
-        with clock("rollout"):
-            ask = asking(run, cfg, engine, questions, judge, sampling_at(cfg, policy.updates), progress.pool, clock)
-            slots = gather(ask, cfg.questions_per_update * updates, cfg.resample)
-        with clock("update"):
-            slots = compare(cfg, policy, baseline, slots)
-        shared = {phase: seconds / updates for phase, seconds in clock.lap().items()}
-        for number, share in enumerate(parts(slots, updates)):
-            examples = [example for slot in share for example in slot.learnt]
-            with clock("update"):
-                update = learn(cfg, policy, examples, fresh=number == 0)
-                judged = baseline.learn(examples, total=cfg.updates)
-                engine.bump(policy.version)
-            metrics = report(policy, share, update, added(shared, clock.lap()))
-            metrics |= {**judged, **progress.pool.metrics(cfg.pool, questions)}
-            if held_out and cfg.eval_every and policy.updates % cfg.eval_every == 0:
-                metrics |= held_out()
-            record(run, cfg, policy.updates, share, metrics, progress)
-        if checkpoint_due(run, cfg, policy.updates, updates):
-            with clock("checkpoint"):
+    with schedule_of(cfg.ahead, policy, engine, clock) as schedule:
+        progress = resume(run, policy, baseline)
+        schedule.moved()
+        if progress is None:
+            progress = Progress(schedule.ask(lambda _: look_ahead(run, cfg, engine, tasks, rubric, held_out)))
+            if progress.pool.start:
                 save(run, policy, baseline, progress)
-            if run.stopping and policy.updates < cfg.updates:
-                run.stop()
+        for rollout, beside in schedule.rollouts(sampled(run, cfg, engine, tasks, rubric, policy.updates, progress)):
+            progress.pool = rollout.pool
+            with clock("update"):
+                slots = compare(cfg, policy, baseline, rollout.slots)
+            shared, beside = share_of(clock.lap(), rollout.updates), share_of(beside, rollout.updates)
+            for number, share in enumerate(parts(slots, rollout.updates)):
+                examples = [example for slot in share for example in slot.learnt]
+                age = staleness(policy, share)
+                with clock("update"):
+                    update = learn(cfg, policy, examples, fresh=number == 0 and not cfg.ahead)
+                    judged = baseline.learn(examples, total=cfg.updates)
+                    schedule.moved()
+                metrics = report(policy, share, update, added(shared, clock.lap()), beside)
+                metrics |= {**judged, **age, **progress.pool.metrics(cfg.pool, rollout.questions)}
+                if held_out and cfg.eval_every and policy.updates % cfg.eval_every == 0:
+                    metrics |= schedule.ask(lambda _: held_out())
+                record(run, cfg, policy.updates, share, metrics, progress)
+            if checkpoint_due(run, cfg, policy.updates, rollout.updates):
+                with clock("checkpoint"):
+                    save(run, policy, baseline, progress)
+                if run.stopping and policy.updates < cfg.updates:
+                    run.stop()
+
+
+def sampled(
+    run: Run,
+    cfg: Grpo,
+    engine: LearningEngine,
+    tasks: Tasks,
+    rubric: Judge,
+    first: int,
+    progress: Progress,
+) -> Iterator[Callable[[Clock], Sampled]]:
+    """How each rollout from update `first` on is sampled; the tasks are drawn from a pool of their own."""
+    pool = progress.pool.copy()
+
+    def sample(start: int, clock: Clock) -> Sampled:
+        updates = min(cfg.minibatches, cfg.updates - start)
+        questions, judge = at(start, tasks, rubric)
+        ask = asking(run, cfg, engine, questions, judge, sampling_at(cfg, start), pool, clock)
+        slots = gather(ask, cfg.questions_per_update * updates, cfg.resample)
+        return Sampled(slots, updates, questions, pool.copy())
+
+    return (partial(sample, start) for start in range(first, cfg.updates, cfg.minibatches))
 
 
 def open_baseline(cfg: Grpo, policy: Policy) -> Baseline:
@@ -351,20 +391,29 @@ def objective(
     return grpo_objective
 
 
-def report(policy: Policy, slots: Sequence[Slot], update: Update, seconds: Mapping[str, float]) -> dict[str, float]:
-    """One row of metrics; `seconds` are by phase, those of the rollout this update's equal share."""
+def staleness(policy: Policy, slots: Sequence[Slot]) -> dict[str, float]:
+    """How many updates ago the attempts that are about to be learnt were sampled, on average."""
+    ages = [policy.version - r.completion.version for slot in slots for r in slot.group.rollouts]
+    return {"policy/staleness": float(np.mean(ages))} if ages else {}
+
+
+def report(
+    policy: Policy, slots: Sequence[Slot], update: Update, seconds: Mapping[str, float], beside: Mapping[str, float]
+) -> dict[str, float]:
+    """One row of metrics; `seconds` are by phase, those of the rollout this update's equal share, and those `beside`
+    went by in another thread."""
     groups = [group for slot in slots for group in slot.groups]
     sizes = [np.abs(example.advantage).mean() for slot in slots for example in slot.learnt]
     tokens = sum(len(r.completion.tokens) for g in groups for r in g.rollouts)
     prompts = sum(len(g.rollouts[0].prompt) for g in groups if g.rollouts)
-    step_s = sum(seconds.get(phase, 0.0) for phase in ("rollout", "grading", "update"))
+    step_s = sum(seconds.get(phase, 0.0) for phase in STEP)
     return {
         **group_metrics(groups, policy.tokenizer),
         "advantage/abs_mean": float(sum(sizes) / max(1, len(sizes))),
         **{f"policy/{name}": value for name, value in policy_metrics(update.sums).items()},
         **update.metrics,
         "time/step": step_s,
-        **{f"time/{phase}": value for phase, value in seconds.items() if phase},
+        **{f"time/{phase}": value for phase, value in {**seconds, **beside}.items() if phase},
         "perf/tokens_per_s": tokens / step_s,
         "perf/flops": 2.0 * policy.parameters * (tokens + prompts) + policy.learning_flops(),
         "perf/rss": resident_bytes(),
@@ -432,6 +481,11 @@ def parts(items: Sequence[T], count: int) -> list[Sequence[T]]:
     """`items` cut into `count` equal parts."""
     size = len(items) // count
     return [items[i * size : (i + 1) * size] for i in range(count)]
+
+
+def share_of(seconds: Mapping[str, float], count: int) -> dict[str, float]:
+    """An equal share of the seconds of every phase."""
+    return {phase: value / count for phase, value in seconds.items()}
 
 
 def added(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:

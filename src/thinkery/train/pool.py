@@ -9,7 +9,7 @@ mean reward where nothing is called accuracy), held between 0 and 1.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Literal
 
@@ -61,6 +61,10 @@ class Pool:
     """Pass rate of the start model by task, where it was measured."""
     running: dict[str, float] = field(default_factory=dict)
     """Running pass rate by task: half the newest group's, half what it was before."""
+
+    def copy(self) -> Pool:
+        """As it is now, whatever is drawn and watched later."""
+        return replace(self, running=dict(self.running))
 
     def rounds(self, cfg: PoolConfig, tasks: Sequence[Task], count: int, seed: int) -> list[Round]:
         """The next `count` questions."""

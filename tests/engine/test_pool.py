@@ -1,0 +1,156 @@
+"""Engines in processes of their own: the samples of one engine, whatever happens to the processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from thinkery.core import Message, Sampling
+from thinkery.engine import EngineConfig, Request, generate, open_engine
+from thinkery.engine import pool as pools
+from thinkery.engine.pool import open_pool
+from thinkery.errors import InputError, RunFailed
+from thinkery.model.transformer import Transformer
+
+FIXED = EngineConfig(max_batch=8, max_len=64, deterministic=True)
+POOL = FIXED.model_copy(update={"processes": 2})
+
+
+@pytest.fixture(scope="module")
+def network(shape) -> Transformer:
+    """Weights that the tests of this file move on in turn."""
+    network = Transformer(shape)
+    network.initialise(torch.Generator().manual_seed(1), std=0.3)
+    return network
+
+
+@pytest.fixture(scope="module")
+def started(network, tokenizer):
+    """One pool for all tests of this file, since starting a process takes seconds; as many threads here as there."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with open_pool(network, tokenizer, POOL) as engine:
+        yield engine
+        workers, folder = [place.worker for place in engine.places], engine.folder
+        assert folder.exists()
+    assert not any(worker.is_alive() for worker in workers)
+    assert not folder.exists()
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def engine(started):
+    """The pool with the newest weights and nothing in flight."""
+    started.take(started.snapshot(started.version + 1))
+    return started
+
+
+def requests(count: int = 6, samples: int = 3, max_tokens: int = 12) -> list[Request]:
+    sampling = Sampling(max_tokens=max_tokens)
+    return [
+        Request(tuple(range(100 * n, 100 * n + samples)), sampling, (Message("user", f"Question {n}?"),))
+        for n in range(count)
+    ]
+
+
+def answers(engine, asked) -> list:
+    """By request, what each of its samples said, its prompt and its log-probabilities."""
+    by_number = dict(generate(engine, asked))
+    assert sorted(by_number) == list(range(len(asked)))
+    assert all([e.sample for e in by_number[n]] == list(range(len(asked[n].seeds))) for n in by_number)
+    return [[(e.prompt, e.completion.tokens, e.completion.logprobs) for e in by_number[n]] for n in sorted(by_number)]
+
+
+def alone(network, tokenizer, asked) -> list:
+    with open_engine(network, tokenizer, FIXED) as engine:
+        return answers(engine, asked)
+
+
+def moved(network) -> None:
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.02)
+
+
+def test_two_processes_sample_what_one_engine_samples_before_and_after_an_update(engine, network, tokenizer):
+    first = answers(engine, requests())
+    assert first == alone(network, tokenizer, requests())
+    moved(network)
+    engine.bump(engine.version + 1)
+    second = answers(engine, requests())
+    assert second == alone(network, tokenizer, requests())
+    assert second != first
+    [(_, events)] = generate(engine, requests(1))
+    assert {event.completion.version for event in events} == {engine.version}
+
+
+def test_a_group_stays_together_and_goes_where_least_is_to_do(engine):
+    asked = [engine.submit(one) for one in requests(5, samples=2)]
+    engine.dispatch()
+    assert sorted(len(place.asked) for place in engine.places) == [2, 3]
+    assert all(one.sent == (0, 1) for place in engine.places for one in place.asked.values())
+    for id in asked:
+        engine.cancel(id)
+
+
+def test_what_is_cancelled_ends_and_does_not_hold_up_new_weights(engine, network, tokenizer):
+    waiting = [engine.submit(one) for one in requests(8, max_tokens=40)]
+    engine.dispatch()
+    engine.news.clear()
+    for id in waiting:
+        engine.cancel(id)
+    ended = [(e.request, e.sample, e.completion.finish) for e in engine.step() if e.completion]
+    assert sorted(ended) == sorted((id, n, "cancelled") for id in waiting for n in range(3))
+    engine.take(engine.snapshot(engine.version + 1))
+    assert answers(engine, requests(2)) == alone(network, tokenizer, requests(2))
+
+
+def test_what_a_lost_process_had_not_finished_is_sampled_by_others_once(engine, network, tokenizer):
+    asked = [*requests(5), replace(requests(1)[0], seeds=tuple(range(8)), sampling=Sampling(max_tokens=40))]
+    found, killed = {}, 0
+    for number, events in generate(engine, asked):
+        assert number not in found
+        found[number] = [(e.prompt, e.completion.tokens, e.completion.logprobs) for e in events]
+        busiest = max(engine.places, key=lambda place: place.load)
+        if not killed and busiest.load:
+            killed = busiest.worker.pid
+            os.kill(killed, signal.SIGKILL)
+    assert killed
+    assert [found[n] for n in range(len(asked))] == alone(network, tokenizer, asked)
+    until = time.monotonic() + 120
+    while killed in {place.worker.pid for place in engine.places} or not all(place.ready for place in engine.places):
+        engine.listen()
+        assert time.monotonic() < until
+    assert (engine.lost, len(engine.places)) == (1, 2)
+    assert answers(engine, requests()) == alone(network, tokenizer, requests())
+
+
+def test_weights_that_did_not_arrive_end_the_run_though_the_version_is_right(engine, network):
+    stale = engine.snapshot(engine.version + 1)
+    moved(network)
+    fresh = engine.snapshot(engine.version + 1)
+    with pytest.raises(RunFailed, match=rf"does not sample from version {fresh.version}.*canary differ"):
+        engine.take(replace(fresh, folder=stale.folder))
+
+
+def test_what_cannot_be_sent_to_another_process_is_refused(engine):
+    with pytest.raises(InputError, match="cannot be sent to another process"):
+        engine.submit(replace(requests(1)[0], alternatives=2))
+
+
+def test_what_a_process_cannot_do_is_said_here(engine):
+    with pytest.raises(InputError, match="leaves no room"):
+        answers(engine, [Request((1,), prompt=tuple(range(128)))])
+
+
+def test_too_many_lost_processes_end_the_run(engine, monkeypatch):
+    monkeypatch.setattr(pools, "RESTARTS", engine.lost)
+    os.kill(engine.places[0].worker.pid, signal.SIGKILL)
+    with pytest.raises(RunFailed, match="engine processes were lost"):
+        answers(engine, requests(20))
