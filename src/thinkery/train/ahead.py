@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeVar
 
 from thinkery.engine.base import FollowingEngine, LearningEngine
 from thinkery.errors import ConfigError
+from thinkery.pipeline.run import Run
 from thinkery.rollout import Clock
 from thinkery.train.optim import Learner
 
@@ -46,11 +47,14 @@ class Schedule(Protocol):
 
 
 @contextmanager
-def schedule_of(ahead: int, learner: Learner, engine: LearningEngine, clock: Clock) -> Iterator[Schedule]:
-    """Rollouts in turn at 0; ConfigError where the engine cannot sample ahead."""
+def schedule_of(run: Run, ahead: int, learner: Learner, engine: LearningEngine, clock: Clock) -> Iterator[Schedule]:
+    """Rollouts in turn at 0; ConfigError where the engine, or a run of several ranks, cannot sample ahead."""
     if not ahead:
         yield InTurn(learner, engine, clock)
         return
+    if run.world_size > 1:
+        found, hint = f"grpo.ahead {ahead}, {run.world_size} ranks", "set grpo.ahead = 0, or start one process"
+        raise ConfigError("several ranks cannot sample ahead", where="grpo.ahead", found=found, hint=hint)
     if not isinstance(engine, FollowingEngine):
         raise ConfigError(
             "this engine samples from the very weights that learn, so it cannot sample ahead",

@@ -170,16 +170,18 @@ def grpo(
     rubric: Judge,
     *,
     held_out: Callable[[], Mapping[str, float]] | None = None,
+    baseline: Baseline | None = None,
 ) -> None:
     """Train the policy, from which `engine` samples, on rewards; continues from the run's newest checkpoint.
 
     `tasks` and `rubric` may be functions of the number of updates done, so that both can change on the way
     (R1's last stage brings preference rewards in for its last 400 updates). `held_out` measures accuracy on
-    tasks that are not trained on; its metrics are named `eval/<benchmark>/<metric>`.
+    tasks that are not trained on; its metrics are named `eval/<benchmark>/<metric>`. `baseline` gives advantages in
+    place of what `cfg.advantage` names.
     Raises Ungradable when too many attempts have no grade, NotFinite when updates keep failing.
     """
-    baseline, clock = open_baseline(cfg, policy), Clock()
-    with schedule_of(cfg.ahead, policy, engine, clock) as schedule:
+    baseline, clock = baseline or open_baseline(cfg, policy), Clock()
+    with schedule_of(run, cfg.ahead, policy, engine, clock) as schedule:
         progress = resume(run, policy, baseline)
         schedule.moved()
         if progress is None:
