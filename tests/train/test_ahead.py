@@ -48,7 +48,7 @@ def samples(run: Run, update: int) -> list[dict]:
 
 def asked(run: Run, updates: int) -> list[str]:
     """The tasks of each update, every one once for its group."""
-    return [row["task"]["id"] for update in range(1, updates + 1) for row in samples(run, update)[:: LOOP.group_size]]
+    return [row["task"] for update in range(1, updates + 1) for row in samples(run, update)[:: LOOP.group_size]]
 
 
 def same_weights(a, b) -> bool:

@@ -100,6 +100,7 @@ class Ahead:
     ) -> None:
         self.ahead, self.learner, self.engine, self.clock, self.thread = ahead, learner, engine, clock, thread
         self.begun: deque[Future[Timed[Any]]] = deque()
+        self.last: Future[Timed[Any]] | None = None
         self.newest: tuple[int, Any] = (-1, None)
         """The last snapshot, and its version."""
 
@@ -124,7 +125,8 @@ class Ahead:
         """Queue work for the thread, with the weights as they are."""
         if self.newest[0] != self.learner.version:
             self.newest = self.learner.version, self.engine.snapshot(self.learner.version)
-        return self.thread.submit(self.sample, self.newest[1], work)
+        self.last = future = self.thread.submit(self.sample, self.newest[1], work)
+        return future
 
     def sample(self, snapshot: Any, work: Work[T]) -> Timed[T]:
         """What the thread does."""
@@ -140,7 +142,7 @@ class Ahead:
             return self.begun.popleft().result()
 
     def abandon(self) -> None:
-        """Give up what was begun and is not learnt."""
-        cancelled = [future.cancel() or future.done() for future in self.begun]
-        if not all(cancelled):
+        """Give up what was begun and is not done."""
+        if self.last is not None and not self.last.done():
             self.engine.interrupt()
+        self.thread.shutdown(wait=False, cancel_futures=True)
