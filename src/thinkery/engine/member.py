@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from thinkery.core import Sampling
 from thinkery.engine import EngineConfig, NativeEngine, open_engine
@@ -77,7 +78,7 @@ def run_member(connection: Connection, folder: Path, cfg: EngineConfig, dtype: t
         network, tokenizer = load_model(folder, dtype)
         with ExitStack() as stack:
             engine = stack.enter_context(open_engine(network.to(device).eval(), tokenizer, cfg))
-            work(connection, Member(connection, engine))
+            work(connection, Member(connection, network, engine))
     except ThinkeryError as error:
         connection.send(Broken(error))
 
@@ -85,8 +86,8 @@ def run_member(connection: Connection, folder: Path, cfg: EngineConfig, dtype: t
 class Member:
     """The requests of one process."""
 
-    def __init__(self, connection: Connection, engine: NativeEngine) -> None:
-        self.connection, self.engine = connection, engine
+    def __init__(self, connection: Connection, network: nn.Module, engine: NativeEngine) -> None:
+        self.connection, self.network, self.engine = connection, network, engine
         self.under_way: dict[str, str] = {}
         """The pool's names by the engine's."""
         self.out: dict[str, int] = {}
@@ -109,7 +110,7 @@ class Member:
     def change(self, job: Take) -> None:
         """Read weights, and tell what they make of the canary."""
         self.engine.step()  # what was cancelled leaves
-        fill(self.engine.learner, read_weights(job.folder), where=str(job.folder))
+        fill(self.network, read_weights(job.folder), where=str(job.folder))
         self.engine.bump(job.version)
         self.connection.send(Taken(self.engine.version, forced_logprobs(self.engine, job.canary)))
 

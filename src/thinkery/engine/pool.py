@@ -32,7 +32,6 @@ from thinkery.engine import EngineConfig, longest_text, open_engine
 from thinkery.engine.base import Event, LearningEngine, Request
 from thinkery.engine.canary import CANARY, gap, text_logprobs
 from thinkery.engine.member import Alive, Ask, Broken, Ended, Take, Taken, run_member
-from thinkery.engine.native.runner import Network
 from thinkery.errors import InputError, RunFailed, Stalled
 from thinkery.model.hf import save_model
 from thinkery.model.lora import plain, plain_weights
@@ -125,7 +124,7 @@ class Place:
 
 
 @contextmanager
-def open_pool(network: Network, tokenizer: Tokenizer, cfg: EngineConfig, *, version: int = 0) -> Iterator[PoolEngine]:
+def open_pool(network: Any, tokenizer: Tokenizer, cfg: EngineConfig, *, version: int = 0) -> Iterator[PoolEngine]:
     """An engine of `cfg.processes` processes for as long as the block lasts."""
     folder = Path(tempfile.mkdtemp(prefix="thinkery-pool-"))
     try:
@@ -140,7 +139,7 @@ def open_pool(network: Network, tokenizer: Tokenizer, cfg: EngineConfig, *, vers
 
 
 @contextmanager
-def open_engines(network: Network, tokenizer: Tokenizer, cfg: EngineConfig) -> Iterator[LearningEngine]:
+def open_engines(network: Any, tokenizer: Tokenizer, cfg: EngineConfig) -> Iterator[LearningEngine]:
     """The engine that the settings ask for: in this process, or in `cfg.processes` of their own."""
     with (open_pool if cfg.processes else open_engine)(network, tokenizer, cfg) as engine:
         yield engine
@@ -153,7 +152,7 @@ class PoolEngine:
     calls `snapshot` in the learner's thread and `take` in the engine's instead.
     """
 
-    def __init__(self, learner: Network, tokenizer: Tokenizer, cfg: EngineConfig, folder: Path, version: int) -> None:
+    def __init__(self, learner: Any, tokenizer: Tokenizer, cfg: EngineConfig, folder: Path, version: int) -> None:
         self.learner, self.tokenizer, self.cfg, self.folder = learner, tokenizer, cfg, folder
         self.own = next(learner.parameters())
         self.sampled = self.own.dtype if cfg.dtype == "model" else getattr(torch, cfg.dtype)

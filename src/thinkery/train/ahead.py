@@ -52,8 +52,8 @@ def schedule_of(run: Run, ahead: int, learner: Learner, engine: LearningEngine, 
     if not ahead:
         yield InTurn(learner, engine, clock)
         return
-    if run.world_size > 1:
-        found, hint = f"grpo.ahead {ahead}, {run.world_size} ranks", "set grpo.ahead = 0, or start one process"
+    if run.ranks.count > 1:
+        found, hint = f"grpo.ahead {ahead}, {run.ranks.count} ranks", "set grpo.ahead = 0, or start one process"
         raise ConfigError("several ranks cannot sample ahead", where="grpo.ahead", found=found, hint=hint)
     if not isinstance(engine, FollowingEngine):
         raise ConfigError(

@@ -24,6 +24,7 @@ from thinkery.errors import InputError
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.train.batch import Example
 from thinkery.train.policy import Policy
+from thinkery.train.share import collected
 
 
 class Teacher:
@@ -37,7 +38,8 @@ class Teacher:
     def compare(self, groups: Sequence[Sequence[Example]]) -> list[list[Example]]:
         """The same attempts with an advantage for each learnt token."""
         attempts = [attempt for group in groups for attempt in group]
-        scored = iter(self.policy.score(self.network, attempts, self.temperature))
+        found = self.policy.with_memory(lambda: self.policy.score(self.network, attempts, self.temperature))
+        scored = iter(collected(found, self.policy.ranks))
         return [[taught(attempt, next(scored)) for attempt in group] for group in groups]
 
     def learn(self, attempts: Sequence[Example], *, total: int) -> Mapping[str, float]:
