@@ -3,9 +3,10 @@
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && echo $$p && break; done)
 BIN := .venv/bin
+CLIENTS := $(HOME)/.cache/thinkery-bench/clients
 LACKING = $(shell command -v bwrap >/dev/null || echo bubblewrap; command -v chromium >/dev/null || echo chromium)
 
-.PHONY: setup system demo test check proof bench base clean
+.PHONY: setup system clients demo test check proof bench base clean
 
 setup: .venv/ready system ## a virtual environment with pinned packages, and the system's parts
 
@@ -20,6 +21,11 @@ system: # the sandbox of code rewards and the browser that tests the pages; ever
 	@if [ -n "$(LACKING)" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		(apt-get update -qq && apt-get install -y -qq $(LACKING)) || echo "could not install: apt-get install $(LACKING)"; \
 	elif [ -n "$(LACKING)" ]; then echo "optional, as root: apt-get install $(LACKING)"; fi
+
+clients: ## clients of the DeepSeek API that need an environment of their own, for the slow tests of the server
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/pip install -q openai inspect-ai 'lm-eval[api]'
+	npm install --no-audit --no-fund --prefix $(CLIENTS) @ai-sdk/deepseek ai
 
 demo: setup ## the whole recipe on the embedded world, in minutes
 	$(BIN)/thinkery run tiny --dir runs/demo

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 from tests.serve.conftest import ANSWER, THOUGHT
@@ -10,6 +14,9 @@ from tests.serve.conftest import ANSWER, THOUGHT
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 
 MODEL = "deepseek-reasoner"
+
+CLIENTS = Path.home() / ".cache" / "thinkery-bench" / "clients"
+"""Where `make clients` installs the clients that bring too much for the environment of the tests."""
 
 
 @pytest.fixture
@@ -97,6 +104,87 @@ def test_openai_agents(environment):
             assert streamed.final_output == ANSWER
 
     asyncio.run(talk())
+
+
+def said_by(*command: object) -> list:
+    """The lines of JSON that a client's own program prints, run where the clients are."""
+    if not (CLIENTS / "node_modules").is_dir():
+        pytest.skip("the clients are not installed: make clients")
+    done = subprocess.run([str(word) for word in command], cwd=CLIENTS, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+
+
+INSPECT = """
+import asyncio, json
+from inspect_ai.model import ChatMessageUser, GenerateConfig, get_model
+
+async def talk():
+    for stream in (False, True):
+        model = get_model("openai-api/deepseek/deepseek-reasoner", config=GenerateConfig(temperature=0), stream=stream)
+        messages = [ChatMessageUser(content="hi")]
+        for _ in range(2):
+            answer = await model.generate(messages)
+            thoughts = [part.reasoning for part in answer.message.content if part.type == "reasoning"]
+            print(json.dumps([answer.completion, *thoughts]))
+            messages += [answer.message, ChatMessageUser(content="and?")]
+
+asyncio.run(talk())
+"""
+
+
+@pytest.mark.slow
+def test_inspect_ai(environment):
+    assert said_by(CLIENTS / "bin" / "python", "-c", INSPECT) == [[ANSWER, THOUGHT]] * 4
+
+
+TASK = """
+task: greeting
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {folder}/rows.jsonl}}}}
+test_split: test
+fewshot_split: test
+output_type: generate_until
+doc_to_text: "{{{{question}}}}"
+doc_to_target: "{{{{answer}}}}"
+generation_kwargs: {{until: ["zzz"], temperature: 0}}
+metric_list: [{{metric: exact_match}}]
+"""
+
+
+@pytest.mark.slow
+def test_lm_eval(environment, server, tmp_path):
+    (tmp_path / "greeting.yaml").write_text(TASK.format(folder=tmp_path))
+    rows = [{"question": question, "answer": ANSWER} for question in ("hi", "what is red")]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    at = f"model={MODEL},base_url={server.url}/v1/chat/completions,tokenizer_backend=None"
+    words = f"--model local-chat-completions --model_args {at} --include_path {tmp_path} --tasks greeting"
+    turns = "--num_fewshot 1 --apply_chat_template --fewshot_as_multiturn True"
+    said_by(CLIENTS / "bin" / "lm_eval", *words.split(), *turns.split(), "--output_path", tmp_path / "out")
+    (found,) = (tmp_path / "out").rglob("results_*.json")
+    assert json.loads(found.read_text())["results"]["greeting"]["exact_match,none"] == 1.0
+
+
+AI_SDK = """
+import { createDeepSeek } from "@ai-sdk/deepseek";
+import { generateText, streamText } from "ai";
+
+const model = createDeepSeek({ baseURL: process.env.DEEPSEEK_BASE_URL })("deepseek-reasoner");
+const messages = [{ role: "user", content: "hi" }];
+for (let turn = 0; turn < 2; turn++) {
+  const { text, reasoningText, response } = await generateText({ model, messages, temperature: 0 });
+  console.log(JSON.stringify([text, reasoningText]));
+  const streamed = streamText({ model, messages, temperature: 0 });
+  console.log(JSON.stringify([await streamed.text, await streamed.reasoningText]));
+  messages.push(...response.messages, { role: "user", content: "and?" });
+}
+"""
+
+
+@pytest.mark.slow
+def test_the_ai_sdk(environment):
+    node = shutil.which("node") or pytest.skip("needs node")
+    assert said_by(node, "--input-type=module", "-e", AI_SDK) == [[ANSWER, THOUGHT]] * 4
 
 
 @pytest.mark.slow

@@ -325,7 +325,6 @@ def test_settings_and_the_system_message_go_with_every_request(page: Page, serve
     assert "max_tokens" not in server.asked[-1]
 
 
-@pytest.mark.slow  # fails about one time in five: `t` just after the list has closed does not always unfold; see LOG.md
 def test_the_keyboard_does_what_its_help_says(page: Page, server: ScriptedServer) -> None:
     ask(page, "hello")
     page.keyboard.press("Escape")

@@ -17,7 +17,9 @@ from urllib.parse import quote
 import numpy as np
 
 USD = 10**9
-HOUR = 3600
+MINUTE, HOUR = 60, 3600
+BRIEF_S = 6 * HOUR
+"""A course shorter than this is told by the minute."""
 REQUESTS = """
 SELECT time, coalesce(keys.name, ledger.key) AS key, model, prompt, hit, completion, reasoning, cost, finish, first_s,
     latency_s, cancelled FROM ledger LEFT JOIN keys ON keys.id = ledger.key ORDER BY time
@@ -51,13 +53,13 @@ class Sum:
 
 
 def serving_page(ledger: Path | None) -> dict[str, Any]:
-    """Requests in all, by day, key and model, and their course by the hour; nothing without a ledger."""
+    """Requests in all, by day, key and model, and their course; nothing without a ledger."""
     rows = read_requests(ledger) if ledger else []
     return {
         "ledger": ledger,
         "total": summed("all", rows) if rows else None,
         "tables": {name: grouped(rows, name) for name in ("day", "key", "model")},
-        "charts": hourly(rows),
+        "charts": course(rows),
     }
 
 
@@ -94,17 +96,19 @@ def summed(name: str, rows: Sequence[dict[str, Any]]) -> Sum:
     )
 
 
-def hourly(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Panels over the hours in which anything was asked."""
-    hours: dict[int, list[dict[str, Any]]] = {}
+def course(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Panels over the hours, or minutes, in which anything was asked."""
+    brief = bool(rows) and rows[-1]["time"] - rows[0]["time"] < BRIEF_S
+    unit, name = (MINUTE, "minute") if brief else (HOUR, "hour")
+    spans: dict[int, list[dict[str, Any]]] = {}
     for row in rows:
-        hours.setdefault(int(row["time"] // HOUR) * HOUR, []).append(row)
-    sums = {hour: summed("", found) for hour, found in sorted(hours.items())}
+        spans.setdefault(int(row["time"] // unit) * unit, []).append(row)
+    sums = {span: summed("", found) for span, found in sorted(spans.items())}
     panels = [
-        _panel("Requests", "In each hour.", sums, {"requests": "requests", "cancelled": "cancelled"}),
+        _panel("Requests", f"In each {name}.", sums, {"requests": "requests", "cancelled": "cancelled"}),
         _panel(
             "Tokens",
-            "Generated in each hour, and those of thoughts.",
+            f"Generated in each {name}, and those of thoughts.",
             sums,
             {"completion": "tokens", "reasoning": "thought"},
         ),

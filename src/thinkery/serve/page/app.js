@@ -428,7 +428,7 @@ function wire() {
     $("composer").requestSubmit();
   });
   document.addEventListener("keydown", (event) => {
-    if (event.key !== "Escape" || event.target.closest("dialog")) return;
+    if (event.key !== "Escape" || event.target.closest("dialog[open]")) return;
     if (stopButton.hidden) document.activeElement.blur();
     else stop();
   });

@@ -15,7 +15,8 @@ export function listen(letters, list, allowed) {
   }
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
-    if (event.target.closest("input, textarea, select, dialog") || !allowed()) return;
+    // A dialog that has just closed keeps the focus until the next frame.
+    if (event.target.closest("input, textarea, select, dialog")?.checkVisibility() || !allowed()) return;
     const action = letters.find(([key]) => key === event.key)?.[2];
     if (!action) return;
     event.preventDefault();

@@ -72,7 +72,7 @@ function draw(figure) {
     width: host.clientWidth,
     height: HEIGHT,
     cursor: { sync: { key: "stage" }, points: { size: 6 }, drag: { x: true, y: false } },
-    scales: { x: { time: Boolean(own.time) }, y: { range: reach }, right: { range: reach } },
+    scales: { x: { time: Boolean(own.time), range: span }, y: { range: reach }, right: { range: reach } },
     series: [
       { label: "step" },
       ...series.map((one) => {
@@ -88,6 +88,11 @@ function draw(figure) {
   const plot = new uPlot(options, data, host);
   plots.set(figure, plot);
   plot.over.addEventListener("click", (event) => openRollouts(plot, event));
+}
+
+// The x axis from the first point to the last; a single point has room on both sides.
+function span(_, low, high) {
+  return low === high ? own.time ? [low - 60, high + 60] : [low - 1, high + 1] : [low, high];
 }
 
 // A scale that leaves room above and below, and begins at 0 where the values nearly do.
