@@ -40,7 +40,9 @@ def run(folder: Path, *words: str, at_update: int = 0, press: Callable[[int], No
     command = [sys.executable, "-m", "thinkery.cli", "run", "few.toml", "--until", "zero", "--dir", "runs/a", *words]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     seen = []
-    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=env) as p:
+    with subprocess.Popen(
+        command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=env
+    ) as p:
         assert p.stderr
         for line in p.stderr:
             seen.append(line)
