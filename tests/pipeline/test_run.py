@@ -11,6 +11,7 @@ from thinkery.core import Completion, Group, Message, Rollout, Score, Task
 from thinkery.errors import DiskFull, HashMismatch, InputError
 from thinkery.pipeline.artifact import row_to_task, task_to_row
 from thinkery.pipeline.files import append_row, read_rows, write_file
+from thinkery.pipeline.ranks import Ranks
 from thinkery.pipeline.run import Run
 
 
@@ -179,6 +180,37 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
         write_file(path, 3)  # type: ignore[arg-type]
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
     assert path.read_text() == "old"
+
+
+class Second(Ranks):
+    """The second of two ranks, the first of which wants to stop."""
+
+    rank, count = 1, 2
+
+    def any(self, flag: bool) -> bool:
+        return True
+
+
+def test_only_rank_0_writes(tmp_path):
+    run = Run(tmp_path, "zero", ranks=Second())
+    saved = []
+    run.metrics(1, {"n": 1})
+    run.rollouts(1, [group(Task("q", "p"), 1.0)])
+    run.event("x")
+    run.alarm("y", "z")
+    run.progress(1, 2)
+    run.checkpoint(1, saved.append)
+    assert list(tmp_path.iterdir()) == []
+    assert len(saved) == 1  # what is in parts on the ranks needs all of them to be saved
+
+
+def test_ranks_agree_on_stopping_when_they_tell_their_progress(tmp_path):
+    run = Run(tmp_path, "zero", ranks=Second())
+    run.stopping = True
+    assert not run.stopping
+    run.stopping = False
+    run.progress(1, 2)
+    assert run.stopping
 
 
 def test_a_dataset_continues_after_a_torn_line_and_its_rows_come_in_key_order(tmp_path):

@@ -1,4 +1,4 @@
-"""Training as one of several ranks, for tests: torchrun … ranked.py MODEL FOLDER JOB…, of which `train` says the form."""
+"""Training as one of several ranks, for tests: torchrun … ranked.py MODEL FOLDER JOB…; see `train` for a job's form."""
 
 from __future__ import annotations
 

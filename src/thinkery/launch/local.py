@@ -1,7 +1,8 @@
 """`--procs N`: the same command line in N processes of this machine, watched by torchelastic's process context.
 
 Rank 0 has the terminal; of the others, `logs/rank-N.txt` in the run directory has the errors and `logs/rank-N.out.txt`
-the output. The first that fails ends all. Processes lie in sessions of their own, so a Ctrl-C reaches them once, from here.
+the output. The first that fails ends all. Processes lie in sessions of their own, so a Ctrl-C reaches them once, from
+here.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def launch(words: Sequence[str], procs: int, directory: Path) -> int:
     """
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # `outcome` says what failed
     logs = Logs(directory / "logs", procs)
-    command = {rank: ("-m", "thinkery.cli", *words) for rank in range(procs)}
+    command = dict.fromkeys(range(procs), ("-m", "thinkery.cli", *words))
     with quiet_signals():
         context = start_processes("thinkery", sys.executable, command, environments(procs), logs)
     with forwarding(context.pids()):

@@ -110,6 +110,7 @@ class Processes(Ranks):
 
         with self.together():
             for work in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
+                assert work is not None
                 work.wait()
 
     @contextmanager

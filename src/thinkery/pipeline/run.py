@@ -36,7 +36,7 @@ NOTHING = {"metrics": 0, "events": 0, "rollouts": -1}
 
 
 class Run:
-    """One execution of one step. With several ranks, every rank has one, all make the same calls and only rank 0 writes.
+    """One execution of one step. Of several ranks each has one; all make the same calls and only rank 0 writes.
 
     `build` makes it; alone, `Run(folder, "zero", seed=1)` is enough to call a stage.
     """

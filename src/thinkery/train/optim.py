@@ -24,10 +24,11 @@ from thinkery.errors import InputError, NotFinite, RunFailed
 from thinkery.model.lora import Lora
 from thinkery.pipeline.ranks import ALONE, Ranks
 from thinkery.train.share import Share, dealt
-from thinkery.train.shards import SHARDS, read_shards
 
 B = TypeVar("B")
 SMALLEST_MICRO_BATCH = 64
+SHARDS = "shards"
+"""The folder of a checkpoint that holds every rank's part, where weights are in parts."""
 
 
 class LearnerConfig(Config):
@@ -226,6 +227,8 @@ class Learner:
         """Restore what `save` wrote, on as many ranks as it may be; the next update is then the one that would have
         followed."""
         if (folder / SHARDS).exists():
+            from thinkery.train.shards import read_shards  # which is slow to import, and seldom needed
+
             self.restore(read_shards(folder / SHARDS, self.template, self.ranks))
         elif (folder / "learner.pt").exists():
             state = torch.load(folder / "learner.pt", map_location=self.device, weights_only=True)

@@ -9,7 +9,7 @@ Shapes: T tokens of a micro-batch, C learnt tokens, D width, V vocabulary.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,11 +20,10 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
 
-from thinkery.errors import ConfigError, EnvironmentLacks, InputError, RunFailed
-from thinkery.model.hf import empty, load_model, save_model
+from thinkery.errors import EnvironmentLacks, InputError
+from thinkery.model.hf import load_model, save_model
 from thinkery.model.lora import Lora, adapt, adapters, merged, save_adapter, sharing_frozen
 from thinkery.model.tokenizer import Tokenizer
-from thinkery.model.transformer import Transformer
 from thinkery.model.weights import read_headers
 from thinkery.pipeline.artifact import Model
 from thinkery.pipeline.files import size_text
@@ -32,9 +31,8 @@ from thinkery.pipeline.memory import memory
 from thinkery.pipeline.ranks import ALONE, Ranks
 from thinkery.pipeline.run import Run
 from thinkery.train.batch import Batch, Example, packing, per_example
-from thinkery.train.optim import Learner, LearnerConfig, PolicyConfig, out_of_memory
+from thinkery.train.optim import Learner, LearnerConfig, PolicyConfig
 from thinkery.train.share import Share, collected
-from thinkery.train.shards import SHARDS, gather_into, parts_of, shard, write_shards
 
 __all__ = ["Policy", "PolicyConfig", "open_policy"]
 
@@ -52,6 +50,8 @@ def open_policy(run: Run, model: Model, cfg: PolicyConfig) -> Iterator[Policy]:
     if cfg.lora:
         policy = LoraPolicy(network, tokenizer, cfg, lora=cfg.lora, seed=run.seed, ranks=run.ranks)
     elif sharded:
+        from thinkery.train.shards import ShardedPolicy  # a third of torch's own time to import
+
         policy = ShardedPolicy(network, tokenizer, cfg, ranks=run.ranks)
     else:
         policy = Policy(network, tokenizer, cfg, ranks=run.ranks)
@@ -224,103 +224,6 @@ class LoraPolicy(Policy):
             raise InputError("the checkpoint is not of these adapters", where="policy.lora", hint=hint)
         reference = state["reference"] and whole | state["reference"]
         super().restore(state | {"network": whole | state["network"], "reference": reference})
-
-
-class ShardedPolicy(Policy):
-    """A language model of which each rank holds a part (`train/shards.py`): weights, gradients, moments, reference.
-
-    Ranks keep step: each computes as many micro-batches as the others. Running out of memory ends the run, since a
-    rank that starts again alone would leave the others waiting. For sampling and saving the whole weights are gathered
-    on every rank after each update, 4 bytes a parameter.
-    """
-
-    def __init__(self, network: Any, tokenizer: Tokenizer, cfg: PolicyConfig, *, ranks: Ranks) -> None:
-        if not isinstance(network, Transformer):
-            hint = 'policy.sharding = "replicated", or a Llama, Qwen2 or Qwen3'
-            raise ConfigError("only our own decoder can be sharded", where="policy.sharding", hint=hint)
-        shard(network, ranks)
-        super().__init__(network, tokenizer, cfg, ranks=ranks)
-        self.whole: Transformer | None = None
-
-    @property
-    def sampled(self) -> Transformer:
-        """The whole network, gathered when it is first asked for and after every update from then on."""
-        if self.whole is None:
-            self.whole = empty(self.network.shape).to(self.device).eval()
-            gather_into(self.whole, self.network)
-        return self.whole
-
-    def refresh_reference(self) -> None:
-        """Freeze a copy of this rank's part of the current weights."""
-        reference = empty(self.network.shape).to(self.device).eval().requires_grad_(False)
-        shard(reference, self.ranks)
-        reference.load_state_dict(self.network.state_dict())
-        self.reference = reference
-
-    def learn_share(
-        self, share: Share[Batch], objective: Callable[[Batch], tuple[Tensor, Mapping[str, Tensor]]]
-    ) -> tuple[float, dict[str, float]]:
-        """`backward` of this rank's micro-batches, and of idle ones with a gradient of zero."""
-        found = self.backward(share.own, objective)
-        for batch in share.idle:
-            (0 * objective(batch)[0]).backward()
-        return found
-
-    def add_gradients(self) -> None:
-        """Nothing: they have been summed on the way back."""
-
-    def clip(self) -> float:
-        """Scale the gradient down to `grad_clip` where the whole of it is longer; its 2-norm before."""
-        norm: Any = nn.utils.clip_grad_norm_(self.network.parameters(), self.cfg.grad_clip)
-        return float(norm.full_tensor())
-
-    def score(self, network: Any, examples: Sequence[Example], temperature: float) -> list[list[float]]:
-        """Log-probabilities under `network` of the learnt tokens of this rank's examples, empty for the others'."""
-        found = super().score(network, examples, temperature)
-        network.reshard()  # what is outside of blocks stays gathered for a backward pass, which does not come
-        return found
-
-    def in_step(self, share: Share[Batch], compute: Callable[[Batch], Tensor]) -> Sequence[Batch]:
-        """This rank's micro-batches, once it has computed those of others that keep the ranks in step."""
-        for batch in share.idle:
-            compute(batch)
-        return share.own
-
-    def with_memory(self, work: Callable[[], Any]) -> Any:
-        """Do the work; RunFailed when memory runs out, RankLost when another rank is gone."""
-        try:
-            with self.ranks.together():
-                return work()
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            hint = "lower policy.micro_batch_tokens; sharded ranks cannot back off by themselves"
-            raise RunFailed("memory ran out", where="policy.micro_batch_tokens", hint=hint) from error
-
-    def apply(self, lr: float) -> None:
-        """Move the weights along the accumulated gradient."""
-        super().apply(lr)
-        self.gather()
-
-    def gather(self) -> None:
-        """Bring the whole network up to date where there is one."""
-        if self.whole is not None:
-            gather_into(self.whole, self.network)
-
-    def save(self, folder: Path) -> None:
-        """Everything that the next update depends on, in `folder`/shards, every rank its part."""
-        write_shards(folder / SHARDS, self.state())
-
-    def held(self, state: dict[str, Any]) -> dict[str, Any]:
-        """This rank's parts of a whole state."""
-        names = ["optimizer.state.0"] if state["optimizer"]["state"] else []
-        names += ["reference.0"] if state["reference"] else []
-        return parts_of(state, self.template(names))
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take over weights, optimizer, counters and reference."""
-        super().restore(state)
-        self.gather()
 
 
 def token_logprobs(network: Any, batch: Batch, temperature: float, cfg: LearnerConfig) -> tuple[Tensor, Tensor]:

@@ -108,8 +108,9 @@ def measure(
     pool = Pool()
     for first in range(0, len(tasks), CHUNK):
         chunk = tasks[first : first + CHUNK]
-        asked = {"samples": cfg.samples, "seed": run.seed, "step": -2}
-        groups = shared_rollouts(run.ranks, engine, chunk, sampling, rubric, **asked)
+        groups = shared_rollouts(
+            run.ranks, engine, chunk, sampling, rubric, samples=cfg.samples, seed=run.seed, step=-2
+        )
         refuse_ungraded(groups, limit)
         pool.watch(groups)
         if run.stopping:

@@ -26,7 +26,7 @@ class Share(Generic[B]):
 
 
 def dealt(pack: Callable[[int], Sequence[B]], max_tokens: int, ranks: Ranks) -> Share[B]:
-    """This rank's part of the micro-batches of at most `max_tokens` tokens; own and idle are equally many everywhere."""
+    """This rank's part of the micro-batches of at most `max_tokens` tokens, with idle ones as many as any rank's."""
     if ranks is ALONE:
         return Share(pack(max_tokens))
     batches = evenly(pack, max_tokens, ranks.count)

@@ -1,0 +1,98 @@
+"""thinkery run --procs: stopped, killed, continued with another number of processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from thinkery.pipeline.read import open_run
+
+TINY = """
+extends = "tiny"
+
+[problems]
+sources = [{ source = "world", kind = "chain", limit = 12 }]
+
+[zero]
+watched = 4
+
+[zero.grpo]
+updates = 40
+questions_per_update = 2
+group_size = 2
+max_tokens = [[0, 12]]
+preflight = 0
+checkpoint_every = 1
+eval_every = 10
+"""
+
+
+def run(folder: Path, *words: str, at_update: int = 0, press: Callable[[int], None] | None = None) -> tuple[int, str]:
+    """`thinkery run` on the tiny recipe; `press` gets the process id once, when an update from `at_update` shows."""
+    command = [sys.executable, "-m", "thinkery.cli", "run", "few.toml", "--until", "zero", "--dir", "runs/a", *words]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    seen = []
+    with subprocess.Popen(
+        command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=env
+    ) as p:
+        assert p.stderr
+        for line in p.stderr:
+            seen.append(line)
+            if press and (update := re.search(r"step (\d+)/", line)) and int(update[1]) >= at_update:
+                press(p.pid)
+                press = None
+        return p.wait(120), "".join(seen)
+
+
+def kill_rank_1(launcher: int) -> None:
+    """Kill the second process that the launcher has started."""
+    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    (one,) = (pid for pid in children if b"RANK=1" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
+    os.kill(int(one), signal.SIGKILL)
+
+
+def updates(folder: Path) -> list[int]:
+    """The updates in the record of zero, in order."""
+    (path,) = (folder / "runs/a/steps").glob("zero-*/metrics.jsonl")
+    return [row["step"] for row in map(json.loads, path.read_text().splitlines()) if "optim/loss" in row]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with the tiny recipe made short."""
+    (tmp_path / "few.toml").write_text(TINY)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_a_run_on_two_processes_is_stopped_killed_and_continued_and_ends_on_one(folder: Path) -> None:
+    code, err = run(folder, "--procs", "2", at_update=2, press=lambda pid: os.kill(pid, signal.SIGINT))
+    assert code == 75, err
+    assert err.rstrip().endswith("--dir runs/a --procs 2")
+    assert open_run(folder / "runs/a").steps["zero"].status == "stopped"
+
+    code, err = run(folder, "--procs", "2", "zero.grpo.policy.sharding=fsdp", at_update=8, press=kill_rank_1)
+    assert code == 75, err
+    assert re.search(r"rank 1 was killed \(found SIGKILL\)\s+try: the same command continues", err)
+
+    code, err = run(folder)
+    assert code == 0, err
+    assert updates(folder) == list(range(1, 41))
+
+
+def test_two_processes_run_a_recipe_to_its_end(folder: Path) -> None:
+    code, err = run(folder, "--procs", "2", "zero.grpo.updates=2", "zero.grpo.eval_every=1")
+    assert code == 0, err
+    assert updates(folder) == [1, 2]
+    ended = open_run(folder / "runs/a")
+    assert {step.status for step in ended.steps.values() if step.name in ("base", "problems", "zero")} == {"done"}
+    assert len(list((folder / "runs/a/steps").glob("zero-*/rollouts/*.jsonl.gz"))) == 2
+    assert sorted(path.name for path in (folder / "runs/a/logs").iterdir()) == ["rank-1.out.txt", "rank-1.txt"]
