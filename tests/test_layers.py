@@ -30,7 +30,21 @@ LAYERS = (
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 WITHOUT_TORCH = (
-    *("errors", "core", "config", "chat", "process", "sandbox", "pipeline", "tasks", "sinks", "data", "rewards", "cli", "view"),
+    *(
+        "errors",
+        "core",
+        "config",
+        "chat",
+        "process",
+        "sandbox",
+        "pipeline",
+        "tasks",
+        "sinks",
+        "data",
+        "rewards",
+        "cli",
+        "view",
+    ),
 )
 WITH_TORCH = (PACKAGE / "rewards" / "preference.py",)
 

@@ -34,8 +34,8 @@ class Terminal:
     def until(self, pattern: str, *, pressing: str = "") -> str:
         """Read until the pattern is shown; returns what came up to its end, which is then forgotten.
 
-        `pressing` is a key that is pressed once a second meanwhile. CPython loses a Ctrl-C that comes between readline's
-        prompt and its `select`, until another key is pressed.
+        `pressing` is a key that is pressed once a second meanwhile. CPython loses a Ctrl-C that comes between the
+        prompt of readline and its `select`, until another key is pressed.
         """
         deadline = time.monotonic() + PATIENCE_S
         self.type(pressing)
