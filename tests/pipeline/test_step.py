@@ -9,7 +9,7 @@ from thinkery.config import Config
 from thinkery.errors import WiringError
 from thinkery.pipeline.artifact import Dataset, Model, Report
 from thinkery.pipeline.run import Run
-from thinkery.pipeline.step import ordered, step
+from thinkery.pipeline.step import counted_settings, ordered, step
 
 
 class Inner(Config):
@@ -57,6 +57,16 @@ def test_a_missing_input_says_what_it_must_be():
     with pytest.raises(WiringError) as error:
         step("refine", imitate, Outer(), base=step("base", fetch))
     assert str(error.value) == "step 'refine': input 'corpus' is missing; it must be a Dataset"
+
+
+def test_a_setting_that_came_later_leaves_the_keys_of_older_runs_until_it_is_set():
+    class Later(Inner):
+        """Its settings now."""
+
+        ahead: int = Field(default=0, json_schema_extra={"key": "when set"})
+
+    assert counted_settings(Later()) == counted_settings(Inner()) == {"lr": 0.1}
+    assert counted_settings(Later(ahead=2)) == {"lr": 0.1, "ahead": 2}
 
 
 def test_none_is_allowed_only_where_the_annotation_says_so():

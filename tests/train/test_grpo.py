@@ -248,6 +248,19 @@ def test_a_run_asked_to_stop_spends_its_rollout_and_continues_later(settings, ma
     assert untimed(stopping) == untimed(Run(tmp_path / "steady", "zero"))
 
 
+def test_a_budget_of_flops_ends_training_with_the_rollout_that_passes_it(make_policy, tmp_path):
+    whole, short = Run(tmp_path / "whole", "zero"), Run(tmp_path / "short", "zero")
+    cfg = Grpo(**{**SMALL, "updates": 6, "minibatches": 2})
+    train(whole, cfg, make_policy())
+    spent = [row["perf/flops"] for row in metrics(whole)]
+    budget = cfg.model_copy(update={"flops": sum(spent[:3])})
+    train(short, budget, make_policy())
+    assert [row["perf/flops"] for row in metrics(short)] == spent[:4]  # rollouts serve two updates
+    policy = train(Run(tmp_path / "short", "zero", attempt=2), budget, make_policy())
+    assert policy.updates == 4
+    assert len(metrics(short)) == 4, "a finished stage that is run again had learnt more"
+
+
 def test_a_killed_run_continues_bit_for_bit(folder, tmp_path):
     def start(name: str, *pause: str) -> subprocess.Popen:
         return subprocess.Popen([sys.executable, KILLABLE, folder, tmp_path / name, tmp_path / f"{name}.pt", *pause])

@@ -22,6 +22,7 @@ from types import NoneType
 from typing import Any, get_args, get_type_hints
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from thinkery.config import Config
@@ -106,7 +107,11 @@ def suggestion(word: str, known: Mapping[str, Any] | list[str]) -> str:
 
 
 def counted_settings(config: BaseModel | None) -> Any:
-    """What of a config counts for the key: every field not marked `json_schema_extra={"key": False}`."""
+    """What of a config counts for the key: every field, but for what is marked in its `json_schema_extra`.
+
+    `{"key": False}` never counts. `{"key": "when set"}` counts unless it is the default: a setting that came later
+    says so, and the steps of older runs keep their keys.
+    """
     return _plain(config)
 
 
@@ -208,7 +213,7 @@ def _key(function: Callable, config: Config | None, inputs: Mapping[str, Step]) 
 def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
         fields = type(value).model_fields.items()
-        return {name: _plain(getattr(value, name)) for name, info in fields if _counts(info.json_schema_extra)}
+        return {name: _plain(getattr(value, name)) for name, info in fields if _counts(info, getattr(value, name))}
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (set, frozenset)):
@@ -218,8 +223,9 @@ def _plain(value: Any) -> Any:
     return value.as_posix() if isinstance(value, Path) else to_jsonable_python(value)
 
 
-def _counts(extra: Any) -> bool:
-    return not (isinstance(extra, Mapping) and extra.get("key") is False)
+def _counts(info: FieldInfo, value: Any) -> bool:
+    marked = info.json_schema_extra.get("key") if isinstance(info.json_schema_extra, Mapping) else None
+    return value != info.get_default(call_default_factory=True) if marked == "when set" else marked is not False
 
 
 def _qualified_name(function: Callable) -> str:

@@ -20,6 +20,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -63,6 +64,9 @@ class Grpo(Config):
     """How the weights learn."""
     updates: int = 10_400
     """Updates in all (R1-Zero: 10,400)."""
+    flops: float | None = Field(default=None, gt=0, json_schema_extra={"key": "when set"})
+    """FLOPs of sampling and learning after which training ends, with the rollout that passes them, before `updates`
+    are done; None: no such end."""
     group_size: int = 16
     """Attempts at one question, G."""
     questions_per_update: int = 32
@@ -102,7 +106,7 @@ class Grpo(Config):
     again by the trainer, for engines whose arithmetic differs."""
     correction_cap: float = 2.0
     """Upper bound of the importance weight trainer / sampler, used with `old_logprobs = "trainer"`."""
-    ahead: int = Field(default=0, ge=0)
+    ahead: int = Field(default=0, ge=0, json_schema_extra={"key": "when set"})
     """Rollouts that are sampled while earlier ones are learnt, by engines in other processes (`engine.processes`); at 0
     sampling and learning take turns. Samples are then `ahead` rollouts older, which a stage corrects for by
     `old_logprobs = "trainer"` unless that is set."""
@@ -130,6 +134,12 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
     ringing: list[str] = field(default_factory=list)
     """Kinds of alarms that are already known."""
+    flops: float = 0.0
+    """Spent on sampling and learning so far."""
+
+    def done(self, cfg: Grpo, updates: int) -> bool:
+        """Whether training ends after so many updates."""
+        return updates >= cfg.updates or (cfg.flops is not None and self.flops >= cfg.flops)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,10 +215,11 @@ def grpo(
                 if held_out and cfg.eval_every and policy.updates % cfg.eval_every == 0:
                     metrics |= schedule.ask(lambda _: held_out())
                 record(run, cfg, policy.updates, share, metrics, progress)
-            if checkpoint_due(run, cfg, policy.updates, rollout.updates):
+            done = progress.done(cfg, policy.updates)
+            if done or checkpoint_due(run, cfg, policy.updates, rollout.updates):
                 with clock("checkpoint"):
                     save(run, policy, baseline, progress)
-                if run.stopping and policy.updates < cfg.updates:
+                if run.stopping and not done:
                     run.stop()
 
 
@@ -221,7 +232,8 @@ def sampled(
     first: int,
     progress: Progress,
 ) -> Iterator[Callable[[Clock], Sampled]]:
-    """How each rollout from update `first` on is sampled; the tasks are drawn from a pool of their own."""
+    """How each rollout from update `first` on is sampled, until training is done; the tasks are drawn from a pool of
+    their own."""
     pool = progress.pool.copy()
 
     def sample(start: int, clock: Clock) -> Sampled:
@@ -231,7 +243,8 @@ def sampled(
         slots = gather(ask, cfg.questions_per_update * updates, cfg.resample)
         return Sampled(slots, updates, questions, pool.copy())
 
-    return (partial(sample, start) for start in range(first, cfg.updates, cfg.minibatches))
+    starts = range(first, cfg.updates, cfg.minibatches)
+    return (partial(sample, start) for start in takewhile(lambda start: not progress.done(cfg, start), starts))
 
 
 def open_baseline(cfg: Grpo, policy: Policy) -> Baseline:
@@ -435,6 +448,7 @@ def record(
 ) -> None:
     """Write metrics and samples, show progress, and ring alarms that are new."""
     run.metrics(step, metrics)
+    progress.flops += metrics["perf/flops"]
     if cfg.keep_rollouts and step % cfg.keep_rollouts == 0:
         run.rollouts(step, [g for slot in slots for g in slot.groups], [row for slot in slots for row in slot.gains])
     progress.history = [*progress.history, metrics][-REMEMBERED:]
@@ -452,9 +466,8 @@ def answered(cfg: Grpo) -> tuple[str, ...]:
 
 
 def checkpoint_due(run: Run, cfg: Grpo, step: int, updates: int) -> bool:
-    """Whether a checkpoint became due in the last rollout of `updates`, at the end, or by being asked to stop."""
-    passed = step // cfg.checkpoint_every > (step - updates) // cfg.checkpoint_every
-    return passed or run.stopping or step == cfg.updates
+    """Whether a checkpoint became due in the last rollout of `updates`, or by being asked to stop."""
+    return run.stopping or step // cfg.checkpoint_every > (step - updates) // cfg.checkpoint_every
 
 
 def save(run: Run, policy: Policy, baseline: Baseline, progress: Progress) -> None:
