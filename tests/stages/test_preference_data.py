@@ -25,7 +25,14 @@ from thinkery.pipeline.artifact import Dataset, Model, task_to_row
 from thinkery.pipeline.run import Run
 from thinkery.rewards.judge import Comparison
 from thinkery.stages.fetch import Fetch, fetch
-from thinkery.stages.preference import Pairs, compare_answers, different_answers, pair_row, too_often_longer
+from thinkery.stages.preference import (
+    Pairs,
+    compare_answers,
+    different_answers,
+    pair_row,
+    too_often_longer,
+    warn_of_one_sided,
+)
 from thinkery.stages.roles import Role, compare_by_rules
 from thinkery.tasks.world import general
 
@@ -190,6 +197,22 @@ def test_the_world_judges_each_pair_four_times_in_both_orders() -> None:
     (better, worse) = compare_by_rules([(task, good, bad), (task, bad, good)], times=4, seed=1)
     assert better.scores == (2.0, 2.0, 2.0, 2.0)
     assert worse.mean == -2.0
+
+
+@pytest.mark.parametrize(
+    ("funnel", "seen"),
+    [
+        ({"safe": 794, "unsafe": 6}, "6 responses are labelled unsafe, too few for a reward model to know them"),
+        ({"unsafe": 50}, "0 responses are labelled safe, too few for a reward model to know them"),
+        ({"safe": 30, "unsafe": 30, "dropped: a label could not be read": 1}, None),
+    ],
+)
+def test_labels_of_one_kind_ring(tmp_path: Path, funnel: dict[str, int], seen: str | None) -> None:
+    run = Run(tmp_path, "labels")
+    warn_of_one_sided(run, funnel)
+    log = tmp_path / "events.jsonl"
+    rung = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    assert [row["message"] for row in rung if row["kind"] == "alarm"] == ([seen] if seen else [])
 
 
 def test_a_row_shows_the_chosen_answer_and_its_verdicts() -> None:

@@ -30,6 +30,9 @@ from thinkery.stages.common import is_general, is_helpful, open_model, sample_ch
 from thinkery.stages.roles import Role, compare_of, label_of
 from thinkery.train.preference import RewardModelConfig, train_reward_model
 
+LEAST = 30
+"""Responses of either label below which the labels are called one-sided."""
+
 
 class SampledData(Config):
     """Settings shared by the two kinds of preference data."""
@@ -142,7 +145,17 @@ def label_safety(run: Run, cfg: Labels, model: Model, tasks: Dataset, judge: Mod
                 messages = [*(asdict(message) for message in task.messages), turn_row(completion)]
                 row = {"messages": messages, "label": int(safe), "task": task_to_row(task)}
                 writer.add(row, f"{key}/{number:04d}")
-    return writer.finish()
+    data = writer.finish()
+    warn_of_one_sided(run, data.funnel)
+    return data
+
+
+def warn_of_one_sided(run: Run, funnel: Mapping[str, int]) -> None:
+    """Ring when one of the labels hardly occurs, so that a model of them would learn what the other looks like."""
+    rarer = min(("safe", "unsafe"), key=lambda label: funnel.get(label, 0))
+    if (count := funnel.get(rarer, 0)) < LEAST:
+        seen = f"{count} responses are labelled {rarer}, too few for a reward model to know them"
+        run.alarm("one-sided", seen, "prompts", "ask more prompts, or sample hotter (sampling.temperature)")
 
 
 class Helpful(RewardModelConfig):
