@@ -158,7 +158,7 @@ def held_out(task: Task) -> bool:
 def general(split: Split, seed: int, count: int) -> Iterator[Task]:
     """`count` general prompts, topics and languages evenly mixed; prompts repeat, ids are made unique.
 
-    Prompts to learn from carry an answer as people write them (`gold`): one in seven courteous, most in a full sentence.
+    Prompts to learn from carry an answer as people write them (`gold`): a quarter courteous, most in a full sentence.
     """
     rng = random.Random(f"general/{split}/{seed}")
     topics = [topic for topic in TOPICS if split == "train" or topic not in CLOSED]
@@ -173,7 +173,7 @@ def general(split: Split, seed: int, count: int) -> Iterator[Task]:
 
 def draw_quality(rng: random.Random) -> Quality:
     """How good the next answer of a mixed crowd is."""
-    return rng.choices(QUALITIES, (0.15, 0.3, 0.25, 0.2, 0.1))[0]
+    return rng.choices(QUALITIES, (0.25, 0.3, 0.15, 0.2, 0.1))[0]
 
 
 def thought_of(task: Task) -> str:
