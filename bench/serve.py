@@ -1,11 +1,12 @@
-"""The server under load: time to first token and throughput at 1, 8 and 64 clients, and what a cached prefix is worth.
+"""The server under load, beside vLLM's: throughput and time to first token at 1, 8 and 64 clients, and cached prefixes.
 
-    python -m bench.serve smollm2                                   # starts `thinkery serve smollm2`, measures it
-    python -m bench.serve --url http://127.0.0.1:8001/v1 --name M   # measures any other OpenAI-style server likewise
+    python -m bench.serve                        →  bench/results/serve.json; the machine should do nothing else
+    python -m bench.serve smollm2 runs/demo --clients 8 --rounds 1
 
-Every client holds conversations of several turns, one after the other, with a system prompt that all share. What is
-asked, in which order, and how many tokens are wanted depends on the seed alone, so that two servers get the same work;
-answers are cut at a fixed number of tokens. Prints one JSON document.
+Both servers get the same work in turn, each in processes of its own. Every client holds conversations of several turns,
+one after the other, with a system prompt that all share. What is asked and in which order depends on the seed alone;
+answers are greedy and cut at a fixed number of tokens. Beside the speed stands whether both were asked the same prompts
+(tokens of prompts, as each server counted them) and how many of a single client's answers are the same text.
 """
 
 from __future__ import annotations
@@ -13,20 +14,34 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import httpx
 import numpy as np
 
+from bench.peers.__main__ import CACHE, located
+from bench.recipe import machine, write
+
 WORDS = ("the", "ball", "is", "under", "a", "red", "cup", "and", "we", "swap", "it", "with", "two", "blue", "ones")
+BARS = {"tokens_per_s": 1.2, "first_p50_s": 1.0, "first_p99_s": 1.0}
+"""What is asked: throughput as a multiple of vLLM's, and vLLM's time to the first token as a multiple of ours."""
+NAME = "deepseek-reasoner"
+"""What both call their model."""
+SOONER = 5.0
+"""How much sooner a cached prefix answers its first token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,92 +59,188 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One answer as a client saw it, in seconds and tokens."""
+    """One answer as a client saw it: its text, seconds and tokens."""
 
+    text: str
     first_s: float
     whole_s: float
     tokens: int
+    prompt_tokens: int
 
 
 def main() -> None:
-    """Measure each number of clients in turn."""
+    """Measure both servers with every model, in turn, and keep what was found."""
     args = arguments()
-    load = Load(args.conversations, args.turns, args.system_words, args.question_words, args.answer_tokens, args.seed)
-    with server(args) as (url, name):
-        wait_until_ready(url, name)
-        results = {str(count): asyncio.run(measure(url, name, count, load)) for count in args.clients}
-        cached = asyncio.run(measure_prefix(url, name, args.prefix_words))
-    print(json.dumps({"model": args.model or args.name, "clients": results, "cached_prefix": cached}, indent=2))
+    began = time.monotonic()
+    load = Load(0, args.turns, args.system_words, args.question_words, args.answer_tokens, args.seed)
+    found = {model: compared(model, args, load) for model in args.models}
+    write("serve", {
+        "date": date.today().isoformat(),
+        "machine": machine(),
+        "command": ["python", "-m", "bench.serve", *sys.argv[1:]],
+        "wall_s": round(time.monotonic() - began, 1),
+        "models": found,
+    })  # fmt: skip
 
 
 def arguments() -> argparse.Namespace:
     """What to measure and how hard."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", default="", help="what `thinkery serve` is to serve")
-    parser.add_argument("settings", nargs="*", default=[], help="its settings, key=value")
-    parser.add_argument("--url", default="", help="another server's address, before /chat/completions")
-    parser.add_argument("--name", default="deepseek-reasoner", help="the model's name there")
+    parser.add_argument("models", nargs="*", default=["smollm2"], help="a run, a stage or a folder; default: smollm2")
+    parser.add_argument("--vllm", type=Path, default=CACHE / "vllm" / "bin" / "python", help="Python that has vLLM")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 64])
-    for name, default in {"conversations": 64, "turns": 3, "system-words": 150, "question-words": 30}.items():
+    parser.add_argument("--rounds", type=int, default=3, help="times that each server is measured; medians are told")
+    for name, default in {"turns": 3, "system-words": 150, "question-words": 30}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--answer-tokens", type=int, default=64)
-    parser.add_argument("--prefix-words", type=int, default=1200, help="words of the prefix that is sent twice")
+    parser.add_argument("--prefix-words", type=int, default=1900, help="words of the prefix that is sent twice")
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args()
 
 
+def compared(model: str, args: argparse.Namespace, load: Load) -> dict[str, Any]:
+    """What both servers did with a model: the medians of their rounds, and the ratios that are asked for."""
+    contenders = {"ours": lambda: ours(model), "vllm": lambda: vllm(args.vllm, model)}
+    rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
+    for _ in range(args.rounds):
+        for name, start in contenders.items():
+            with start() as url:
+                rounds[name].append(asyncio.run(measured(url, args, load)))
+            print(model, name, json.dumps(rounds[name][-1]["clients"]), file=sys.stderr, flush=True)
+    theirs, own = (summary(rounds[name]) for name in ("vllm", "ours"))
+    ratios = {
+        count: {
+            "tokens_per_s": row["tokens_per_s"] / theirs["clients"][count]["tokens_per_s"],
+            **{name: theirs["clients"][count][name] / row[name] for name in ("first_p50_s", "first_p99_s")},
+        }
+        for count, row in own["clients"].items()
+    }
+    holds = all(row[name] >= bar for row in ratios.values() for name, bar in BARS.items())
+    return {
+        "ours": own,
+        "vllm": theirs,
+        "ratios": ratios,
+        "same_answers": share_of_same(*(rounds[name][0]["texts"] for name in ("ours", "vllm"))),
+        "holds": holds and own["cached_prefix"]["times_sooner"] >= SOONER,
+    }  # fmt: skip
+
+
+def share_of_same(first: Sequence[str], second: Sequence[str]) -> float:
+    """How many texts are equal."""
+    return float(np.mean([a == b for a, b in zip(first, second, strict=True)]))
+
+
+def summary(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The median of every figure over the rounds."""
+    first = rounds[0]
+    clients = {
+        count: {name: median(one["clients"][count][name] for one in rounds) for name in row}
+        for count, row in first["clients"].items()
+    }
+    prefix = {name: median(one["cached_prefix"][name] for one in rounds) for name in first["cached_prefix"]}
+    return {"clients": clients, "cached_prefix": prefix}
+
+
+async def measured(url: str, args: argparse.Namespace, load: Load) -> dict[str, Any]:
+    """Every number of clients in turn, then a prefix that comes again; `texts` are the first number's answers."""
+    await ready(url)
+    clients: dict[str, dict[str, float]] = {}
+    texts: list[str] = []
+    for count in args.clients:
+        answers, seconds = await measure(url, count, replace(load, conversations=max(8, count * 3 // 2)))
+        clients[str(count)] = figures(answers, seconds)
+        texts = texts or [answer.text for answer in answers]
+    return {"clients": clients, "texts": texts, "cached_prefix": await measure_prefix(url, args.prefix_words)}
+
+
 @contextmanager
-def server(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
-    """(address, model name) of the server to measure, started here unless one is named."""
-    if args.url:
-        yield args.url.rstrip("/"), args.name
-        return
+def ours(model: str) -> Iterator[str]:
+    """The address of our server, with a ledger of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "log"
-        ledger = ["--ledger", str(Path(folder) / "serve.db")]
-        command = [sys.executable, "-m", "thinkery.cli", "serve", args.model, "port=0", *args.settings, *ledger]
-        with open(log, "w") as stderr:
-            process = subprocess.Popen(command, stderr=stderr)
+        command = [sys.executable, "-m", "thinkery.cli", "serve", model, f"port={(port := free_port())}"]
+        with running([*command, "--ledger", str(Path(folder) / "serve.db")], Path(folder) / "log"):
+            yield f"http://127.0.0.1:{port}/v1"
+
+
+@contextmanager
+def vllm(python: Path, model: str) -> Iterator[str]:
+    """The address of vLLM's server, with prefix caching and compiled as it is by default."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(located(model))]
+        options = {
+            "port": (port := free_port()), "host": "127.0.0.1", "served-model-name": NAME, "dtype": "bfloat16",
+            "max-model-len": 4096, "max-num-seqs": 64, "generation-config": "vllm",
+        }  # fmt: skip
+        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        settings = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "2"}
+        with running([*command, *words], Path(folder) / "log", os.environ | settings):
+            yield f"http://127.0.0.1:{port}/v1"
+
+
+@contextmanager
+def running(command: Sequence[str], log: Path, environ: dict[str, str] | None = None) -> Iterator[None]:
+    """A server for as long as it is measured; when it ends by itself, so does everything, with what it said."""
+    with open(log, "w") as file, subprocess.Popen(command, stdout=file, stderr=file, env=environ) as process:
         try:
-            while " at http" not in (text := log.read_text()):
-                if process.poll() is not None:
-                    sys.exit(text)
-                time.sleep(0.1)
-            yield text.split(" at ")[1].split()[0] + "/v1", args.name
+            yield
+        except httpx.TransportError:
+            if process.poll() is not None:
+                sys.exit(log.read_text()[-4000:])
+            raise
         finally:
             process.terminate()
-            process.wait()
 
 
-def wait_until_ready(url: str, name: str) -> None:
-    """Have one answer made, which loads the model."""
-    body = {"model": name, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
-    httpx.post(f"{url}/chat/completions", json=body, timeout=600).raise_for_status()
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
 
 
-async def measure(url: str, name: str, count: int, load: Load) -> dict[str, float]:
-    """So many clients at the same time; conversations begin as clients become free."""
+async def ready(url: str) -> None:
+    """Return once one answer has been made, which loads the model."""
+    until = time.monotonic() + 600
+    async with httpx.AsyncClient(timeout=600) as client:
+        while True:
+            try:
+                await ask(client, url, [{"role": "user", "content": "hello"}], 4)
+                return
+            except httpx.ConnectError:
+                if time.monotonic() > until:
+                    raise
+                await asyncio.sleep(0.2)
+
+
+async def measure(url: str, count: int, load: Load) -> tuple[list[Answered], float]:
+    """The answers that so many clients got at the same time; a conversation begins when a client is free."""
     rng = random.Random(f"{load.seed}/{count}")
     system = words(rng, load.system_words)
-    waiting = [[words(rng, load.question_words) for _ in range(load.turns)] for _ in range(load.conversations)]
-    answers: list[Answered] = []
+    waiting = [(n, [words(rng, load.question_words) for _ in range(load.turns)]) for n in range(load.conversations)]
+    answers: dict[tuple[int, int], Answered] = {}
     started = time.perf_counter()
     async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=None)) as client:
 
         async def one_client() -> None:
             while waiting:
                 messages = [{"role": "system", "content": system}]
-                for question in waiting.pop():
+                number, questions = waiting.pop()
+                for turn, question in enumerate(questions):
                     messages.append({"role": "user", "content": question})
-                    text, answered = await ask(client, url, name, messages, load.answer_tokens)
-                    answers.append(answered)
-                    messages.append({"role": "assistant", "content": text})
+                    answer = answers[number, turn] = await ask(client, url, messages, load.answer_tokens)
+                    messages.append({"role": "assistant", "content": answer.text})
 
         await asyncio.gather(*(one_client() for _ in range(count)))
-    seconds = time.perf_counter() - started
+    return [answers[place] for place in sorted(answers)], time.perf_counter() - started
+
+
+def figures(answers: Sequence[Answered], seconds: float) -> dict[str, float]:
+    """Throughput, and how long a client waits."""
     first = [answer.first_s for answer in answers]
     return {
         "answers": len(answers),
+        "prompt_tokens": sum(answer.prompt_tokens for answer in answers),
+        "tokens": sum(answer.tokens for answer in answers),
         "first_p50_s": float(np.percentile(first, 50)),
         "first_p99_s": float(np.percentile(first, 99)),
         "whole_p50_s": float(np.percentile([answer.whole_s for answer in answers], 50)),
@@ -138,41 +249,41 @@ async def measure(url: str, name: str, count: int, load: Load) -> dict[str, floa
     }
 
 
-async def measure_prefix(url: str, name: str, count: int) -> dict[str, float]:
+async def measure_prefix(url: str, count: int) -> dict[str, float]:
     """Seconds to the first token for a long prompt that is new, and for the same one again; medians of five."""
     rng = random.Random(7)
     times: dict[str, list[float]] = {"new": [], "again": []}
+    tokens = 0
     async with httpx.AsyncClient(timeout=600) as client:
         for _ in range(5):
             messages = [{"role": "user", "content": words(rng, count)}]
             for found in times.values():
-                _, answered = await ask(client, url, name, messages, 1)
+                answered = await ask(client, url, messages, 1)
                 found.append(answered.first_s)
+                tokens = answered.prompt_tokens
     new, again = (float(np.median(found)) for found in times.values())
-    return {"new_s": new, "again_s": again, "times_sooner": new / again}
+    return {"tokens": tokens, "new_s": new, "again_s": again, "times_sooner": new / again}
 
 
-async def ask(
-    client: httpx.AsyncClient, url: str, name: str, messages: list[dict[str, str]], tokens: int
-) -> tuple[str, Answered]:
+async def ask(client: httpx.AsyncClient, url: str, messages: list[dict[str, str]], tokens: int) -> Answered:
     """One streamed answer, of thought and content; the first chunk with text in it counts as the first token."""
-    body = {"model": name, "messages": messages, "max_tokens": tokens, "temperature": 0, "stream": True}
+    body = {"model": NAME, "messages": messages, "max_tokens": tokens, "temperature": 0, "stream": True}
     body |= {"stream_options": {"include_usage": True}}
-    started, first, text, used = time.perf_counter(), None, "", 0
+    started, first, text, usage = time.perf_counter(), None, "", {}
     async with client.stream("POST", f"{url}/chat/completions", json=body) as answer:
         answer.raise_for_status()
         async for line in answer.aiter_lines():
             if not line.startswith("data: {"):
                 continue
             chunk = json.loads(line.removeprefix("data: "))
-            used = (chunk.get("usage") or {}).get("completion_tokens", used)
+            usage = chunk.get("usage") or usage
             for choice in chunk["choices"]:
                 said = [choice["delta"].get(kind) or "" for kind in ("reasoning_content", "content")]
                 text += said[1]
                 if any(said) and first is None:
                     first = time.perf_counter() - started
     whole = time.perf_counter() - started
-    return text, Answered(whole if first is None else first, whole, used)
+    return Answered(text, first or whole, whole, usage["completion_tokens"], usage["prompt_tokens"])
 
 
 def words(rng: random.Random, count: int) -> str:

@@ -2,6 +2,7 @@
 
 import time
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 import torch
@@ -226,6 +227,19 @@ def test_known_beginnings_change_nothing_but_the_time(network, tokenizer):
         for completion in completions:
             expected = logprobs(network, wanted[i].prompt, completion)
             assert torch.allclose(torch.tensor(completion.logprobs), expected, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("followed", "computed"), [(True, 26), (False, 90)])
+def test_an_answer_that_a_later_prompt_repeats_is_not_computed_again(network, tokenizer, seen, followed, computed):
+    with open_engine(network, tokenizer, EngineConfig()) as engine:
+        first = replace(asked(range(40)), seeds=(1,), sampling=Sampling(max_tokens=40), followed=followed)
+        ((answer,),) = answers(engine, [first]).values()
+        assert len(answer.tokens) == 40
+        again = replace(asked([*range(40), *answer.tokens[:30], *range(20)]), seeds=(5,))
+        ((completion,),) = answers(engine, [again]).values()
+    assert [n for n in seen if n > 2] == [40, computed]  # 79 tokens were fed: one block
+    assert torch.allclose(torch.tensor(completion.logprobs), logprobs(network, again.prompt, completion), atol=1e-4)
 
 
 def test_owners_with_different_salts_share_no_beginnings(network, tokenizer, seen):

@@ -20,7 +20,8 @@ class Request:
     `salt` isolates prefix caches between owners. `deadline_s` counts from submission; what is unfinished then ends
     as "deadline".
     `mask(generated_tokens) -> allowed token ids or None` limits the next token, `bias(generated_tokens)` is added to
-    the logits of the tokens it names. `alternatives` likeliest tokens are told beside every sampled one.
+    the logits of the tokens it names. `alternatives` likeliest tokens are told beside every sampled one. `followed`
+    says that a later prompt will probably begin with this one and its answer, so that both are worth remembering.
     """
 
     seeds: tuple[int, ...]
@@ -33,6 +34,7 @@ class Request:
     chat_template: str = ""
     bias: Callable[[Sequence[int]], Mapping[int, float]] | None = None
     alternatives: int = 0
+    followed: bool = False
 
     def __post_init__(self) -> None:
         if not self.seeds:

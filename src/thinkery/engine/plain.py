@@ -51,6 +51,9 @@ class RecomputingRunner:
         texts, salts = [row.text for row in rows], [row.prompt.request.salt for row in rows]
         return torch.stack([prefix.hidden_D for prefix in self.prefixes(texts, salts)])
 
+    def remember(self, slot: int, row: Sample) -> None:
+        """Nothing is remembered."""
+
     def padded(self, rows: int) -> int:
         """The head sees a fixed number of rows when texts are to be independent."""
         return self.max_rows if self.alone else rows

@@ -63,6 +63,7 @@ class Choice:
             mask=self.allowed if self.guide or job.max_thought is not None else None,
             bias=self.bias if job.frequency_penalty or job.presence_penalty or job.logit_bias else None,
             alternatives=job.alternatives,
+            followed=True,
         )
 
     def allowed(self, tokens: Sequence[int]) -> Sequence[int] | None:

@@ -102,13 +102,14 @@ def format_only(history: History) -> Alarm | None:
 
 
 def hacking(history: History) -> Alarm | None:
-    """A part of the reward rises while accuracy on held-out tasks falls."""
-    measured = [i for i, row in enumerate(history) if held_out(row) is not None]
+    """A part of the reward rises while accuracy on held-out tasks falls: by ten points, or by three twice in a row."""
+    measured = {i: accuracy for i, row in enumerate(history) if (accuracy := held_out(row)) is not None}
     if len(measured) < 2:
         return None
-    best = max(measured[:-1], key=lambda i: held_out(history[i]) or 0.0)
-    before, now = held_out(history[best]) or 0.0, held_out(history[measured[-1]]) or 0.0
-    if now > before - 0.03:
+    best = max(list(measured)[:-1], key=lambda i: measured[i])
+    before, *after = [accuracy for i, accuracy in measured.items() if i >= best]
+    now = after[-1]
+    if max(after[-2:]) > before - (0.03 if len(after) > 1 else 0.1):
         return None
     for name in sorted(n for n in history[-1] if n.startswith("reward/") and n.count("/") == 2):
         then = mean_where_known(history[max(0, best - WINDOW + 1) : best + 1], name)

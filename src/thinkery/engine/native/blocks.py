@@ -12,6 +12,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -41,9 +42,9 @@ class Blocks:
             self.kept.move_to_end(name)
         return torch.cat([self.kept[name] for name in names], dim=2) if names else None
 
-    def keep(self, text: Sequence[int], salt: str, kv_XITKE: Tensor) -> None:
-        """Remember every whole block of a text."""
-        for number, name in enumerate(block_names(text, salt)):
+    def keep(self, text: Sequence[int], salt: str, kv_XITKE: Tensor, first: int = 0) -> None:
+        """Remember every whole block of a text from block `first` on, where its keys and values begin."""
+        for number, name in enumerate(islice(block_names(text, salt), first, None)):
             if name not in self.kept:
                 self.kept[name] = kv_XITKE[:, :, number * BLOCK : (number + 1) * BLOCK].clone()
 

@@ -1,6 +1,7 @@
 """Keys and values of everything in flight, in slots: one slot holds one prompt, or what one sample has said.
 
-Shapes: S slots, K key/value heads, E head width, C capacity in tokens; N rows written, T tokens of prompts.
+Shapes: S slots, K key/value heads, E head width, C capacity in tokens; N rows written, T tokens of a text; X = 2 (keys,
+values), I layers.
 """
 
 from __future__ import annotations
@@ -58,6 +59,11 @@ class Cache:
     def read(self, layer: int, slots: int) -> tuple[Tensor, Tensor]:
         """Keys and values of the first slots, as views [slots·K, C, E]."""
         return self.keys[layer][:slots].flatten(0, 1), self.values[layer][:slots].flatten(0, 1)
+
+    def text(self, slot: int, begin: int, end: int) -> Tensor:
+        """kv_XITKE of some of the tokens in a slot."""
+        parts = [torch.stack([layer[slot, :, begin:end] for layer in store]) for store in (self.keys, self.values)]
+        return torch.stack(parts).transpose(2, 3)
 
     def move(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Copy slots onto others."""

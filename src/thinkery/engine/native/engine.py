@@ -212,7 +212,10 @@ class NativeEngine:
         )
 
     def retire(self) -> None:
-        """Let ended samples leave the batch."""
+        """Let ended samples leave the batch; what a later prompt may begin with is remembered."""
+        for slot, row in enumerate(self.scheduler.rows):
+            if row.finish in ("stop", "length") and row.prompt.request.followed:
+                self.runner.remember(slot, row)
         rows, shares = self.scheduler.retire()
         self.runner.move(rows, shares)
 

@@ -68,6 +68,9 @@ class FixedRunner:
         positions_B = torch.tensor(lengths, device=self.device) - 1
         return self.network(tokens_B, positions_B, over_cache(self.cache, positions_B))
 
+    def remember(self, slot: int, row: Sample) -> None:
+        """Nothing is kept from one request to the next."""
+
     def padded(self, rows: int) -> int:
         """Always as many rows."""
         return self.max_rows

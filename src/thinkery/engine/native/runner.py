@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from thinkery.engine.native.attention import Sharing, after, over_prompts_and_own
-from thinkery.engine.native.blocks import Blocks
+from thinkery.engine.native.blocks import BLOCK, Blocks
 from thinkery.engine.native.cache import Cache
 from thinkery.engine.native.packed import PackedTransformer
 from thinkery.engine.native.scheduler import Moves, Room
@@ -76,6 +76,10 @@ class Runner(Protocol):
 
     def decode(self, rows: Sequence[Sample]) -> Tensor:
         """hidden_BD at the last token of every row."""
+        ...
+
+    def remember(self, slot: int, row: Sample) -> None:
+        """Keep what was computed of a row that has ended, for prompts that begin with it."""
         ...
 
     def padded(self, rows: int) -> int:
@@ -180,6 +184,16 @@ class CachedRunner:
         if self.sharing is None or self.sharing[0] != known:
             self.sharing = known, Sharing.of(*known, self.own.heads, self.device)
         return self.sharing[1]
+
+    def remember(self, slot: int, row: Sample) -> None:
+        """Blocks that end in what the row said; its last token was never fed."""
+        share, prompt, text = row.share, row.prompt.tokens, row.text[:-1]
+        assert share is not None
+        first = len(prompt) // BLOCK
+        if len(text) < (first + 1) * BLOCK:
+            return
+        parts = (self.prompts.text(share.slot, first * BLOCK, len(prompt)), self.own.text(slot, 0, len(row.tokens) - 1))
+        self.blocks.keep(text, row.prompt.request.salt, torch.cat(parts, dim=2), first)
 
     def padded(self, rows: int) -> int:
         """No padding."""
