@@ -36,6 +36,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", action="append", default=[], metavar="STEP", help="only this step; may be repeated")
     parser.add_argument("--branch", metavar="RUN@STEP", help="continue a copy of RUN from STEP with these settings")
     parser.add_argument("--procs", type=int, default=1, metavar="N", help="train on N processes of this machine")
+    parser.add_argument("--on", metavar="ADDRESS", help="sample on a Ray cluster: ray://host:port, auto or local")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done and why, and do nothing")
     parser.add_argument("--json", action="store_true", help="machine output on stdout")
 
@@ -45,7 +46,7 @@ def main(args: argparse.Namespace) -> int:
     from thinkery.pipeline.build import assist, plan
     from thinkery.pipeline.ranks import joined
 
-    chosen = recipe.read_recipe(args)
+    chosen = recipe.sampling_on(args, args.on) if args.on else recipe.read_recipe(args)
     steps, directory = chosen.graph(), run_directory(args, chosen.name)
     selection = {"only": args.only, "start": args.start, "until": args.until, "fresh": args.fresh}
     if args.dry_run:
