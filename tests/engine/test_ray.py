@@ -32,7 +32,7 @@ def network(shape) -> Transformer:
 def test_a_cluster_that_does_not_answer_is_named(network, tokenizer):
     nobody = TWO.model_copy(update={"ray": "ray://127.0.0.1:1"})
     with (
-        pytest.raises(EnvironmentLacks, match="no Ray cluster answers.*refused"),
+        pytest.raises(EnvironmentLacks, match=r"no Ray cluster answers.*refused"),
         open_pool(network, tokenizer, nobody),
     ):
         pass
