@@ -12,12 +12,12 @@ from __future__ import annotations
 import logging
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load, save
@@ -34,12 +34,17 @@ from thinkery.process import END_S
 try:
     import ray
     from ray.exceptions import GetTimeoutError, RayActorError, RayError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 except ModuleNotFoundError as error:
     raise EnvironmentLacks("engine.ray needs Ray", hint="pip install 'ray[client]'") from error
+
+T = TypeVar("T")
 
 OPTIONS = {"concurrency_groups": {"work": 1, "receive": 1}, "max_restarts": 0, "max_task_retries": 0}
 """Of every actor: its three threads, the default one for `send`; the pool itself sees to what is lost."""
 
+ANSWER_S = 120.0
+"""How long a machine may take to load Thinkery."""
 CONNECT_S = 10.0
 """How long the machine of a cluster may take to answer."""
 
@@ -71,6 +76,19 @@ def connected(address: str, processors: int = 0) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def on_every_machine(work: Callable[[str], T]) -> list[T]:
+    """What `work` returns on every machine of the open cluster, given its address; EnvironmentLacks where one fails."""
+    asked: list[Any] = []
+    for node in [node for node in ray.nodes() if node["Alive"]]:
+        there: Any = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        asked.append(ray.remote(num_cpus=0, scheduling_strategy=there)(work).remote(node["NodeManagerAddress"]))
+    try:
+        return ray.get(asked, timeout=ANSWER_S)
+    except RayError as error:
+        hint = "every machine needs the same version of Thinkery and its packages"
+        raise EnvironmentLacks("a machine of the Ray cluster does not answer", found=str(error), hint=hint) from error
 
 
 def reach(address: str) -> None:
