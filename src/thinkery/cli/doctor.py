@@ -43,6 +43,7 @@ OPTIONAL = {
     "llguidance": ("JSON from thinkery serve", "pip install llguidance"),
     "reasoning-gym": ("generated puzzles", "pip install reasoning-gym"),
     "gymnasium": ("environments registered with Gymnasium", "pip install gymnasium"),
+    "ray": ("engines on a Ray cluster", "pip install 'ray[client]'"),
     "verifiers": ("tasksets of verifiers", "pip install verifiers"),
 }
 
