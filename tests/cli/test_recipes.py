@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 
 import pytest
 
+from thinkery.cli.recipe import sampling_on
 from thinkery.config import PRESETS
 
 SHIPPED = sorted(path.stem for path in PRESETS.glob("*.toml"))
@@ -51,3 +53,12 @@ def test_diff_lists_what_two_recipes_set_differently(thinkery, tmp_path) -> None
 def test_a_stage_of_a_recipe_keeps_its_own_defaults_beside_what_is_set(thinkery) -> None:
     _, out, _ = thinkery("config", "show", "tiny", "--json")
     assert json.loads(out)["align.grpo.temperature"] == {"value": 0.7, "source": "default"}
+
+
+def test_on_puts_every_engine_on_a_cluster_but_one_that_a_setting_keeps():
+    words = Namespace(recipe="tiny", config=[], settings=['zero.engine.ray=""'])
+    found = sampling_on(words, "ray://head:10001").record()
+    ray = {key: found[key]["value"] for key in found if key.endswith("engine.ray")}
+    assert ray.pop("zero.engine.ray") == ""
+    assert len(ray) > 5
+    assert set(ray.values()) == {"ray://head:10001"}

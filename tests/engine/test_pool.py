@@ -9,15 +9,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.engine.asking import FIXED, alone, answers, moved, requests
 
-from thinkery.core import Message, Sampling
-from thinkery.engine import EngineConfig, Request, generate, open_engine
+from thinkery.core import Sampling
+from thinkery.engine import Request, generate
 from thinkery.engine import pool as pools
 from thinkery.engine.pool import open_pool
 from thinkery.errors import InputError, RunFailed
 from thinkery.model.transformer import Transformer
 
-FIXED = EngineConfig(max_batch=8, max_len=64, deterministic=True)
 POOL = FIXED.model_copy(update={"processes": 2})
 
 
@@ -36,7 +36,7 @@ def started(network, tokenizer):
     torch.set_num_threads(1)
     with open_pool(network, tokenizer, POOL) as engine:
         yield engine
-        workers, folder = [place.worker for place in engine.places], engine.folder
+        workers, folder = [place.link.worker for place in engine.places], engine.members.folder
         assert folder.exists()
     assert not any(worker.is_alive() for worker in workers)
     assert not folder.exists()
@@ -48,34 +48,6 @@ def engine(started):
     """The pool with the newest weights and nothing in flight."""
     started.take(started.snapshot(started.version + 1))
     return started
-
-
-def requests(count: int = 6, samples: int = 3, max_tokens: int = 12) -> list[Request]:
-    sampling = Sampling(max_tokens=max_tokens)
-    return [
-        Request(tuple(range(100 * n, 100 * n + samples)), sampling, (Message("user", f"Question {n}?"),))
-        for n in range(count)
-    ]
-
-
-def answers(engine, asked) -> list:
-    """By request, what each of its samples said, its prompt and its log-probabilities."""
-    by_number = dict(generate(engine, asked))
-    assert sorted(by_number) == list(range(len(asked)))
-    assert all([e.sample for e in by_number[n]] == list(range(len(asked[n].seeds))) for n in by_number)
-    return [[(e.prompt, e.completion.tokens, e.completion.logprobs) for e in by_number[n]] for n in sorted(by_number)]
-
-
-def alone(network, tokenizer, asked) -> list:
-    with open_engine(network, tokenizer, FIXED) as engine:
-        return answers(engine, asked)
-
-
-def moved(network) -> None:
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.02)
 
 
 def test_two_processes_sample_what_one_engine_samples_before_and_after_an_update(engine, network, tokenizer):
@@ -119,12 +91,14 @@ def test_what_a_lost_process_had_not_finished_is_sampled_by_others_once(engine, 
         found[number] = [(e.prompt, e.completion.tokens, e.completion.logprobs) for e in events]
         busiest = max(engine.places, key=lambda place: place.load)
         if not killed and busiest.load:
-            killed = busiest.worker.pid
+            killed = busiest.link.worker.pid
             os.kill(killed, signal.SIGKILL)
     assert killed
     assert [found[n] for n in range(len(asked))] == alone(network, tokenizer, asked)
     until = time.monotonic() + 120
-    while killed in {place.worker.pid for place in engine.places} or not all(place.ready for place in engine.places):
+    while killed in {place.link.worker.pid for place in engine.places} or not all(
+        place.ready for place in engine.places
+    ):
         engine.listen()
         assert time.monotonic() < until
     assert (engine.lost, len(engine.places)) == (1, 2)
@@ -136,7 +110,7 @@ def test_weights_that_did_not_arrive_end_the_run_though_the_version_is_right(eng
     moved(network)
     fresh = engine.snapshot(engine.version + 1)
     with pytest.raises(RunFailed, match=rf"does not sample from version {fresh.version}.*canary differ"):
-        engine.take(replace(fresh, folder=stale.folder))
+        engine.take(replace(fresh, weights=stale.weights))
 
 
 def test_what_cannot_be_sent_to_another_process_is_refused(engine):
@@ -151,6 +125,6 @@ def test_what_a_process_cannot_do_is_said_here(engine):
 
 def test_too_many_lost_processes_end_the_run(engine, monkeypatch):
     monkeypatch.setattr(pools, "RESTARTS", engine.lost)
-    os.kill(engine.places[0].worker.pid, signal.SIGKILL)
-    with pytest.raises(RunFailed, match="engine processes were lost"):
+    os.kill(engine.places[0].link.worker.pid, signal.SIGKILL)
+    with pytest.raises(RunFailed, match="engines were lost"):
         answers(engine, requests(20))

@@ -11,10 +11,14 @@ import sys
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from thinkery.cli import terminal
 from thinkery.pipeline.files import size_text
 from thinkery.pipeline.memory import memory
+
+if TYPE_CHECKING:
+    from thinkery.launch.preflight import Place
 
 GIB = 2**30
 
@@ -39,6 +43,7 @@ OPTIONAL = {
     "llguidance": ("JSON from thinkery serve", "pip install llguidance"),
     "reasoning-gym": ("generated puzzles", "pip install reasoning-gym"),
     "gymnasium": ("environments registered with Gymnasium", "pip install gymnasium"),
+    "ray": ("engines on a Ray cluster", "pip install 'ray[client]'"),
     "verifiers": ("tasksets of verifiers", "pip install verifiers"),
 }
 
@@ -61,12 +66,21 @@ class Check:
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Where runs will be written matters for the disk."""
     parser.add_argument("--dir", default=".", help="where runs will be written (default: here)")
+    parser.add_argument(
+        "--cluster",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="look at the machines of a Ray cluster instead, or, under torchrun and without an address, at its ranks",
+    )
     parser.add_argument("--json", action="store_true", help="machine output on stdout")
 
 
 def main(args: argparse.Namespace) -> int:
     """Print every check; exit code 5 when something required is lacking."""
-    checks = examine(Path(args.dir))
+    checks = examine(Path(args.dir)) if args.cluster is None else examine_cluster(args.cluster)
+    if int(os.environ.get("RANK", "0")):
+        return 0  # rank 0 speaks for all
     if args.json:
         terminal.emit([asdict(check) for check in checks])
     else:
@@ -77,6 +91,24 @@ def main(args: argparse.Namespace) -> int:
 def examine(directory: Path) -> list[Check]:
     """Look at Python, packages, processor, memory, disk, data and programs."""
     return [_python(), *_packages(), *_torch(), _memory(), _disk(directory), _data(), *_programs()]
+
+
+def examine_cluster(address: str) -> list[Check]:
+    """Look at every machine of the Ray cluster at an address, or at every rank of torchrun's where there is none."""
+    from thinkery.launch import preflight
+
+    if address:
+        places, rate = preflight.of_ray(address), None
+    else:
+        places, rate = preflight.of_ranks(os.environ)
+    together = [] if rate is None else [Check("adding up", "ok", f"{size_text(rate)} a second, {len(places)} ranks")]
+    return [*(_place(place, place.differs(places[0])) for place in places), *together]
+
+
+def _place(place: Place, differs: str) -> Check:
+    if differs:
+        return Check(place.name, "lacks", differs, "install the same versions on all machines")
+    return Check(place.name, "ok", f"{place.has}; thinkery {place.versions['thinkery']}")
 
 
 def _python() -> Check:

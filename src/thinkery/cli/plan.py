@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from thinkery.cli import models, recipe, terminal
+from thinkery.errors import UsageError
 from thinkery.pipeline.files import size_text
 from thinkery.pipeline.progress import duration
 
 if TYPE_CHECKING:
     from thinkery.model.transformer import Shape
+    from thinkery.recipes.cluster import Estimate, Gpu
     from thinkery.recipes.plan import Machine, Need
 
 
@@ -26,6 +28,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--like", type=Path, metavar="RUN", help="a run of the same graph on this machine: lengths and speed as there"
     )
+    parser.add_argument("--cluster", action="store_true", help="RL on 8 to 1,024 GPUs instead, by simulation")
+    parser.add_argument(
+        "--gpu", action="append", default=[], metavar="RATE=NUMBER", help="another rate of a GPU, such as flops=4e14"
+    )
     parser.add_argument("--json", action="store_true", help="machine output on stdout")
 
 
@@ -37,6 +43,9 @@ def main(args: argparse.Namespace) -> None:
     from thinkery.recipes.plan import plan, probe
 
     chosen, (_, free) = recipe.read_recipe(args), memory()
+    if args.cluster:
+        tell_clusters(chosen, rates(args.gpu), args)
+        return
 
     def machine(shape: Shape) -> Machine:
         return probe(shape, args.dir, free)
@@ -55,6 +64,48 @@ def main(args: argparse.Namespace) -> None:
     print(assumption(args))
     for warning in made.warnings:
         print(f"warning: {warning}")
+
+
+def tell_clusters(chosen: recipe.Recipe, gpu: Gpu, args: argparse.Namespace) -> None:
+    """Print what every step of RL would take on clusters of each size."""
+    from thinkery.recipes.cluster import estimates
+
+    found = estimates(chosen.graph(), gpu, args.fill)
+    if args.json:
+        terminal.emit(
+            {"gpu": asdict(gpu), "steps": {name: [asdict(one) for one in all] for name, all in found.items()}}
+        )
+        return
+    head = ("GPUs", "update", "tokens/s", "used", "memory", "hours", "cost", "limit")
+    for name, sizes in found.items():
+        print(f"{name}\n{terminal.table(map(cluster_row, sizes), head)}\n")
+    print("GPU: " + ", ".join(f"{name} {value:g}" for name, value in asdict(gpu).items()))
+    print(f"rates are assumed, not measured; completions average {args.fill:.0%} of the longest allowed")
+
+
+def cluster_row(one: Estimate) -> list[str]:
+    """One size of cluster, as text; of one that the model does not fit, the memory alone."""
+    if not one.fits:
+        return [str(one.gpus), "-", "-", "-", size_text(one.memory), "-", "-", one.limit]
+    sizes = (count(one.tokens_per_s), f"{one.utilisation:.0%}", size_text(one.memory))
+    return [str(one.gpus), duration(one.update_s), *sizes, f"{one.hours:.3g}", f"{one.cost:.3g}", one.limit]
+
+
+def rates(words: list[str]) -> Gpu:
+    """A GPU with the rates that RATE=NUMBER words change; UsageError where a word is none."""
+    from thinkery.recipes.cluster import Gpu
+
+    known = {field.name for field in fields(Gpu)}
+    changed = {}
+    for word in words:
+        name, _, number = word.partition("=")
+        try:
+            changed[name] = float(number)
+        except ValueError:
+            raise UsageError("not a rate", where="--gpu", found=word, hint="such as flops=4e14") from None
+        if name not in known:
+            raise UsageError("no such rate", where="--gpu", found=name, hint=f"one of {', '.join(sorted(known))}")
+    return Gpu(**changed)
 
 
 def assumption(args: argparse.Namespace) -> str:

@@ -54,6 +54,12 @@ def read_recipe(args: argparse.Namespace) -> Recipe:
     return open_recipe([args.recipe, *args.config], args.settings)
 
 
+def sampling_on(args: argparse.Namespace, address: str) -> Recipe:
+    """The recipe with every engine on the Ray cluster at an address, but for those that a setting puts elsewhere."""
+    engines = [key for key in config.resolved(read_recipe(args).loaded) if key.endswith("engine.ray")]
+    return open_recipe([args.recipe, *args.config], [*(f'{key}="{address}"' for key in engines), *args.settings])
+
+
 def open_recipe(files: Sequence[str], settings: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> Recipe:
     """The recipe of merged files; its `recipe = "…"` says which graph they set."""
     layers = config.read_layers(files, settings, os.environ if environ is None else environ)

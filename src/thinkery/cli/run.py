@@ -36,6 +36,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", action="append", default=[], metavar="STEP", help="only this step; may be repeated")
     parser.add_argument("--branch", metavar="RUN@STEP", help="continue a copy of RUN from STEP with these settings")
     parser.add_argument("--procs", type=int, default=1, metavar="N", help="train on N processes of this machine")
+    parser.add_argument("--nodes", type=int, default=1, metavar="N", help="machines, for --write")
+    parser.add_argument("--write", choices=("slurm", "kuberay"), help="print a job file for a cluster, and do nothing")
+    parser.add_argument("--on", metavar="ADDRESS", help="sample on a Ray cluster: ray://host:port, auto or local")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done and why, and do nothing")
     parser.add_argument("--json", action="store_true", help="machine output on stdout")
 
@@ -45,7 +48,10 @@ def main(args: argparse.Namespace) -> int:
     from thinkery.pipeline.build import assist, plan
     from thinkery.pipeline.ranks import joined
 
-    chosen = recipe.read_recipe(args)
+    chosen = recipe.sampling_on(args, args.on) if args.on else recipe.read_recipe(args)
+    if args.write:
+        print(job_file(args.write, args.nodes, args.procs), end="")
+        return 0
     steps, directory = chosen.graph(), run_directory(args, chosen.name)
     selection = {"only": args.only, "start": args.start, "until": args.until, "fresh": args.fresh}
     if args.dry_run:
@@ -67,6 +73,13 @@ def main(args: argparse.Namespace) -> int:
             raise Stopped(stop.what, where=stop.where, hint=f"to continue: {hint}") from None
     tell_end(directory, as_json=args.json)
     return 0
+
+
+def job_file(kind: str, nodes: int, procs: int) -> str:
+    """This command line as a job of so many machines with so many GPUs each."""
+    from thinkery.launch.jobs import WRITTEN, words_of
+
+    return WRITTEN[kind](words_of(sys.argv[2:]), nodes, procs)
 
 
 def start_ranks(procs: int, directory: Path) -> int:

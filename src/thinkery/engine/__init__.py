@@ -39,8 +39,11 @@ class EngineConfig(Config):
     processes: int = Field(default=0, ge=0, json_schema_extra={"key": False})
     """Processes of their own that sample, each from its copy of the network (`engine/pool.py`) and with as many samples
     and as much memory as set here; 0 samples in this one."""
+    ray: str = Field(default="", json_schema_extra={"key": False})
+    """A Ray cluster whose actors sample instead (`engine/ray.py`): `ray://host:port`, `auto` on one of its machines,
+    `local` for one of this machine alone. `processes` is their number, 0 as many as there is room for."""
     threads: int = Field(default=1, ge=1, json_schema_extra={"key": False})
-    """Threads of each of these processes."""
+    """Threads of each of these processes or actors."""
     deterministic: bool = False
     """Make every sample independent of its neighbours to the last bit, in float32 and at a cost: each step
     computes `max_batch` rows over `max_len` positions, so set both as low as the task allows."""

@@ -1,31 +1,43 @@
-"""One process of a pool: a copy of the network, the built-in engine around it, and what it is asked.
+"""One member of a pool: a copy of the network, the built-in engine around it, and what it is asked.
 
-It is sent `Ask`, `Take` and `Cancel`, and says `Taken`, `Ended`, `Alive` and, in the end, `Broken`. Weights come as a
-folder that all processes of a machine read.
+It is sent `Ask`, `Take` and `Cancel`, and says `Taken`, `Ended`, `Alive` and, in the end, `Broken`. `Members` is what a
+pool asks of the place where they run: processes of this machine (`processes.py`) or actors of a Ray cluster (`ray.py`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from thinkery.core import Sampling
 from thinkery.engine import EngineConfig, NativeEngine, open_engine
 from thinkery.engine.base import Event, Request, generate
 from thinkery.errors import ThinkeryError
 from thinkery.model.hf import load_model
-from thinkery.model.weights import fill, read_weights
-from thinkery.process import work
+from thinkery.model.weights import fill
+from thinkery.process import Cancel, Channel, Stop, work
 
 ALIVE_S = 1.0
-"""How often a process that has nothing to tell says so."""
+"""How often a member that has nothing to tell says so."""
+
+
+class Weights(Protocol):
+    """Weights on their way to members."""
+
+    def read(self) -> Mapping[str, Tensor]:
+        """Every tensor by name, where the member runs; raises InputError."""
+        ...
+
+    def drop(self) -> None:
+        """Nobody reads them any more."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +52,7 @@ class Ask:
 class Take:
     """The weights to sample from now on, and the text by which they are known."""
 
-    folder: Path
+    weights: Weights
     version: int
     canary: tuple[int, ...]
 
@@ -67,13 +79,56 @@ class Alive:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """An error that another process would meet too."""
+    """An error that another member would meet too."""
 
     error: ThinkeryError
 
 
-def run_member(connection: Connection, folder: Path, cfg: EngineConfig, dtype: torch.dtype, device: str) -> None:
-    """What the process does: load the model of a folder and sample."""
+Order = Ask | Take | Cancel | Stop
+Said = Taken | Ended | Alive | Broken
+
+
+class Link(Protocol):
+    """A member as its pool reaches it."""
+
+    def send(self, order: Order) -> None:
+        """Tell it; one that has died says so when it is listened to."""
+        ...
+
+    def receive(self) -> list[Said]:
+        """What it has said, at least one thing; raises EOFError when it has died."""
+        ...
+
+    def end(self) -> None:
+        """Wait for one that was told to stop, for a while; it has ended afterwards."""
+        ...
+
+    def kill(self) -> None:
+        """End it at once."""
+        ...
+
+
+class Members(Protocol):
+    """Where members run, and how weights come to them."""
+
+    count: int
+    """How many there are to be."""
+
+    def start(self) -> Link:
+        """A new member, which loads the model."""
+        ...
+
+    def heard(self, links: Sequence[Link], timeout: float) -> list[Link]:
+        """Those that have said something or died, as soon as there is one, none after `timeout` seconds."""
+        ...
+
+    def store(self, weights: Mapping[str, Tensor]) -> Weights:
+        """A copy of the weights as they are now, where every member can read it."""
+        ...
+
+
+def run_member(connection: Channel, folder: Path, cfg: EngineConfig, dtype: torch.dtype, device: str) -> None:
+    """What a member does: load the model of a folder and sample."""
     try:
         network, tokenizer = load_model(folder, dtype)
         with ExitStack() as stack:
@@ -84,9 +139,9 @@ def run_member(connection: Connection, folder: Path, cfg: EngineConfig, dtype: t
 
 
 class Member:
-    """The requests of one process."""
+    """The requests of one member."""
 
-    def __init__(self, connection: Connection, network: nn.Module, engine: NativeEngine) -> None:
+    def __init__(self, connection: Channel, network: nn.Module, engine: NativeEngine) -> None:
         self.connection, self.network, self.engine = connection, network, engine
         self.under_way: dict[str, str] = {}
         """The pool's names by the engine's."""
@@ -110,7 +165,7 @@ class Member:
     def change(self, job: Take) -> None:
         """Read weights, and tell what they make of the canary."""
         self.engine.step()  # what was cancelled leaves
-        fill(self.network, read_weights(job.folder), where=str(job.folder))
+        fill(self.network, job.weights.read(), where=f"version {job.version}")
         self.engine.bump(job.version)
         self.connection.send(Taken(self.engine.version, forced_logprobs(self.engine, job.canary)))
 

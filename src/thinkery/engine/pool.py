@@ -1,28 +1,25 @@
-"""Several processes that sample as one engine, each from its own copy of the weights.
+"""Several members that sample as one engine, each from its own copy of the weights.
 
-    with open_pool(network, tokenizer, EngineConfig(processes=2)) as engine: …
+    with open_pool(network, tokenizer, EngineConfig(processes=2)) as engine: …                  # of this machine
+    with open_pool(network, tokenizer, EngineConfig(processes=8, ray="auto")) as engine: …      # of a Ray cluster
 
-A request goes whole to the process with the fewest samples, so that a group's prompt is computed once. A sample is a
-function of its seed, wherever it is computed: of a process that is lost, others do again what it had not finished.
+A request goes whole to the member with the fewest samples, so that a group's prompt is computed once. A sample is a
+function of its seed, wherever it is computed: of a member that is lost, others do again what it had not finished.
 
-Weights go through a folder that all processes read. A process samples nothing before it has named their version and
-given a fixed text the learner's log-probabilities; otherwise RunFailed ends the run. Not handled: masks, biases and
-alternatives of a request, which stay in one process.
+A member samples nothing before it has named the version of new weights and given a fixed text the learner's
+log-probabilities; otherwise RunFailed ends the run. Where members run, and how weights come to them, is `Members`'s
+business. Not handled: masks, biases and alternatives of a request, which stay in one process.
 """
 
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,28 +28,27 @@ from thinkery.core import Completion
 from thinkery.engine import EngineConfig, longest_text, open_engine
 from thinkery.engine.base import Event, LearningEngine, Request
 from thinkery.engine.canary import CANARY, gap, text_logprobs
-from thinkery.engine.member import Alive, Ask, Broken, Ended, Take, Taken, run_member
+from thinkery.engine.member import Ask, Broken, Ended, Link, Members, Said, Take, Taken, Weights
+from thinkery.engine.processes import open_processes
 from thinkery.errors import InputError, RunFailed, Stalled
-from thinkery.model.hf import save_model
-from thinkery.model.lora import plain, plain_weights
+from thinkery.model.lora import plain_weights
 from thinkery.model.tokenizer import Tokenizer
-from thinkery.model.weights import write_weights
-from thinkery.process import Cancel, Stop, Worker, end_process, start_process
+from thinkery.process import Cancel, Stop
 
 LOG = logging.getLogger("thinkery.engine")
-"""Processes that were lost."""
+"""Members that were lost."""
 
 RESTARTS = 10
-"""How many lost processes are replaced before the run fails."""
+"""How many lost members are replaced before the run fails."""
 
 CANARY_TOKENS = 16
 """Tokens of the canary that are compared."""
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05}
-"""How far a process's log-probabilities of the canary may lie from the learner's, in nats a token on average."""
+"""How far a member's log-probabilities of the canary may lie from the learner's, in nats a token on average."""
 
 PATIENCE_S = 600.0
-"""How long a process may take to start and to take new weights."""
+"""How long a member may take to start and to take new weights."""
 
 TICK_S = 1.0
 """How long a step waits for news."""
@@ -60,22 +56,22 @@ TICK_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Weights as they were at one moment, in a folder, and what they make of the canary."""
+    """Weights as they were at one moment, and what they make of the canary."""
 
-    folder: Path
+    weights: Weights
     version: int
     canary: tuple[int, ...]
     expected: tuple[float, ...]
 
     @property
     def order(self) -> Take:
-        """What a process is told."""
-        return Take(self.folder, self.version, self.canary)
+        """What a member is told."""
+        return Take(self.weights, self.version, self.canary)
 
 
 @dataclass(slots=True)
 class Asked:
-    """A request and the numbers of its samples that are out, in the order in which a process was asked for them."""
+    """A request and the numbers of its samples that are out, in the order in which a member was asked for them."""
 
     id: str
     request: Request
@@ -84,7 +80,7 @@ class Asked:
     sent: tuple[int, ...] = ()
 
     def order(self) -> Ask:
-        """What a process is told: the samples that are out, and the time that is left for them."""
+        """What a member is told: the samples that are out, and the time that is left for them."""
         self.sent = tuple(self.out)
         left = None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
         return Ask(
@@ -94,10 +90,9 @@ class Asked:
 
 @dataclass(slots=True, eq=False)
 class Place:
-    """A process as the pool sees it."""
+    """A member as the pool sees it."""
 
-    connection: Connection
-    worker: Worker
+    link: Link
     asked: dict[str, Asked] = field(default_factory=dict)
     ready: bool = False
     """Whether it samples from the weights that were delivered last."""
@@ -113,70 +108,66 @@ class Place:
         """Have it take weights, before which it gets no more requests."""
         self.ready = False
         self.unanswered += 1
-        self.send(snapshot.order)
-
-    def send(self, message: Ask | Take | Cancel | Stop) -> None:
-        """Tell the process; one that has died says so by its connection."""
-        try:
-            self.connection.send(message)
-        except OSError:
-            return
+        self.link.send(snapshot.order)
 
 
 @contextmanager
 def open_pool(network: Any, tokenizer: Tokenizer, cfg: EngineConfig, *, version: int = 0) -> Iterator[PoolEngine]:
-    """An engine of `cfg.processes` processes for as long as the block lasts."""
-    folder = Path(tempfile.mkdtemp(prefix="thinkery-pool-"))
-    try:
-        save_model(folder / "model", plain(network), tokenizer)
-        engine = PoolEngine(network, tokenizer, cfg, folder, version)
+    """An engine of as many members as the settings ask for, for as long as the block lasts."""
+    with open_members(network, tokenizer, cfg) as members:
+        engine = PoolEngine(network, tokenizer, cfg, members, version)
         try:
             yield engine
         finally:
             engine.release()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def open_members(network: Any, tokenizer: Tokenizer, cfg: EngineConfig) -> Iterator[Members]:
+    """Processes of this machine, or actors of the Ray cluster that is named."""
+    if cfg.ray:
+        from thinkery.engine.ray import open_actors as open_them  # takes a second, and is an extra
+    else:
+        open_them = open_processes
+    with open_them(network, tokenizer, cfg) as members:
+        yield members
 
 
 @contextmanager
 def open_engines(network: Any, tokenizer: Tokenizer, cfg: EngineConfig) -> Iterator[LearningEngine]:
-    """The engine that the settings ask for: in this process, or in `cfg.processes` of their own."""
-    with (open_pool if cfg.processes else open_engine)(network, tokenizer, cfg) as engine:
+    """The engine that the settings ask for: in this process, in processes of their own, or on a Ray cluster."""
+    with (open_pool if cfg.processes or cfg.ray else open_engine)(network, tokenizer, cfg) as engine:
         yield engine
 
 
 class PoolEngine:
-    """Samples in other processes from copies of the weights of `learner`.
+    """Samples elsewhere from copies of the weights of `learner`.
 
     `bump` says that the weights have changed; they are delivered before the next request. Who learns while it samples
     calls `snapshot` in the learner's thread and `take` in the engine's instead.
     """
 
-    def __init__(self, learner: Any, tokenizer: Tokenizer, cfg: EngineConfig, folder: Path, version: int) -> None:
-        self.learner, self.tokenizer, self.cfg, self.folder = learner, tokenizer, cfg, folder
-        self.own = next(learner.parameters())
-        self.sampled = self.own.dtype if cfg.dtype == "model" else getattr(torch, cfg.dtype)
+    def __init__(self, learner: Any, tokenizer: Tokenizer, cfg: EngineConfig, members: Members, version: int) -> None:
+        self.learner, self.tokenizer, self.cfg, self.members = learner, tokenizer, cfg, members
+        own = next(learner.parameters()).dtype
+        self.sampled = own if cfg.dtype == "model" else getattr(torch, cfg.dtype)
         self.max_len = longest_text(learner, cfg)
-        self.version, self.delivered = version, Snapshot(folder, -1, (), ())
+        self.version = version
+        self.delivered: Snapshot | None = None
         self.submitted = self.lost = 0
         self.queue: deque[Asked] = deque()
         self.news: list[Event] = []
         self.interrupted = threading.Event()
-        self.places = [self.begin() for _ in range(cfg.processes)]
-
-    def begin(self) -> Place:
-        """A new process, which loads the model."""
-        cfg = self.cfg.model_copy(update={"processes": 0})
-        args = (self.folder / "model", cfg, self.own.dtype, str(self.own.device))
-        return Place(*start_process(run_member, *args, threads=cfg.threads))
+        self.places = [Place(members.start()) for _ in range(members.count)]
 
     def submit(self, request: Request) -> str:
         """Queue a request, after delivering weights that have changed."""
         if request.mask or request.bias or request.alternatives:
             raise InputError(
-                "a mask, a bias or alternatives cannot be sent to another process", hint="set engine.processes = 0"
+                "a mask, a bias or alternatives cannot be sent to another process",
+                hint="set engine.processes = 0 and no engine.ray",
             )
-        if self.delivered.version != self.version:
+        if self.delivered is None or self.delivered.version != self.version:
             self.take(self.snapshot(self.version))
         self.submitted += 1
         deadline = None if request.deadline_s is None else time.monotonic() + request.deadline_s
@@ -201,14 +192,14 @@ class PoolEngine:
         """Drop a request; its samples end as "cancelled" in the next step's events."""
         for place in self.places:
             if one := place.asked.pop(id, None):
-                place.send(Cancel(id))
+                place.link.send(Cancel(id))
                 self.drop(one)
         for one in [one for one in self.queue if one.id == id]:
             self.queue.remove(one)
             self.drop(one)
 
     def load_weights(self, weights: Mapping[str, Any], version: int) -> None:
-        """Copy new weights into the learner, which the processes follow."""
+        """Copy new weights into the learner, which the members follow."""
         self.learner.load_state_dict(weights)
         self.bump(version)
 
@@ -218,13 +209,12 @@ class PoolEngine:
 
     def snapshot(self, version: int) -> Snapshot:
         """The learner's weights as they are now; for `take`, in the engine's thread."""
-        folder = Path(tempfile.mkdtemp(dir=self.folder))
-        write_weights(folder, plain_weights(self.learner))
+        weights = self.members.store(plain_weights(self.learner))
         canary = self.tokenizer.encode(CANARY)[: min(CANARY_TOKENS, self.max_len)]
-        return Snapshot(folder, version, tuple(canary), tuple(text_logprobs(self.learner, canary)))
+        return Snapshot(weights, version, tuple(canary), tuple(text_logprobs(self.learner, canary)))
 
     def take(self, snapshot: Snapshot) -> None:
-        """Deliver weights to all processes and check that they arrived; raises RunFailed."""
+        """Deliver weights to all members and check that they arrived; raises RunFailed."""
         if snapshot == self.delivered:
             return
         if self.queue or any(place.asked for place in self.places):
@@ -236,52 +226,52 @@ class PoolEngine:
         while not all(place.ready for place in self.places):
             self.listen()
             if time.monotonic() > end:
-                raise Stalled("an engine process does not take the weights", found=f"nothing for {PATIENCE_S:g} s")
-        if old.folder != self.folder:
-            shutil.rmtree(old.folder, ignore_errors=True)
+                raise Stalled("an engine does not take the weights", found=f"nothing for {PATIENCE_S:g} s")
+        if old is not None:
+            old.weights.drop()
 
     def interrupt(self) -> None:
         """End the work of `step` at once, from any thread; the engine is of no use afterwards."""
         self.interrupted.set()
 
     def release(self) -> None:
-        """Drop what is in flight and end the processes."""
+        """Drop what is in flight and end the members."""
         self.queue.clear()
         for place in self.places:
-            place.send(Stop())
-        for place in self.places:
             if place.asked or not place.ready:
-                place.worker.kill()
-            end_process(place.worker)
-            place.connection.close()
+                place.link.kill()
+            else:
+                place.link.send(Stop())
+        for place in self.places:
+            place.link.end()
         self.places.clear()
 
     def dispatch(self) -> None:
-        """Give what waits to the processes that have the least to do, while any has room."""
+        """Give what waits to the members that have the least to do, while any has room."""
         while self.queue and (open_ones := [place for place in self.places if place.ready]):
             idlest = min(open_ones, key=lambda place: place.load)
             if idlest.load >= self.cfg.max_batch:
                 return
             one = self.queue.popleft()
             idlest.asked[one.id] = one
-            idlest.send(one.order())
+            idlest.link.send(one.order())
 
     def listen(self) -> None:
-        """Wait a while for what the processes say, and act on it."""
+        """Wait a while for what the members say, and act on it."""
         if self.interrupted.is_set():
             raise RunFailed("sampling was interrupted")
-        by_connection = {place.connection: place for place in self.places}
-        for connection in wait(list(by_connection), timeout=TICK_S):
-            place = by_connection[connection]  # pyright: ignore[reportArgumentType]
+        by_link = {place.link: place for place in self.places}
+        for link in self.members.heard(list(by_link), TICK_S):
             try:
-                said = place.connection.recv()
-            except (EOFError, OSError):
-                self.lose(place)
+                told = link.receive()
+            except EOFError:
+                self.lose(by_link[link])
             else:
-                self.hear(place, said)
+                for said in told:
+                    self.hear(by_link[link], said)
 
-    def hear(self, place: Place, said: Taken | Ended | Alive | Broken) -> None:
-        """Act on what a process says."""
+    def hear(self, place: Place, said: Said) -> None:
+        """Act on what a member says."""
         if isinstance(said, Broken):
             raise said.error
         if isinstance(said, Taken):
@@ -306,36 +296,37 @@ class PoolEngine:
         return replace(ended, sample=number, tokens=ended.completion.tokens, logprobs=ended.completion.logprobs)
 
     def check(self, said: Taken) -> None:
-        """Raise RunFailed unless a process samples from the weights that were delivered."""
+        """Raise RunFailed unless a member samples from the weights that were delivered."""
         wanted = self.delivered
+        assert wanted is not None
         if said.version != wanted.version:
             raise RunFailed(
-                "an engine process did not take the new weights",
+                "an engine did not take the new weights",
                 found=f"version {said.version} instead of {wanted.version}",
             )
         apart, limit = gap(said.canary, wanted.expected), TOLERANCE.get(self.sampled, max(TOLERANCE.values()))
         if not apart <= limit:
             raise RunFailed(
-                f"an engine process does not sample from version {wanted.version} of the weights",
+                f"an engine does not sample from version {wanted.version} of the weights",
                 found=f"log-probabilities of the canary differ by {apart:.3g} nats a token, over {limit:g}",
                 hint='the weights did not arrive as they are: set engine.processes = 0, or engine.dtype = "float32"',
             )
 
     def lose(self, place: Place) -> None:
-        """A process has died: another takes its place, and what it had not finished waits again, first in line."""
+        """A member has died: another takes its place, and what it had not finished waits again, first in line."""
         self.lost += 1
-        end_process(place.worker)
-        place.connection.close()
+        place.link.kill()
+        place.link.end()
         self.places.remove(place)
-        LOG.warning("an engine process was lost with %d samples, number %d of this run", place.load, self.lost)
+        LOG.warning("an engine was lost with %d samples, number %d of this run", place.load, self.lost)
         if self.lost > RESTARTS:
             raise RunFailed(
-                f"{self.lost} engine processes were lost",
+                f"{self.lost} engines were lost",
                 hint="look for what killed them, such as a lack of memory; the run continues from its last checkpoint",
             )
         self.queue.extendleft(reversed(place.asked.values()))
-        fresh = self.begin()
-        if self.delivered.version >= 0:
+        fresh = Place(self.members.start())
+        if self.delivered is not None:
             fresh.deliver(self.delivered)
         self.places.append(fresh)
 

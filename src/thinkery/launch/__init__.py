@@ -1,1 +1,1 @@
-"""Starting a run on several processes of this machine; torchrun starts those of several machines."""
+"""Starting a run on several processes of this machine, or on several machines: torchrun's way, Slurm, KubeRay."""

@@ -60,7 +60,7 @@ def cold_data(run: Run, cfg: ColdData, teacher: Model, tasks: Dataset, editor: M
     writer = run.dataset()
     with editor_of(cfg.editor, editor) as edit, open_model(cfg.engine, teacher, examples=cfg.examples) as engine:
         for key, groups in sample_chunks(
-            run, engine, asked, cfg.sampling, rubric, writer, samples=cfg.samples, chunk=cfg.chunk
+            run, engine, asked, cfg.sampling, rubric, writer, total=len(asked), samples=cfg.samples, chunk=cfg.chunk
         ):
             drafts = [rollout for group in groups for rollout in worth_editing(cfg, group, writer)]
             for number, rewritten in enumerate(edited(cfg, drafts, edit, writer)):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 
 from thinkery.chat import R1_ZERO, THINK_CHAT
 from thinkery.core import Completion, Group, Reward, Rollout, Sampling, Score, Task
@@ -59,32 +60,33 @@ def open_model(cfg: EngineConfig, model: Model, *, examples: str = "") -> Iterat
 def sample_chunks(
     run: Run,
     engine: Engine,
-    tasks: Sequence[Task],
+    tasks: Iterable[Task],
     sampling: Sampling,
     rubric: Rubric,
     writer: DatasetWriter,
     *,
+    total: int,
     samples: int,
     chunk: int,
 ) -> Iterator[tuple[str, list[Group]]]:
-    """Judged groups, `chunk` tasks at a time in their order, each chunk with the prefix of its rows' keys.
+    """Judged groups of the `total` tasks, `chunk` at a time in their order, each with the prefix of its rows' keys.
 
     A chunk is sampled alone and always whole, and one that was finished is skipped: a killed run therefore
     continues with the very samples that an uninterrupted one would have drawn.
     """
-    for first in range(0, len(tasks), chunk):
-        key = f"{first:08d}"
+    left = iter(tasks)
+    for first in range(0, total, chunk):
+        key, some = f"{first:08d}", list(islice(left, chunk))
         if key in writer.keys:
             continue
-        some = tasks[first : first + chunk]
         judged = rollouts(engine, some, sampling, rubric, samples=samples, seed=run.seed, step=first)
         by_task = {group.task.id: group for group in judged}
         groups = [by_task[task.id] for task in some]
         run.rollouts(first, groups)
         yield key, groups
         writer.skip(key)
-        run.progress(first + len(some), len(tasks))
-        if run.stopping and first + chunk < len(tasks):
+        run.progress(first + len(some), total)
+        if run.stopping and first + chunk < total:
             run.stop()
 
 

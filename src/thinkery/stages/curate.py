@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 
 from pydantic import Field
 
 from thinkery.config import Config
-from thinkery.core import Completion, Message, Rollout, Sampling, Task
+from thinkery.core import Completion, Message, Reward, Rollout, Sampling, Task
 from thinkery.data.conversations import Conversation, to_row
 from thinkery.data.decontaminate import Index
 from thinkery.data.deduplicate import Deduplicator
@@ -76,23 +77,36 @@ def curate(
     """Write the corpus: conversations of right and readable samples, then the general ones."""
     writer = run.dataset()
     index = Index.of(exam.tasks(), n=cfg.ngram) if exam else None
-    asked = [task for task in tasks.tasks() if is_reasoning(task)][: cfg.prompts]
-    templates, paid = templates_of(cfg.templates), 0
     with accuracy_of(cfg.judge, judge) as accuracy, teaching(cfg, teacher, writer) as engine:
-        rubric = Rubric(accuracy=accuracy, readable=Part(reads_well(cfg.readable), weight=0))
-        for key, groups in sample_chunks(
-            run, engine, asked, cfg.sampling, rubric, writer, samples=cfg.samples, chunk=cfg.chunk
-        ):
-            for place, group in enumerate(groups):
-                written = put_one(group.task, templates, run.seed) if templates else group.task
-                keep_samples(cfg, writer, f"{key}/{place:04d}", written, group.rollouts, index)
-            if cost := cost_of(engine) - paid:
-                writer.count(SPENT, cost)  # counted with the chunk, so that a continued run keeps to the same budget
-                paid += cost
-    answered = [task for task in general.tasks() if is_general(task) and task.gold] if general else []
-    for place, task in enumerate(answered[: cfg.general]):
-        keep_general(writer, f"general/{place:08d}", task)
+        keep_reasoning(run, cfg, writer, tasks, engine, accuracy, index)
+    if general:
+        keep_general(cfg, writer, general)
     return writer.finish()
+
+
+def keep_reasoning(
+    run: Run,
+    cfg: Curate,
+    writer: DatasetWriter,
+    tasks: Dataset,
+    engine: Engine,
+    accuracy: Reward,
+    index: Index | None = None,
+) -> None:
+    """Have the reasoning prompts answered, no more than a chunk at a time, and write what passes every filter."""
+    total = min(cfg.prompts, sum(map(is_reasoning, tasks.tasks())))
+    asked = islice(filter(is_reasoning, tasks.tasks()), total)
+    rubric = Rubric(accuracy=accuracy, readable=Part(reads_well(cfg.readable), weight=0))
+    templates, paid = templates_of(cfg.templates), 0
+    for key, groups in sample_chunks(
+        run, engine, asked, cfg.sampling, rubric, writer, total=total, samples=cfg.samples, chunk=cfg.chunk
+    ):
+        for place, group in enumerate(groups):
+            written = put_one(group.task, templates, run.seed) if templates else group.task
+            keep_samples(cfg, writer, f"{key}/{place:04d}", written, group.rollouts, index)
+        if cost := cost_of(engine) - paid:
+            writer.count(SPENT, cost)  # counted with the chunk, so that a continued run keeps to the same budget
+            paid += cost
 
 
 @contextmanager
@@ -149,11 +163,14 @@ def why_not(rollout: Rollout, index: Index | None) -> str:
     return "in the exam" if index and index.match(rollout.task.prompt) else ""
 
 
-def keep_general(writer: DatasetWriter, key: str, task: Task) -> None:
-    """Write a general prompt with its reference answer, and the thought that came with it, if any."""
-    writer.count("kept: general", source=task.source)
-    thought = task.info.get("thought", "")
-    writer.add(row_of(task, Completion(text="", thought=thought, answer=task.gold or "", closed=True)), key)
+def keep_general(cfg: Curate, writer: DatasetWriter, general: Dataset) -> None:
+    """Write general prompts with their reference answers, and the thoughts that came with them, if any."""
+    answered = (task for task in general.tasks() if is_general(task) and task.gold)
+    for place, task in enumerate(islice(answered, cfg.general)):
+        writer.count("kept: general", source=task.source)
+        thought = task.info.get("thought", "")
+        answer = Completion(text="", thought=thought, answer=task.gold or "", closed=True)
+        writer.add(row_of(task, answer), f"general/{place:08d}")
 
 
 def row_of(task: Task, completion: Completion) -> dict:

@@ -76,7 +76,7 @@ def compare_answers(run: Run, cfg: Pairs, model: Model, tasks: Dataset, judge: M
     writer = run.dataset()
     with compare_of(cfg.judge, judge) as compare, open_model(cfg.engine, model) as engine:
         for key, groups in sample_chunks(
-            run, engine, asked, cfg.sampling, Rubric(), writer, samples=cfg.answers, chunk=cfg.chunk
+            run, engine, asked, cfg.sampling, Rubric(), writer, total=len(asked), samples=cfg.answers, chunk=cfg.chunk
         ):
             writer.count("prompts", len(groups))
             pairs = [pair for group in groups if (pair := different_answers(group))]
@@ -134,7 +134,7 @@ def label_safety(run: Run, cfg: Labels, model: Model, tasks: Dataset, judge: Mod
     writer = run.dataset()
     with label_of(cfg.judge, judge) as label, open_model(cfg.engine, model) as engine:
         for key, groups in sample_chunks(
-            run, engine, asked, cfg.sampling, Rubric(), writer, samples=cfg.answers, chunk=cfg.chunk
+            run, engine, asked, cfg.sampling, Rubric(), writer, total=len(asked), samples=cfg.answers, chunk=cfg.chunk
         ):
             said = [(group.task, rollout.completion) for group in groups for rollout in group.rollouts]
             for number, ((task, completion), safe) in enumerate(zip(said, label(said), strict=True)):

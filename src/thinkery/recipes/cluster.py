@@ -1,0 +1,118 @@
+"""What a recipe's RL would take on 8 to 1,024 GPUs, by simulation: `thinkery plan r1 --cluster`.
+
+The samples of one update get lengths from a log-normal distribution, as long-tailed as reasoning is, and go to engines,
+one on each GPU, that continue as many at a time as their cache holds. A token of b samples takes the longer of
+computing 2 P b flops and reading the weights, and the reading of the cache. Then all GPUs learn, each 8 P flops for its
+share of the tokens (forward, back, reference), and sum gradients. As the code does (`train/policy.py`), everything is
+float32: a GPU holds its part of 20 P bytes, and the 4 P of whole weights to sample from.
+
+The rates are assumed, not measured: a share of what the makers of a GPU promise. Nothing here was run on one.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from thinkery.model.transformer import Shape
+from thinkery.pipeline.step import Step, ordered
+from thinkery.recipes.plan import PROMPT_TOKENS, cache_bytes, parameters, shape_of
+from thinkery.stages.reinforce import Reinforce
+
+TAIL = 0.8
+"""The standard deviation of the logarithm of a completion's length."""
+SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)
+"""GPUs of the clusters that are compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """What one GPU does; the defaults are about 40 % of an H100's TF32 arithmetic and 60 % of its memory traffic."""
+
+    flops: float = 2e14
+    bandwidth: float = 2e12
+    memory: float = 80e9
+    network: float = 25e9
+    """Bytes a second to other machines."""
+    latency_s: float = 0.002
+    """What a token costs at least, whatever is computed."""
+    price: float = 2.5
+    """Of an hour."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A step of RL on so many GPUs."""
+
+    gpus: int
+    update_s: float
+    tokens_per_s: float
+    utilisation: float
+    """The share of the GPUs' arithmetic that sampling and learning need."""
+    memory: float
+    """Of the fullest GPU, in bytes."""
+    hours: float
+    cost: float
+    limit: str
+    """What takes the most time."""
+    fits: bool
+    """Whether whole weights, a part of the learner and the cache of one sample fit a GPU; otherwise only the memory
+    means anything."""
+
+
+def estimates(steps: Mapping[str, Step], gpu: Gpu, fill: float) -> dict[str, list[Estimate]]:
+    """Every step of RL in a graph, on clusters of all sizes."""
+    found: dict[str, list[Estimate]] = {}
+    for step in ordered(steps):
+        shape = shape_of(step)
+        if shape and isinstance(step.config, Reinforce):
+            found[step.name] = [estimate(step.config, shape, gpu, gpus, fill) for gpus in SIZES]
+    return found
+
+
+def estimate(cfg: Reinforce, shape: Shape, gpu: Gpu, gpus: int, fill: float) -> Estimate:
+    """Simulate one update, of which the step has `cfg.grpo.updates`."""
+    g, P = cfg.grpo, parameters(shape)
+    longest = max(tokens for start, tokens in g.max_tokens if start < g.updates)
+    lengths = draw_lengths(g.questions_per_update * g.group_size, fill * longest, longest)
+    room = gpu.memory - 4 * P - 20 * P / gpus
+    slots = int(room / (cache_bytes(shape) * (PROMPT_TOKENS + longest)))
+    held = gpu.memory - room + max(1, min(slots, len(lengths) // gpus)) * cache_bytes(shape) * (PROMPT_TOKENS + longest)
+    ends = [sampling_s(lengths[n::gpus], max(1, slots), shape, gpu) for n in range(min(gpus, len(lengths)))]
+    tokens = sum(lengths) + PROMPT_TOKENS * len(lengths)
+    seconds = {
+        "sampling": sum(ends) / gpus,
+        "the longest samples": max(ends) - sum(ends) / gpus,
+        "learning": 8 * P * tokens / gpu.flops / gpus,
+        "weights and gradients": g.minibatches * 3 * 4 * P / gpu.network,
+    }
+    update_s = sum(seconds.values())
+    limit = max(seconds, key=lambda name: seconds[name]) if slots > 0 else "memory"
+    hours = g.updates * update_s / 3600
+    useful = 10 * P * tokens / gpu.flops / gpus / update_s
+    rate, cost = sum(lengths) / update_s, hours * gpus * gpu.price
+    return Estimate(gpus, update_s, rate, useful, held, hours, cost, limit, fits=slots > 0)
+
+
+def draw_lengths(count: int, mean: float, longest: int) -> list[int]:
+    """Lengths of completions, with that mean before those that are too long are cut."""
+    rng = random.Random(0)
+    centre = math.log(mean) - TAIL**2 / 2
+    return [max(1, min(longest, round(rng.lognormvariate(centre, TAIL)))) for _ in range(count)]
+
+
+def sampling_s(lengths: Sequence[int], slots: int, shape: Shape, gpu: Gpu) -> float:
+    """Seconds in which one engine samples completions of these lengths, `slots` at a time."""
+    P, cached = parameters(shape), cache_bytes(shape) * (PROMPT_TOKENS + sum(lengths) / len(lengths) / 2)
+    waiting, ends, at, seconds = list(reversed(lengths)), [], 0, 0.0
+    while waiting or ends:
+        while waiting and len(ends) < slots:
+            heapq.heappush(ends, at + waiting.pop())
+        b, tokens = len(ends), ends[0] - at
+        token_s = max(2 * P * b / gpu.flops, 4 * P / gpu.bandwidth) + b * cached / gpu.bandwidth + gpu.latency_s
+        seconds += tokens * token_s
+        at = heapq.heappop(ends)
+    return seconds

@@ -1,0 +1,41 @@
+"""What a pool is asked in the tests, and what one engine answers to it."""
+
+from __future__ import annotations
+
+import torch
+
+from thinkery.core import Message, Sampling
+from thinkery.engine import EngineConfig, Request, generate, open_engine
+
+FIXED = EngineConfig(max_batch=8, max_len=64, deterministic=True)
+
+
+def requests(count: int = 6, samples: int = 3, max_tokens: int = 12) -> list[Request]:
+    """So many questions, each with a few samples."""
+    sampling = Sampling(max_tokens=max_tokens)
+    return [
+        Request(tuple(range(100 * n, 100 * n + samples)), sampling, (Message("user", f"Question {n}?"),))
+        for n in range(count)
+    ]
+
+
+def answers(engine, asked) -> list:
+    """By request, what each of its samples said, its prompt and its log-probabilities."""
+    by_number = dict(generate(engine, asked))
+    assert sorted(by_number) == list(range(len(asked)))
+    assert all([e.sample for e in by_number[n]] == list(range(len(asked[n].seeds))) for n in by_number)
+    return [[(e.prompt, e.completion.tokens, e.completion.logprobs) for e in by_number[n]] for n in sorted(by_number)]
+
+
+def alone(network, tokenizer, asked) -> list:
+    """What one engine in this process answers."""
+    with open_engine(network, tokenizer, FIXED) as engine:
+        return answers(engine, asked)
+
+
+def moved(network) -> None:
+    """Change the weights a little."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.02)

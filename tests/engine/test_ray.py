@@ -1,0 +1,117 @@
+"""Engines as actors of a Ray cluster, a real one of this machine: the samples of one engine, whatever is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from tests.engine.asking import FIXED, alone, answers, moved, requests
+
+from thinkery.core import Sampling
+from thinkery.engine import generate
+from thinkery.engine.pool import open_pool
+from thinkery.errors import ConfigError, EnvironmentLacks, RunFailed
+from thinkery.model.transformer import Transformer
+
+ray = pytest.importorskip("ray", reason="thinkery[ray] is not installed")
+TWO = FIXED.model_copy(update={"processes": 2, "ray": "local"})
+
+
+@pytest.fixture(scope="module")
+def network(shape) -> Transformer:
+    """Weights that the tests of this file move on in turn."""
+    network = Transformer(shape)
+    network.initialise(torch.Generator().manual_seed(1), std=0.3)
+    return network
+
+
+def test_a_cluster_that_does_not_answer_is_named(network, tokenizer):
+    nobody = TWO.model_copy(update={"ray": "ray://127.0.0.1:1"})
+    with (
+        pytest.raises(EnvironmentLacks, match=r"no Ray cluster answers.*refused"),
+        open_pool(network, tokenizer, nobody),
+    ):
+        pass
+
+
+@pytest.fixture(scope="module")
+def started(network, tokenizer):
+    """One cluster and one pool for all tests of this file, since starting takes seconds; one thread here as there."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with open_pool(network, tokenizer, TWO) as engine:
+        yield engine
+    assert not ray.is_initialized()
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def engine(started):
+    """The pool with the newest weights and nothing in flight."""
+    started.take(started.snapshot(started.version + 1))
+    return started
+
+
+def on_cluster(test):
+    """Slow, and tried again: Ray gives up where its own processes take longer than 30 s to start."""
+    return pytest.mark.slow(pytest.mark.flaky(reruns=2)(test))
+
+
+def pids(engine) -> list[int]:
+    """The processes of the actors."""
+    asked = [place.link.actor.__ray_call__.remote(lambda actor: os.getpid()) for place in engine.places]
+    return ray.get(asked, timeout=120)
+
+
+@on_cluster
+def test_two_actors_sample_what_one_engine_samples_before_and_after_an_update(engine, network, tokenizer):
+    first = answers(engine, requests())
+    assert first == alone(network, tokenizer, requests())
+    moved(network)
+    engine.bump(engine.version + 1)
+    second = answers(engine, requests())
+    assert second == alone(network, tokenizer, requests())
+    assert second != first
+
+
+@on_cluster
+def test_what_a_killed_actor_had_not_finished_is_sampled_by_others_once(engine, network, tokenizer):
+    asked = [*requests(5), replace(requests(1)[0], seeds=tuple(range(8)), sampling=Sampling(max_tokens=40))]
+    of_actor = dict(zip(engine.places, pids(engine), strict=True))
+    found, killed = {}, []
+    for number, events in generate(engine, asked):
+        assert number not in found
+        found[number] = [(e.prompt, e.completion.tokens, e.completion.logprobs) for e in events]
+        busiest = max(engine.places, key=lambda place: place.load)
+        if not killed and busiest.load:
+            killed.append(busiest)
+            os.kill(of_actor[busiest], signal.SIGKILL)
+    assert [found[n] for n in range(len(asked))] == alone(network, tokenizer, asked)
+    until = time.monotonic() + 120
+    while not all(place.ready and place not in killed for place in engine.places):
+        engine.listen()
+        assert time.monotonic() < until
+    assert (engine.lost, len(engine.places)) == (1, 2)
+    assert answers(engine, requests()) == alone(network, tokenizer, requests())
+
+
+@on_cluster
+def test_weights_that_did_not_arrive_end_the_run(engine, network):
+    stale = engine.snapshot(engine.version + 1)
+    moved(network)
+    fresh = engine.snapshot(engine.version + 1)
+    with pytest.raises(RunFailed, match="canary differ"):
+        engine.take(replace(fresh, weights=stale.weights))
+
+
+@on_cluster
+def test_more_engines_than_the_cluster_has_processors_for_are_refused(started, network, tokenizer):
+    with (
+        pytest.raises(ConfigError, match="no room for 99 engines"),
+        open_pool(network, tokenizer, TWO.model_copy(update={"processes": 99})),
+    ):
+        pass

@@ -1,0 +1,192 @@
+"""Random faults under a short recipe: each ends in recovery or in an end after which the same command continues.
+
+Engines are killed and stopped for a while, the run is killed, asked to stop, and finds its disk full. Afterwards
+nothing is missing from the record, nothing is there twice, and the weights are those of an undisturbed run, bit for
+bit.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from thinkery.errors import DiskFull, Stopped
+
+UPDATES, QUESTIONS, SAMPLES = 40, 2, 4
+SHORT = f"""
+extends = "tiny"
+
+[problems]
+sources = [{{ source = "world", kind = "chain", limit = 24 }}]
+
+[zero]
+watched = 2
+engine = {{ processes = 2, deterministic = true, max_batch = 8, max_len = 96 }}
+
+[zero.grpo]
+updates = {UPDATES}
+questions_per_update = {QUESTIONS}
+group_size = {SAMPLES}
+max_tokens = [[0, 32]]
+preflight = 0
+skip_no_spread = false
+checkpoint_every = 2
+eval_every = 20
+"""
+PATIENCE_S = 240.0
+"""How long the run may take to the next update, and to recover from any fault."""
+STOPPED_S = 4.0
+"""How long an engine is held up."""
+
+
+class Attempt:
+    """One start of the command, in a folder that has the recipe and the run."""
+
+    def __init__(self, folder: Path) -> None:
+        command = [sys.executable, "-m", "thinkery.cli", "run", "short.toml", "--until", "zero", "--dir", "run"]
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self.folder = folder
+        self.process = subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+    def reaches(self, update: int) -> bool:
+        """Wait for an update; False when the run ends before it."""
+        until = time.monotonic() + PATIENCE_S
+        while update not in updates(self.folder):
+            if self.process.poll() is not None:
+                return False
+            assert time.monotonic() < until, f"update {update} did not come"
+            time.sleep(0.05)
+        return True
+
+    def engines(self) -> list[int]:
+        """The processes that sample."""
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+    def end(self) -> int:
+        """Wait for the end; the exit code."""
+        self.process.communicate(timeout=PATIENCE_S)
+        return self.process.returncode
+
+
+def kill_an_engine(attempt: Attempt, rng: random.Random) -> None:
+    """Of which the others do the work."""
+    os.kill(rng.choice(attempt.engines()), signal.SIGKILL)
+
+
+def hold_an_engine_up(attempt: Attempt, rng: random.Random) -> None:
+    """For a few seconds."""
+    engine = rng.choice(attempt.engines())
+    os.kill(engine, signal.SIGSTOP)
+    time.sleep(STOPPED_S)
+    os.kill(engine, signal.SIGCONT)
+
+
+def kill_the_run(attempt: Attempt, rng: random.Random) -> None:
+    """As the system does when memory is short."""
+    attempt.process.kill()
+    assert attempt.end() == -signal.SIGKILL
+
+
+def ask_it_to_stop(attempt: Attempt, rng: random.Random) -> None:
+    """As Slurm does before a job's time is over."""
+    attempt.process.terminate()
+    assert attempt.end() == Stopped.exit_code
+
+
+def fill_the_disk(attempt: Attempt, rng: random.Random) -> None:
+    """Until the run has given up, and then make room again."""
+    filler = attempt.folder / "filler"
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(2**16))
+    assert attempt.end() == DiskFull.exit_code
+    filler.unlink()
+
+
+RECOVERED = (kill_an_engine, hold_an_engine_up)
+"""Faults that the run survives."""
+ENDING = (kill_the_run, ask_it_to_stop, fill_the_disk)
+"""Faults after which the same command continues."""
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """A file system of 96 MB in memory; the test is skipped where mounting is not allowed."""
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", folder], check=False).returncode:
+        pytest.skip("mounting a small disk is not allowed here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def rows(folder: Path, name: str) -> list[dict]:
+    """The rows of a file of the step zero, finished or not."""
+    found = [line for path in sorted(folder.glob(f"run/steps/zero-*/{name}")) for line in lines(path)]
+    return [json.loads(line) for line in found if line.endswith("\n")]
+
+
+def lines(path: Path) -> list[str]:
+    """The lines of a file, gzipped or not."""
+    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
+        return list(file)
+
+
+def updates(folder: Path) -> list[int]:
+    """The updates in the record, in order."""
+    return [row["step"] for row in rows(folder, "metrics.jsonl") if "optim/loss" in row]
+
+
+def weights(folder: Path) -> str:
+    """The hash of what was learnt."""
+    (manifest,) = folder.glob("run/steps/zero-*/artifact.json")
+    return json.loads(manifest.read_text())["content"]
+
+
+def disturbed(folder: Path, faults: list[Callable[[Attempt, random.Random], None]], rng: random.Random) -> list[str]:
+    """Run the recipe to its end under faults, each a few updates after the one before; the names of those that hit."""
+    attempt, at, hit = Attempt(folder), 0, []
+    for fault in faults:
+        at = max([at, *updates(folder)]) + rng.randint(1, 2)
+        if not attempt.reaches(at):
+            break
+        fault(attempt, rng)
+        hit.append(fault.__name__)
+        if fault in ENDING:
+            attempt = Attempt(folder)
+    assert attempt.end() == 0
+    return hit
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_random_faults_leave_the_record_and_the_weights_of_an_undisturbed_run(tmp_path: Path):
+    calm = tmp_path / "calm"
+    calm.mkdir()
+    (calm / "short.toml").write_text(SHORT)
+    assert Attempt(calm).end() == 0
+    rng = random.Random(8)
+    faults = [*RECOVERED, *ENDING, rng.choice(RECOVERED), rng.choice(ENDING)]
+    rng.shuffle(faults)
+    with small_disk(tmp_path / "disk") as disk:
+        (disk / "short.toml").write_text(SHORT)
+        hit = disturbed(disk, faults, rng)
+        assert len(hit) == len(faults), hit
+        assert updates(disk) == updates(calm) == list(range(1, UPDATES + 1))
+        asked = [(row["step"], row["task"], row["sample"]) for row in rows(disk, "rollouts/*.jsonl.gz")]
+        assert len(asked) == len(set(asked)) == UPDATES * QUESTIONS * SAMPLES
+        assert weights(disk) == weights(calm)
