@@ -41,8 +41,8 @@ class Reinforce(Config):
     templates: tuple[str, ...] = ()
     """Other words to put the reasoning questions in, of which each draws one: sets such as `world-zero-practice`, texts
     with `{question}`, or Jinja. Empty asks all with the model's template, as the exam is in any case."""
-    watched: int = Field(default=100, json_schema_extra={"key": False})
-    """Exam questions asked once every `grpo.eval_every` updates: the curve of held-out accuracy."""
+    watched: int = Field(default=100, ge=0, json_schema_extra={"key": False})
+    """Exam questions asked once every `grpo.eval_every` updates: the curve of held-out accuracy; 0 asks none."""
 
 
 def reinforce(
@@ -101,9 +101,14 @@ def reworded(
     return put_reasoning(tasks, templates, run.seed)
 
 
-def watch(run: Run, cfg: Reinforce, engine: Engine, exam: Dataset) -> Callable[[], dict[str, float]]:
-    """A function that measures accuracy on the first exam questions, sampled as in evaluation (T 0.6, top-p 0.95)."""
+def watch(run: Run, cfg: Reinforce, engine: Engine, exam: Dataset) -> Callable[[], dict[str, float]] | None:
+    """A function that measures accuracy on the first exam questions, sampled as in evaluation (T 0.6, top-p 0.95).
+
+    None where there is no question with a rule to ask.
+    """
     asked = [task for task in exam.tasks() if task.kind in RULED][: cfg.watched]
+    if not asked:
+        return None
     longest = cfg.grpo.max_tokens[-1][1]
     sampling = Sampling(temperature=0.6, top_p=0.95, max_tokens=longest)
     paper = Benchmark("exam", asked, Rubric(accuracy=accuracy), sampling, samples=1)

@@ -1,0 +1,39 @@
+"""What the stages of reinforcement learning watch while they train."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from thinkery.core import Task
+from thinkery.engine import EngineConfig, open_engine
+from thinkery.model.hf import load_model
+from thinkery.model.locate import locate
+from thinkery.pipeline.artifact import Dataset, task_to_row
+from thinkery.pipeline.run import Run
+from thinkery.stages.reinforce import Reinforce, watch
+from thinkery.tasks.world import general, problems
+
+SUMS = list(problems("held-out", 1, 3, kinds=("chain",)))
+PROMPTS = list(general("held-out", 1, 3))
+
+
+def exam_of(folder: Path, tasks: Iterable[Task]) -> Dataset:
+    writer = Run(folder, "exam").dataset()
+    for n, task in enumerate(tasks):
+        writer.add(task_to_row(task), f"{n:04d}")
+    return writer.finish()
+
+
+@pytest.mark.parametrize(("tasks", "watched", "asks"), [(SUMS, 2, True), (SUMS, 0, False), (PROMPTS, 2, False)])
+def test_only_questions_with_a_rule_are_watched(tmp_path: Path, tasks: list[Task], watched: int, asks: bool) -> None:
+    cfg: Any = Reinforce(watched=watched, grpo={"max_tokens": ((0, 4),)})  # type: ignore[arg-type]
+    network, tokenizer = load_model(locate("tiny"))
+    with open_engine(network, tokenizer, EngineConfig(max_batch=2)) as engine:
+        measure = watch(Run(tmp_path / "zero", "zero"), cfg, engine, exam_of(tmp_path / "exam", tasks))
+        assert (measure is not None) == asks
+        if measure:
+            assert measure() == {"eval/exam/pass@1": 0.0}  # four tokens are too few for an answer
