@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from thinkery.chat import THINK_CHAT
 from thinkery.core import Task
 from thinkery.engine import EngineConfig, open_engine
 from thinkery.model.hf import load_model
@@ -32,7 +33,7 @@ def exam_of(folder: Path, tasks: Iterable[Task]) -> Dataset:
 def test_only_questions_with_a_rule_are_watched(tmp_path: Path, tasks: list[Task], watched: int, asks: bool) -> None:
     cfg: Any = Reinforce(watched=watched, grpo={"max_tokens": ((0, 4),)})  # type: ignore[arg-type]
     network, tokenizer = load_model(locate("tiny"))
-    with open_engine(network, tokenizer, EngineConfig(max_batch=2)) as engine:
+    with open_engine(network, tokenizer.with_template(THINK_CHAT), EngineConfig(max_batch=2)) as engine:
         measure = watch(Run(tmp_path / "zero", "zero"), cfg, engine, exam_of(tmp_path / "exam", tasks))
         assert (measure is not None) == asks
         if measure:
