@@ -1,12 +1,13 @@
 """The server under load, beside vLLM's: throughput and time to first token at 1, 8 and 64 clients, and cached prefixes.
 
     python -m bench.serve                        →  bench/results/serve.json; the machine should do nothing else
-    python -m bench.serve smollm2 runs/demo --clients 8 --rounds 1
+    python -m bench.serve smollm2 runs/demo:align --clients 8 --rounds 1
 
 Both servers get the same work in turn, each in processes of its own. Every client holds conversations of several turns,
-one after the other, with a system prompt that all share. What is asked and in which order depends on the seed alone;
-answers are greedy and cut at a fixed number of tokens. Beside the speed stands whether both were asked the same prompts
-(tokens of prompts, as each server counted them) and how many of a single client's answers are the same text.
+one after the other, with a system prompt that all share. What is asked and in which order depends on the seed alone (a
+model with room for less than 4,096 tokens is asked in proportionally fewer words); answers are greedy and cut at a fixed
+number of tokens. Beside the speed stands whether both were asked the same prompts (tokens of prompts, as each server
+counted them) and how many of the first number of clients' answers are the same text.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ import numpy as np
 
 from bench.peers.__main__ import CACHE, located
 from bench.recipe import machine, write
+from thinkery.cli.models import find_model
 
 WORDS = ("the", "ball", "is", "under", "a", "red", "cup", "and", "we", "swap", "it", "with", "two", "blue", "ones")
 BARS = {"tokens_per_s": 1.2, "first_p50_s": 1.0, "first_p99_s": 1.0}
@@ -54,6 +56,8 @@ class Load:
     system_words: int
     question_words: int
     answer_tokens: int
+    prefix_words: int
+    """Of the prefix that is sent twice."""
     seed: int
 
 
@@ -72,8 +76,7 @@ def main() -> None:
     """Measure both servers with every model, in turn, and keep what was found."""
     args = arguments()
     began = time.monotonic()
-    load = Load(0, args.turns, args.system_words, args.question_words, args.answer_tokens, args.seed)
-    found = {model: compared(model, args, load) for model in args.models}
+    found = {model: compared(model, args) for model in args.models}
     write("serve", {
         "date": date.today().isoformat(),
         "machine": machine(),
@@ -98,14 +101,20 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def compared(model: str, args: argparse.Namespace, load: Load) -> dict[str, Any]:
+def compared(model: str, args: argparse.Namespace) -> dict[str, Any]:
     """What both servers did with a model: the medians of their rounds, and the ratios that are asked for."""
-    contenders = {"ours": lambda: ours(model), "vllm": lambda: vllm(args.vllm, model)}
+    folder = located(str(find_model(model)))
+    room = min(4096, json.loads((folder / "config.json").read_text())["max_position_embeddings"])
+    load = Load(
+        0, args.turns, args.system_words * room // 4096, args.question_words * room // 4096, args.answer_tokens,
+        args.prefix_words * room // 4096, args.seed,
+    )  # fmt: skip
+    contenders = {"ours": lambda: ours(folder), "vllm": lambda: vllm(args.vllm, folder, room)}
     rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
     for _ in range(args.rounds):
         for name, start in contenders.items():
             with start() as url:
-                rounds[name].append(asyncio.run(measured(url, args, load)))
+                rounds[name].append(asyncio.run(measured(url, args.clients, load)))
             print(model, name, json.dumps(rounds[name][-1]["clients"]), file=sys.stderr, flush=True)
     theirs, own = (summary(rounds[name]) for name in ("vllm", "ours"))
     ratios = {
@@ -141,35 +150,35 @@ def summary(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"clients": clients, "cached_prefix": prefix}
 
 
-async def measured(url: str, args: argparse.Namespace, load: Load) -> dict[str, Any]:
+async def measured(url: str, counts: Sequence[int], load: Load) -> dict[str, Any]:
     """Every number of clients in turn, then a prefix that comes again; `texts` are the first number's answers."""
     await ready(url)
     clients: dict[str, dict[str, float]] = {}
     texts: list[str] = []
-    for count in args.clients:
+    for count in counts:
         answers, seconds = await measure(url, count, replace(load, conversations=max(8, count * 3 // 2)))
         clients[str(count)] = figures(answers, seconds)
         texts = texts or [answer.text for answer in answers]
-    return {"clients": clients, "texts": texts, "cached_prefix": await measure_prefix(url, args.prefix_words)}
+    return {"clients": clients, "texts": texts, "cached_prefix": await measure_prefix(url, load.prefix_words)}
 
 
 @contextmanager
-def ours(model: str) -> Iterator[str]:
+def ours(model: Path) -> Iterator[str]:
     """The address of our server, with a ledger of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "thinkery.cli", "serve", model, f"port={(port := free_port())}"]
+        command = [sys.executable, "-m", "thinkery.cli", "serve", str(model), f"port={(port := free_port())}"]
         with running([*command, "--ledger", str(Path(folder) / "serve.db")], Path(folder) / "log"):
             yield f"http://127.0.0.1:{port}/v1"
 
 
 @contextmanager
-def vllm(python: Path, model: str) -> Iterator[str]:
+def vllm(python: Path, model: Path, room: int) -> Iterator[str]:
     """The address of vLLM's server, with prefix caching and compiled as it is by default."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(located(model))]
+        command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
         options = {
             "port": (port := free_port()), "host": "127.0.0.1", "served-model-name": NAME, "dtype": "bfloat16",
-            "max-model-len": 4096, "max-num-seqs": 64, "generation-config": "vllm",
+            "max-model-len": room, "max-num-seqs": 64, "generation-config": "vllm",
         }  # fmt: skip
         words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         settings = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "2"}
