@@ -54,6 +54,7 @@ proof: setup ## the long tests, the recipes from nothing, ablations, claims over
 bench: setup ## speed beside transformers, TRL and vLLM (docs/performance.md), on a quiet machine: about 25 minutes
 	$(BIN)/python -m bench.peers
 	$(BIN)/python -m bench.growth
+	$(BIN)/python -m bench.serve smollm2
 	$(BIN)/python -m bench.tables
 
 base: setup ## the two embedded base models anew, on one thread so that it can be repeated: about an hour

@@ -5,9 +5,9 @@
 
 Both servers get the same work in turn, each in processes of its own. Every client holds conversations of several turns,
 one after the other, with a system prompt that all share. What is asked and in which order depends on the seed alone (a
-model with room for less than 4,096 tokens is asked in proportionally fewer words); answers are greedy and cut at a fixed
-number of tokens. Beside the speed stands whether both were asked the same prompts (tokens of prompts, as each server
-counted them) and how many of the first number of clients' answers are the same text.
+model with room for less than 4,096 tokens is asked in fewer words, in proportion); answers are greedy and cut at a
+fixed number of tokens. Beside the speed stands whether both were asked the same prompts (tokens of prompts, as each
+server counted them) and how many of the first number of clients' answers are the same text.
 """
 
 from __future__ import annotations
