@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from thinkery.engine.native.attention import Sharing, after, over_prompts_and_own
+from thinkery.engine.native.attention import Sharing, after, over_cache, over_prompts_and_own
 from thinkery.engine.native.blocks import BLOCK, Blocks
 from thinkery.engine.native.cache import Cache
 from thinkery.engine.native.packed import PackedTransformer
@@ -100,7 +100,8 @@ class Runner(Protocol):
 
 
 class CachedRunner:
-    """Runs our decoder over a cache of at most `memory` bytes: prompts in one place, what rows said in another."""
+    """Runs our decoder over a cache of at most `memory` bytes: prompts of several samples in one place, what rows have
+    for themselves in another."""
 
     def __init__(self, network: Transformer | PackedTransformer, max_rows: int, memory: int) -> None:
         self.network, self.max_rows = network, max_rows
@@ -159,9 +160,9 @@ class CachedRunner:
         """Write prompts where their shares are, and what rows said to their own slots."""
         shares, own = [], []
         for slot, (prefix, row) in enumerate(zip(prefixes, rows, strict=True), first):
-            n, share = len(row.prompt.tokens), row.share
+            n, share = row.shared, row.share
             assert share is not None
-            if not share.filled:
+            if n and not share.filled:
                 share.filled = True
                 shares.append((share.slot, prefix.kv_XITKE[:, :, :n]))
             if prefix.kv_XITKE.shape[2] > n:
@@ -172,14 +173,16 @@ class CachedRunner:
     def decode(self, rows: Sequence[Sample]) -> Tensor:
         """Feed every row its last token."""
         tokens_B = torch.tensor([row.tokens[-1] for row in rows], device=self.device)
-        said_B = torch.tensor([len(row.tokens) for row in rows], device=self.device)
-        sharing = self.shared(rows)
-        attend = over_prompts_and_own(self.prompts, self.own, sharing, said_B - 1)
-        return self.network(tokens_B, sharing.lengths_B + said_B - 1, attend)
+        own_B = torch.tensor([row.length - row.shared for row in rows], device=self.device)
+        if not any(row.shared for row in rows):
+            return self.network(tokens_B, own_B - 1, over_cache(self.own, own_B - 1))
+        sharing = self.sharing_of(rows)
+        attend = over_prompts_and_own(self.prompts, self.own, sharing, own_B - 1)
+        return self.network(tokens_B, sharing.lengths_B + own_B - 1, attend)
 
-    def shared(self, rows: Sequence[Sample]) -> Sharing:
+    def sharing_of(self, rows: Sequence[Sample]) -> Sharing:
         """Which rows read which share; computed again when that has changed."""
-        read = [(row.share.slot, len(row.prompt.tokens)) for row in rows if row.share]
+        read = [(row.share.slot, row.shared) for row in rows if row.share]
         known = (read, self.prompts.capacity)
         if self.sharing is None or self.sharing[0] != known:
             self.sharing = known, Sharing.of(*known, self.own.heads, self.device)
@@ -187,13 +190,15 @@ class CachedRunner:
 
     def remember(self, slot: int, row: Sample) -> None:
         """Blocks that end in what the row said; its last token was never fed."""
-        share, prompt, text = row.share, row.prompt.tokens, row.text[:-1]
+        share, n, text = row.share, row.shared, row.text[:-1]
         assert share is not None
-        first = len(prompt) // BLOCK
+        first = len(row.prompt.tokens) // BLOCK
         if len(text) < (first + 1) * BLOCK:
             return
-        parts = (self.prompts.text(share.slot, first * BLOCK, len(prompt)), self.own.text(slot, 0, len(row.tokens) - 1))
-        self.blocks.keep(text, row.prompt.request.salt, torch.cat(parts, dim=2), first)
+        begin = first * BLOCK
+        own = self.own.text(slot, max(0, begin - n), len(text) - n)
+        kv_XITKE = torch.cat((self.prompts.text(share.slot, begin, n), own), dim=2) if begin < n else own
+        self.blocks.keep(text, row.prompt.request.salt, kv_XITKE, first)
 
     def padded(self, rows: int) -> int:
         """No padding."""

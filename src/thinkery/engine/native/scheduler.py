@@ -27,7 +27,7 @@ Moves = tuple[list[int], list[int]]
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """The cache that a batch takes: every share the longest prompt's tokens, every row the longest row's own."""
+    """The cache that a batch takes: every share the longest shared prompt's tokens, every row the longest row's own."""
 
     shares: int = 0
     prompt: int = 0
@@ -41,7 +41,7 @@ class Room:
 
     def joined_by(self, sample: Sample, shares: int) -> Room:
         """With one more row that brings so many more shares."""
-        prompt, own = max(self.prompt, len(sample.prompt.tokens)), max(self.own, own_room(sample))
+        prompt, own = max(self.prompt, sample.shared), max(self.own, own_room(sample))
         return Room(self.shares + shares, prompt, self.rows + 1, own)
 
 
@@ -118,7 +118,8 @@ class Scheduler:
 
 def own_room(sample: Sample) -> int:
     """Tokens of its own that a sample has room for until it next needs more."""
-    return min(sample.prompt.limit, (len(sample.tokens) // GRAIN + 1) * GRAIN)
+    private = len(sample.prompt.tokens) - sample.shared
+    return min(private + sample.prompt.limit, ((private + len(sample.tokens)) // GRAIN + 1) * GRAIN)
 
 
 def room_of(rows: Iterable[Sample]) -> Room:
@@ -126,7 +127,7 @@ def room_of(rows: Iterable[Sample]) -> Room:
     rows = list(rows)
     return Room(
         shares=len({id(sample.share) for sample in rows}),
-        prompt=max((len(sample.prompt.tokens) for sample in rows), default=0),
+        prompt=max((sample.shared for sample in rows), default=0),
         rows=len(rows),
         own=max(map(own_room, rows), default=0),
     )

@@ -78,6 +78,11 @@ class Sample:
         """How many those are."""
         return len(self.prompt.tokens) + len(self.tokens)
 
+    @property
+    def shared(self) -> int:
+        """How many of them are read from the share: the prompt's, where a prompt has several samples."""
+        return len(self.prompt.tokens) if len(self.prompt.request.seeds) > 1 else 0
+
     def leave(self) -> None:
         """Stop running."""
         if self.share is not None:
