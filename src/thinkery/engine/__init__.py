@@ -33,9 +33,9 @@ class EngineConfig(Config):
     """GiB for keys and values; samples that do not fit wait."""
     max_len: int | None = Field(default=None, ge=2)
     """Longest prompt and completion together, in tokens; None is what the model has positions for."""
-    dtype: Literal["model", "float32", "bfloat16"] = "model"
+    dtype: Literal["model", "float32", "bfloat16", "fastest"] = "model"
     """Number format to sample in; "model" is that of the tensors that learn. bfloat16 is faster where the processor
-    multiplies in it, and its log-probabilities are only nearly the trainer's."""
+    multiplies in it, which "fastest" looks up, and its log-probabilities are only nearly the trainer's."""
     processes: int = Field(default=0, ge=0, json_schema_extra={"key": False})
     """Processes of their own that sample, each from its copy of the network (`engine/pool.py`) and with as many samples
     and as much memory as set here; 0 samples in this one."""
@@ -86,7 +86,7 @@ def longest_text(network: Network, cfg: EngineConfig) -> int:
 def sampled_network(network: Network, cfg: EngineConfig) -> Any:
     """The network itself, or a copy that is faster or has the format asked for."""
     own = next(network.parameters()).dtype
-    dtype = own if cfg.dtype == "model" else getattr(torch, cfg.dtype)
+    dtype = {"model": own, "fastest": fastest(network)}.get(cfg.dtype) or getattr(torch, cfg.dtype)
     if isinstance(network, Transformer) and can_pack(network, dtype) and not cfg.deterministic:
         return PackedTransformer(network, dtype)
     if dtype == own:
@@ -95,6 +95,15 @@ def sampled_network(network: Network, cfg: EngineConfig) -> Any:
     for parameter in sampled.parameters():  # not .to(), which would also round the rotary frequencies
         parameter.data = parameter.data.to(dtype)
     return sampled
+
+
+def fastest(network: Network) -> torch.dtype:
+    """bfloat16 where the device multiplies in it, otherwise the network's own format."""
+    own = next(network.parameters())
+    if own.device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else own.dtype
+    packs = isinstance(network, Transformer) and can_pack(network, torch.bfloat16)
+    return torch.bfloat16 if packs else own.dtype
 
 
 @torch.inference_mode()

@@ -79,6 +79,8 @@ class Serve(Config):
     """Which version of the contract the server speaks."""
     replicas: int = Field(default=1, ge=1)
     """Engine processes behind the door."""
+    dtype: Literal["fastest", "float32", "bfloat16"] = "fastest"
+    """Number format of the models: bfloat16 where the device multiplies in it, or always one of the two."""
     threads: int | None = Field(default=None, ge=1)
     """Threads of each engine process; None shares the processors out evenly."""
     max_batch: int = Field(default=64, ge=1)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from thinkery.errors import ThinkeryError, UsageError
 from thinkery.process import start_process, work
@@ -43,6 +43,7 @@ class Running:
     max_len: int | None
     deterministic: bool
     threads: int | None
+    dtype: Literal["fastest", "float32", "bfloat16"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ def open_served(model: Served, running: Running, opened: ExitStack) -> Opened:
         kv_memory=running.kv_memory,
         max_len=running.max_len,
         deterministic=running.deterministic,
+        dtype="float32" if running.deterministic else running.dtype,
     )
     return Opened(opened.enter_context(open_engine(network, tokenizer, cfg)), tokenizer)
 

@@ -93,7 +93,7 @@ async def listen(
 def running_of(cfg: Serve) -> Running:
     """How each replica runs."""
     threads = cfg.threads or max(1, (os.cpu_count() or 1) // cfg.replicas)
-    return Running(cfg.max_batch, cfg.kv_memory, cfg.max_len, cfg.deterministic, threads)
+    return Running(cfg.max_batch, cfg.kv_memory, cfg.max_len, cfg.deterministic, threads, cfg.dtype)
 
 
 async def drain(state: State) -> None:
