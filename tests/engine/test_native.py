@@ -205,6 +205,16 @@ def test_groups_of_any_size_share_their_prompts_and_each_sees_its_own(network, t
         assert torch.allclose(torch.tensor(completion.logprobs), logprobs(network, prompt, completion), atol=1e-4)
 
 
+def test_prompts_that_exceed_a_steps_tokens_begin_one_after_the_other(network, tokenizer):
+    """Of 40, 40 (two samples), 30 and 100 tokens, at 80 a step: 40 + 40, then 30, then 100, which alone is too many."""
+    prompts = [Request((1,) * n, Sampling(max_tokens=9), prompt=tuple(range(i, i + length)))
+               for i, (length, n) in enumerate([(40, 1), (40, 2), (30, 1), (100, 1)])]  # fmt: skip
+    with open_engine(network, tokenizer, EngineConfig(prefill=80)) as engine:
+        ids = [engine.submit(request) for request in prompts]
+        begun = [sorted({ids.index(event.request) for event in engine.step()}) for _ in range(3)]
+        assert begun == [[0, 1], [0, 1, 2], [0, 1, 2, 3]]
+
+
 def asked(prompt, salt="") -> Request:
     return Request((1, 2), Sampling(max_tokens=3), prompt=tuple(prompt), salt=salt)
 
@@ -272,7 +282,9 @@ def test_recomputing_everything_gives_the_same_samples(network, tokenizer):
     wanted = requests(5)
     with open_engine(network, tokenizer, EngineConfig()) as engine:
         expected = answers(engine, wanted)
-    plain = NativeEngine(network, network, RecomputingRunner(network, 16), tokenizer, max_batch=16, max_len=128)
+    plain = NativeEngine(
+        network, network, RecomputingRunner(network, 16), tokenizer, max_batch=16, prefill=8192, max_len=128
+    )
     found = answers(plain, wanted)
     assert {i: [c.tokens for c in cs] for i, cs in found.items()} == {
         i: [c.tokens for c in cs] for i, cs in expected.items()

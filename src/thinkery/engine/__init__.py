@@ -31,6 +31,9 @@ class EngineConfig(Config):
     """Samples that are continued at the same time."""
     kv_memory: float = Field(default=4.0, gt=0, json_schema_extra={"key": False})
     """GiB for keys and values; samples that do not fit wait."""
+    prefill: int = Field(default=8192, ge=1, json_schema_extra={"key": False})
+    """New tokens of prompts in one step, unless one prompt has more. Fewer let what came first begin sooner, and hold up
+    less what is running; many together are faster."""
     max_len: int | None = Field(default=None, ge=2)
     """Longest prompt and completion together, in tokens; None is what the model has positions for."""
     dtype: Literal["model", "float32", "bfloat16", "fastest"] = "model"
@@ -67,8 +70,9 @@ def open_engine(
     else:
         runner = RecomputingRunner(sampled, cfg.max_batch)
     engine = NativeEngine(
-        network, sampled, runner, tokenizer, max_batch=cfg.max_batch, max_len=max_len, version=version
-    )
+        network, sampled, runner, tokenizer, max_batch=cfg.max_batch, prefill=cfg.prefill, max_len=max_len,
+        version=version,
+    )  # fmt: skip
     try:
         yield engine
     finally:

@@ -28,6 +28,10 @@ class RecomputingRunner:
     def make_room(self, room: Room) -> None:
         """Nothing is kept, so no room is needed."""
 
+    def fresh(self, text: Sequence[int], salt: str) -> int:
+        """How many tokens of a text are not known yet: all."""
+        return len(text)
+
     def prefixes(self, texts: Sequence[Sequence[int]], salts: Sequence[str]) -> list[Prefix]:
         """Texts of similar length share a pass through the network."""
         found: dict[int, Prefix] = {}

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from thinkery.serve.choice import Choice, Guide
 
 
+PREFILL = 512
+"""New tokens of prompts in one step: who came first has its first token before the last have theirs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Served:
     """A model that is served: its name, where it is, and another chat template where one was given."""
@@ -77,6 +81,7 @@ def open_served(model: Served, running: Running, opened: ExitStack) -> Opened:
     cfg = EngineConfig(
         max_batch=running.max_batch,
         kv_memory=running.kv_memory,
+        prefill=PREFILL,
         max_len=running.max_len,
         deterministic=running.deterministic,
         dtype="float32" if running.deterministic else running.dtype,

@@ -12,7 +12,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
-from itertools import islice
+from itertools import islice, takewhile
 
 import torch
 from torch import Tensor
@@ -31,13 +31,17 @@ class Blocks:
         """How many tokens are kept."""
         return len(self.kept) * BLOCK
 
+    def known(self, text: Sequence[int], salt: str) -> int:
+        """Tokens of the longest known beginning that leaves at least one token to compute."""
+        return BLOCK * len(self.names(text, salt))
+
+    def names(self, text: Sequence[int], salt: str) -> list[bytes]:
+        """The blocks of that beginning."""
+        return list(takewhile(self.kept.__contains__, block_names(text[:-1], salt)))
+
     def find(self, text: Sequence[int], salt: str) -> Tensor | None:
         """kv_XITKE of the longest known beginning that leaves at least one token to compute."""
-        names = []
-        for name in block_names(text[:-1], salt):
-            if name not in self.kept:
-                break
-            names.append(name)
+        names = self.names(text, salt)
         for name in reversed(names):  # a beginning must not go before what follows it
             self.kept.move_to_end(name)
         return torch.cat([self.kept[name] for name in names], dim=2) if names else None

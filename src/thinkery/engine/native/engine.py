@@ -41,13 +41,14 @@ class NativeEngine:
         tokenizer: Tokenizer,
         *,
         max_batch: int,
+        prefill: int,
         max_len: int,
         version: int = 0,
     ) -> None:
         self.learner, self.network, self.runner = learner, network, runner
         self.tokenizer, self.eos_ids = tokenizer, tokenizer.eos_ids
         self.max_len, self.version = max_len, version
-        self.scheduler = Scheduler(max_batch, runner.cache_tokens)
+        self.scheduler = Scheduler(max_batch, runner.cache_tokens, prefill)
         self.submitted, self.changes = 0, changes(learner)
 
     def submit(self, request: Request) -> str:
@@ -74,7 +75,7 @@ class NativeEngine:
         self.scheduler.preempt()
         self.retire()
         running = list(self.scheduler.rows)
-        arrivals = self.scheduler.admit()
+        arrivals = self.scheduler.admit(self.to_compute)
         rows = self.scheduler.rows
         if not rows:
             return events
@@ -162,6 +163,12 @@ class NativeEngine:
             self.runner.place(prefixes, arrivals, len(running))
             hidden.append(torch.stack([prefix.hidden_D for prefix in prefixes]))
         return torch.cat(hidden)
+
+    def to_compute(self, sample: Sample) -> int:
+        """How many tokens have to go through the network before a waiting sample can begin."""
+        if not sample.tokens and len(sample.prompt.waiting) < len(sample.prompt.request.seeds):
+            return 0  # the prompt was computed for its first sample
+        return self.runner.fresh(sample.text, sample.prompt.request.salt)
 
     def admitted(self, arrivals: Sequence[Sample]) -> list[Prefix]:
         """The work on each arrival's text; that on a prompt is done once however many samples it has."""

@@ -39,6 +39,10 @@ class FixedRunner:
     def make_room(self, room: Room) -> None:
         """All the room there is was made at the start."""
 
+    def fresh(self, text: Sequence[int], salt: str) -> int:
+        """How many tokens of a text are not known yet: all."""
+        return len(text)
+
     def prefixes(self, texts: Sequence[Sequence[int]], salts: Sequence[str]) -> list[Prefix]:
         """One text per pass, with padding behind it, which causal attention cannot see."""
         return [self.padded_pass(text) for text in texts]

@@ -66,6 +66,10 @@ class Runner(Protocol):
         """Hold a batch that takes so much, which is known to fit."""
         ...
 
+    def fresh(self, text: Sequence[int], salt: str) -> int:
+        """How many tokens of a text are not known yet."""
+        ...
+
     def prefixes(self, texts: Sequence[Sequence[int]], salts: Sequence[str]) -> list[Prefix]:
         """The work on each text, to be placed for any number of samples."""
         ...
@@ -128,6 +132,10 @@ class CachedRunner:
         if wanted != have:
             prompts.resize(wanted.shares, wanted.prompt)
             own.resize(wanted.rows, wanted.own)
+
+    def fresh(self, text: Sequence[int], salt: str) -> int:
+        """How many tokens of a text are not known yet."""
+        return len(text) - self.blocks.known(text, salt)
 
     def prefixes(self, texts: Sequence[Sequence[int]], salts: Sequence[str]) -> list[Prefix]:
         """Texts of similar length share a pass through the network; beginnings that are known are not computed."""

@@ -48,8 +48,8 @@ class Room:
 class Scheduler:
     """The waiting prompts and the running samples; `rows[i]` and `shares[i]` own slot i of their caches."""
 
-    def __init__(self, max_batch: int, cache_tokens: int) -> None:
-        self.max_batch, self.cache_tokens = max_batch, cache_tokens
+    def __init__(self, max_batch: int, cache_tokens: int, prefill: int) -> None:
+        self.max_batch, self.cache_tokens, self.prefill = max_batch, cache_tokens, prefill
         self.queue: deque[Prompt] = deque()
         self.rows: list[Sample] = []
         self.shares: list[Share] = []
@@ -60,13 +60,15 @@ class Scheduler:
         """What the running samples take."""
         return room_of(self.rows)
 
-    def admit(self) -> list[Sample]:
-        """Move waiting samples into rows, at the end; returns them."""
-        before, room = len(self.rows), self.room
+    def admit(self, to_compute: Callable[[Sample], int]) -> list[Sample]:
+        """Move waiting samples into rows, at the end, and return them: the first that fits, and others for as long as
+        `prefill` tokens `to_compute` are not exceeded."""
+        before, room, tokens = len(self.rows), self.room, 0
         while self.queue and len(self.rows) < self.max_batch:
             prompt = self.queue[0]
             room = room.joined_by(prompt.waiting[0], shares=0 if joinable(prompt.share) else 1)
-            if room.tokens > self.cache_tokens:
+            tokens += to_compute(prompt.waiting[0])
+            if room.tokens > self.cache_tokens or (tokens > self.prefill and len(self.rows) > before):
                 break
             self.seat(prompt.waiting.popleft())
             if not prompt.waiting:
