@@ -49,7 +49,7 @@ def logprobs(network, prompt, completion, temperature=1.0) -> torch.Tensor:
     return log_softmax(network, prompt, completion, temperature).gather(1, index)[:, 0]
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.4)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.6)])
 @torch.no_grad()
 def test_the_engine_the_trainer_and_transformers_agree_on_log_probabilities(
     network, tokenizer, tmp_path, dtype, tolerance

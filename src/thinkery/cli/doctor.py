@@ -50,6 +50,7 @@ OPTIONAL = {
 PROGRAMS = {
     "bwrap": ("isolation of code that models write", "apt-get install bubblewrap"),
     "chromium": ("tests of the pages", "apt-get install chromium"),
+    "g++": ("faster sampling on a CPU", "apt-get install g++"),
 }
 
 

@@ -14,7 +14,8 @@ from thinkery.config import Config
 from thinkery.engine.base import Engine, Event, Request, generate
 from thinkery.engine.native.engine import NativeEngine
 from thinkery.engine.native.fixed import FixedRunner
-from thinkery.engine.native.packed import PackedTransformer, can_pack
+from thinkery.engine.native.kernels import Compiled, suits
+from thinkery.engine.native.packed import PackedTransformer, Plain, can_pack
 from thinkery.engine.native.runner import CachedRunner, Network, Runner, token_bytes
 from thinkery.engine.plain import RecomputingRunner
 from thinkery.errors import ConfigError, EnvironmentLacks
@@ -47,6 +48,9 @@ class EngineConfig(Config):
     `local` for one of this machine alone. `processes` is their number, 0 as many as there is room for."""
     threads: int = Field(default=1, ge=1, json_schema_extra={"key": False})
     """Threads of each of these processes or actors."""
+    kernels: Literal["compiled", "torch"] = Field(default="compiled", json_schema_extra={"key": False})
+    """What computes between matrix products on a CPU: our own functions, compiled on first use where there is a C++
+    compiler, or PyTorch's, which are slower."""
     deterministic: bool = False
     """Make every sample independent of its neighbours to the last bit, in float32 and at a cost: each step
     computes `max_batch` rows over `max_len` positions, so set both as low as the task allows."""
@@ -92,7 +96,9 @@ def sampled_network(network: Network, cfg: EngineConfig) -> Any:
     own = next(network.parameters()).dtype
     dtype = {"model": own, "fastest": fastest(network)}.get(cfg.dtype) or getattr(torch, cfg.dtype)
     if isinstance(network, Transformer) and can_pack(network, dtype) and not cfg.deterministic:
-        return PackedTransformer(network, dtype)
+        eps = network.shape.rms_norm_eps
+        compiled = cfg.kernels == "compiled" and suits(network.shape)
+        return PackedTransformer(network, dtype, Compiled(dtype, eps) if compiled else Plain(eps))
     if dtype == own:
         return network
     sampled = copy.deepcopy(network)

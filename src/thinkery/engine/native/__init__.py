@@ -4,6 +4,8 @@ sequence    one prompt, its samples, and what each has said so far
 scheduler   who runs: admission within the memory budget, finished samples leave the batch
 cache       keys and values of everything in flight
 runner      the network over the cache: prompts many at once, then one token per sample
+packed      the decoder over weights laid out for this processor
+kernels     what it computes between its matrix products, compiled
 sampler     logits to tokens and their log-probabilities
 engine      submit, step, cancel
 """

@@ -10,15 +10,16 @@ Shapes: T tokens, D width, H query heads, K key/value heads, N = H + K, E head w
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from thinkery.model.attention import Attend
-from thinkery.model.transformer import Transformer
+from thinkery.model.transformer import Transformer, rotate
 
 
 def can_pack(network: Transformer, dtype: torch.dtype) -> bool:
@@ -30,11 +31,24 @@ def can_pack(network: Transformer, dtype: torch.dtype) -> bool:
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+class Arithmetic(Protocol):
+    """What the decoder computes between its matrix products; `Plain` and `kernels.Compiled` do."""
+
+    def normed(self, x_TD: Tensor) -> Tensor: ...
+
+    def add_normed(self, x_TD: Tensor, added_TD: Tensor) -> Tensor: ...
+
+    def rotated(self, x_TNE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor: ...
+
+    def gated(self, x_TF: Tensor) -> Tensor: ...
+
+
 class PackedTransformer:
     """A network's weights in another layout, and perhaps in another number format."""
 
-    def __init__(self, source: Transformer, dtype: torch.dtype) -> None:
+    def __init__(self, source: Transformer, dtype: torch.dtype, arithmetic: Arithmetic) -> None:
         self.source, self.shape, self.dtype = source, source.shape, dtype
+        self.arithmetic = arithmetic
         self.refresh()
 
     @torch.no_grad()
@@ -47,31 +61,50 @@ class PackedTransformer:
 
     def __call__(self, tokens_T: Tensor, positions_T: Tensor, attend: Attend) -> Tensor:
         """Hidden states hidden_TD, normed; the final norm's weight is part of the head."""
-        shape, eps = self.shape, self.shape.rms_norm_eps
+        shape, do = self.shape, self.arithmetic
         H, K, E = shape.num_attention_heads, shape.num_key_value_heads, shape.head_dim
         x_TD = self.embeddings_VD.index_select(0, tokens_T).to(self.dtype)
-        cos_T1E, signed_sin_T1E = self.rotations(positions_T)
+        rotations = self.source.rotations(positions_T, self.dtype)
+        normed_TD = do.normed(x_TD)
         for number, layer in enumerate(self.layers):
-            heads_TE = layer.qkv(normed(x_TD, eps)).unflatten(1, (-1, E))
+            heads_TE = layer.qkv(normed_TD).unflatten(1, (-1, E))
             qk_TNE, v_TKE = heads_TE.split((H + K, K), dim=1)
             if layer.qk_norm_NE is not None:
-                qk_TNE = normed(qk_TNE, eps) * layer.qk_norm_NE
-            qk_TNE = torch.addcmul(qk_TNE * cos_T1E, qk_TNE.roll(E // 2, -1), signed_sin_T1E)
+                qk_TNE = normed(qk_TNE, shape.rms_norm_eps) * layer.qk_norm_NE
+            qk_TNE = do.rotated(qk_TNE, *rotations)
             out_THE = attend(number, qk_TNE[:, :H], qk_TNE[:, H:], v_TKE)
-            x_TD += layer.out(out_THE.reshape(-1, H * E))
-            gate_TF, up_TF = layer.gate_and_up(normed(x_TD, eps)).chunk(2, dim=-1)
-            x_TD += layer.down(F.silu(gate_TF).mul_(up_TF))
-        return normed(x_TD, eps)
-
-    def rotations(self, positions_T: Tensor) -> tuple[Tensor, Tensor]:
-        """cos, and sin with the sign that `model.transformer.rotate` gives to its first half."""
-        cos_TE, sin_TE = self.source.rotations(positions_T, self.dtype)
-        sin_TE[:, : self.shape.head_dim // 2].neg_()
-        return cos_TE[:, None], sin_TE[:, None]
+            normed_TD = do.add_normed(x_TD, layer.out(out_THE.reshape(-1, H * E)))
+            normed_TD = do.add_normed(x_TD, layer.down(do.gated(layer.gate_and_up(normed_TD))))
+        return normed_TD
 
     def logits(self, hidden_TD: Tensor) -> Tensor:
         """Next-token logits logits_TV."""
         return self.head(hidden_TD)
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """The arithmetic in PyTorch's own operations."""
+
+    eps: float
+
+    def normed(self, x_TD: Tensor) -> Tensor:
+        """x over its root mean square."""
+        return normed(x_TD, self.eps)
+
+    def add_normed(self, x_TD: Tensor, added_TD: Tensor) -> Tensor:
+        """x, to which something is added in place, over its root mean square."""
+        x_TD += added_TD
+        return normed(x_TD, self.eps)
+
+    def rotated(self, x_TNE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
+        """Heads with their positions."""
+        return rotate(x_TNE, cos_TE, sin_TE)
+
+    def gated(self, x_TF: Tensor) -> Tensor:
+        """silu of the first half of the columns times the second."""
+        gate_TF, up_TF = x_TF.chunk(2, dim=-1)
+        return F.silu(gate_TF).mul_(up_TF)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +137,8 @@ class Linear:
 
     weight: Tensor
     bias: Tensor | None
+    product: Callable[..., Tensor]
+    """oneDNN's, looked up once: finding it takes as long as its smallest products."""
 
     @classmethod
     def of(cls, dtype: torch.dtype, *layers: nn.Linear, norm: nn.RMSNorm | None = None) -> Linear:
@@ -113,10 +148,11 @@ class Linear:
             weight = weight * norm.weight
         packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype), None)
         biases = [layer.bias for layer in layers if layer.bias is not None]
-        return cls(packed, torch.cat(tuple(biases)).to(dtype) if biases else None)
+        bias = torch.cat(tuple(biases)).to(dtype) if biases else None
+        return cls(packed, bias, torch.ops.mkldnn._linear_pointwise.default)
 
     def __call__(self, x_TD: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x_TD, self.weight, self.bias, "none", [], "")
+        return self.product(x_TD, self.weight, self.bias, "none", [], "")
 
 
 def head_norms(attention: Any) -> Tensor:

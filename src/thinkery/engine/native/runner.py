@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from thinkery.engine.native.attention import Sharing, after, over_cache, over_prompts_and_own
 from thinkery.engine.native.blocks import BLOCK, Blocks
 from thinkery.engine.native.cache import Cache
+from thinkery.engine.native.kernels import Compiled
 from thinkery.engine.native.packed import PackedTransformer
 from thinkery.engine.native.scheduler import Moves, Room
 from thinkery.engine.native.sequence import Sample
@@ -182,6 +183,11 @@ class CachedRunner:
         """Feed every row its last token."""
         tokens_B = torch.tensor([row.tokens[-1] for row in rows], device=self.device)
         own_B = torch.tensor([row.length - row.shared for row in rows], device=self.device)
+        if isinstance(self.network, PackedTransformer) and isinstance(self.network.arithmetic, Compiled):
+            slots_B = torch.tensor([row.share.slot if row.share else 0 for row in rows])
+            shared_B = torch.tensor([row.shared for row in rows])
+            attend = self.network.arithmetic.over_caches(self.prompts, self.own, slots_B, shared_B, own_B - 1)
+            return self.network(tokens_B, shared_B + own_B - 1, attend)
         if not any(row.shared for row in rows):
             return self.network(tokens_B, own_B - 1, over_cache(self.own, own_B - 1))
         sharing = self.sharing_of(rows)

@@ -1,0 +1,160 @@
+"""`kernels.cpp` from Python: compiled for this processor on first use, kept in the user's cache, called by ctypes.
+
+PyTorch does the same in several passes over memory each, and its product of a few queries with many keys is several
+times as slow on a CPU. Without a compiler, or for widths that do not fill registers, `packed.Plain` and
+`attention.over_prompts_and_own` are what samples.
+
+Shapes: T tokens or B rows, D width, N heads, H of them queries and K keys, E head width, F feed-forward width.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from thinkery.engine.native.cache import Cache
+from thinkery.errors import EnvironmentLacks
+from thinkery.model.attention import Attend
+from thinkery.model.transformer import Shape
+
+SOURCE = Path(__file__).with_suffix(".cpp")
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-ffp-contract=fast", "-fopenmp", "-shared", "-fPIC")
+
+LANES = 8
+"""Numbers that the kernels handle at once."""
+
+HEADS = (16, 32, 64, 80, 96, 128)
+"""Head widths that there are kernels for."""
+
+
+class Compiled:
+    """The arithmetic of `packed.Plain`, and attention to the caches, by compiled functions."""
+
+    def __init__(self, dtype: torch.dtype, eps: float) -> None:
+        name = str(dtype).removeprefix("torch.")
+        self.eps = eps
+        self.attend = declared(f"attend_{name}", pointers=11, integers=9)
+        self.norm = declared(f"norm_{name}", pointers=3, integers=2, floats=1)
+        self.rotate = declared(f"rotate_{name}", pointers=3, integers=4)
+        self.gate = declared(f"gate_{name}", pointers=2, integers=2)
+
+    def normed(self, x_TD: Tensor) -> Tensor:
+        """x over its root mean square."""
+        out_TD = torch.empty_like(x_TD)
+        self.norm(x_TD.data_ptr(), None, out_TD.data_ptr(), *x_TD.shape, self.eps)
+        return out_TD
+
+    def add_normed(self, x_TD: Tensor, added_TD: Tensor) -> Tensor:
+        """x, to which something is added in place, over its root mean square."""
+        out_TD = torch.empty_like(x_TD)
+        self.norm(x_TD.data_ptr(), added_TD.data_ptr(), out_TD.data_ptr(), *x_TD.shape, self.eps)
+        return out_TD
+
+    def rotated(self, x_TNE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
+        """Heads, which are changed, with their positions."""
+        self.rotate(x_TNE.data_ptr(), cos_TE.data_ptr(), sin_TE.data_ptr(), *x_TNE.shape, x_TNE.stride(0))
+        return x_TNE
+
+    def gated(self, x_TF: Tensor) -> Tensor:
+        """silu of the first half of the columns times the second."""
+        rows, columns = x_TF.shape
+        out_TF = x_TF.new_empty(rows, columns // 2)
+        self.gate(x_TF.data_ptr(), out_TF.data_ptr(), rows, columns // 2)
+        return out_TF
+
+    def over_caches(self, prompts: Cache, own: Cache, slots_B: Tensor, shared_B: Tensor, places_B: Tensor) -> Attend:
+        """Attention of one new token per row, stored at `places_B` of the row's own text, to its own slot and to the
+        first `shared_B` tokens of a prompt's."""
+        K, rows = own.heads, [x.data_ptr() for x in (slots_B, shared_B, places_B)]
+        kept = slots_B, shared_B, places_B  # their memory is read for as long as this can be called
+
+        def attend(layer: int, q_BHE: Tensor, k_BKE: Tensor, v_BKE: Tensor) -> Tensor:
+            B, H, E = q_BHE.shape
+            out_BHE = q_BHE.new_empty(B, H, E)
+            caches = (prompts.keys[layer], prompts.values[layer], own.keys[layer], own.values[layer])
+            tensors = (q_BHE, k_BKE, v_BKE, *caches, out_BHE)
+            strides = (q_BHE.stride(0), k_BKE.stride(0), v_BKE.stride(0))
+            sizes = (len(kept[0]), H, K, E, prompts.capacity, own.capacity)
+            self.attend(*(x.data_ptr() for x in tensors), *rows, *sizes, *strides)
+            return out_BHE
+
+        return attend
+
+
+def suits(shape: Shape) -> bool:
+    """Whether a decoder's widths fill the kernels' registers, and there are kernels here."""
+    widths = shape.hidden_size, shape.intermediate_size
+    return shape.head_dim in HEADS and not any(width % LANES for width in widths) and compiler() is not None
+
+
+def compiler() -> str | None:
+    """The C++ compiler, where there is one."""
+    return shutil.which(os.environ.get("CXX", "g++"))
+
+
+def declared(name: str, pointers: int, integers: int, floats: int = 0) -> ctypes._NamedFuncPointer:
+    """A function of the library that takes so many pointers, then integers, then floats."""
+    function = getattr(library(), name)
+    function.argtypes = [ctypes.c_void_p] * pointers + [ctypes.c_int64] * integers + [ctypes.c_float] * floats
+    function.restype = None
+    return function
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The compiled functions; compiles them where nobody has on this processor (seconds), for all who come later.
+
+    Raises EnvironmentLacks with what the compiler says when it fails.
+    """
+    path = folder() / f"kernels-{fingerprint()}.so"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as made:
+            new = Path(made) / path.name
+            command = [str(compiler()), *FLAGS, str(SOURCE), "-o", str(new)]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise EnvironmentLacks(
+                    "the kernels of the built-in engine do not compile",
+                    where=" ".join(command),
+                    found=done.stderr.strip()[-2000:],
+                    hint='repair the compiler, or set the engine\'s kernels = "torch"',
+                )
+            new.replace(path)
+    return ctypes.CDLL(str(path))
+
+
+def folder() -> Path:
+    """Where compiled kernels are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "thinkery"
+
+
+def fingerprint() -> str:
+    """Names what was compiled, how, by what and for which processor."""
+    version = subprocess.run([str(compiler()), "--version"], capture_output=True, text=True).stdout
+    parts = (
+        SOURCE.read_text(),
+        *FLAGS,
+        version,
+        platform.machine(),
+        torch.backends.cpu.get_cpu_capability(),
+        processor(),
+    )
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def processor() -> str:
+    """What the processor can do, as Linux tells it."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
