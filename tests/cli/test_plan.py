@@ -40,6 +40,10 @@ def test_learning_takes_six_flops_and_sixteen_bytes_per_parameter() -> None:
     assert need.seconds == pytest.approx(1000 * (6 * P + attention) / 1e9)
     activations = 64 * 4 * 3 * (5 * 8 + 3 * 4 * 3 + 4 * 16) + 12 * 64 * 100
     assert need.memory == pytest.approx(plan.PROCESS_BYTES + 16 * P + activations)
+    recomputing = policy.model_copy(update={"activations": "recomputed"})
+    again = plan.learning_need("x", SHAPE, recomputing, MACHINE, tokens=1000, updates=10)
+    assert need.memory - again.memory == pytest.approx(64 * 4 * (2 * (5 * 8 + 3 * 4 * 3 + 4 * 16) - 3 * 8))
+    assert again.seconds == pytest.approx(need.seconds + 1000 * (2 * P + attention / 3) / 1e9)
     with_reference = plan.learning_need("x", SHAPE, policy, MACHINE, tokens=1000, updates=10, reference=True)
     assert with_reference.memory - need.memory == pytest.approx(4 * P)
 

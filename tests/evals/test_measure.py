@@ -52,20 +52,23 @@ def test_one_attempt_has_no_pass_at_k_besides_pass_at_1():
     assert {"pass@1"} == {name for name in measure([group("a", [1.0])]) if "@" in name}
 
 
-def test_accuracy_is_broken_down_by_kind_language_and_difficulty_where_they_differ():
+def test_accuracy_is_broken_down_by_kind_language_difficulty_and_environment_where_they_differ():
     found = measure(
         [
             group("a", [1.0], info={"difficulty": 2}),
             group("b", [0.0], info={"difficulty": 10}),
-            group("c", [1.0], kind="choice", info={"difficulty": 10}),
+            group("c", [1.0], kind="choice", info={"difficulty": 10, "environment": {"name": "lcm"}}),
+            group("d", [0.0], kind="choice", info={"environment": {"name": "gcd"}}),
         ]
     )
     slices = {name: estimate["value"] for name, estimate in found.items() if name.startswith("pass@1/")}
     assert slices == {
-        "pass@1/kind=choice": 1.0,
+        "pass@1/kind=choice": 0.5,
         "pass@1/kind=math": 0.5,
         "pass@1/difficulty=2": 1.0,
         "pass@1/difficulty=10": 0.5,
+        "pass@1/environment=lcm": 1.0,
+        "pass@1/environment=gcd": 0.0,
     }
 
 

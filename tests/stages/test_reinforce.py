@@ -9,17 +9,23 @@ from typing import Any
 import pytest
 
 from thinkery.chat import THINK_CHAT
-from thinkery.core import Task
+from thinkery.core import Completion, Task
 from thinkery.engine import EngineConfig, open_engine
 from thinkery.model.hf import load_model
 from thinkery.model.locate import locate
 from thinkery.pipeline.artifact import Dataset, task_to_row
 from thinkery.pipeline.run import Run
+from thinkery.rewards.accuracy import accuracy
+from thinkery.rewards.rubric import Rubric
 from thinkery.stages.reinforce import Reinforce, watch
 from thinkery.tasks.world import general, problems
 
 SUMS = list(problems("held-out", 1, 3, kinds=("chain",)))
 PROMPTS = list(general("held-out", 1, 3))
+
+
+def anything(task: Task, completion: Completion) -> float:
+    return 1.0
 
 
 def exam_of(folder: Path, tasks: Iterable[Task]) -> Dataset:
@@ -34,7 +40,11 @@ def test_only_questions_with_a_rule_are_watched(tmp_path: Path, tasks: list[Task
     cfg: Any = Reinforce(watched=watched, grpo={"max_tokens": ((0, 4),)})  # type: ignore[arg-type]
     network, tokenizer = load_model(locate("tiny"))
     with open_engine(network, tokenizer.with_template(THINK_CHAT), EngineConfig(max_batch=2)) as engine:
-        measure = watch(Run(tmp_path / "zero", "zero"), cfg, engine, exam_of(tmp_path / "exam", tasks))
+        exam = exam_of(tmp_path / "exam", tasks)
+        measure = watch(Run(tmp_path / "zero", "zero"), cfg, engine, exam, Rubric(accuracy=accuracy))
         assert (measure is not None) == asks
         if measure:
             assert measure() == {"eval/exam/pass@1": 0.0}  # four tokens are too few for an answer
+            generous = watch(Run(tmp_path / "own", "own"), cfg, engine, exam, Rubric(accuracy=anything))
+            assert generous
+            assert generous() == {"eval/exam/pass@1": 1.0}  # judged as in training

@@ -55,7 +55,8 @@ def train(ranks: Ranks, model: Path, folder: Path, job: str) -> None:
     name, loop, sharding, stop = job.split("/")
     attempt = ranks.tell(1 + (folder / name).exists())
     run = Run(folder / name, loop, seed=5, ranks=ranks, attempt=attempt)
-    cfg = PolicyConfig(lr=1e-3, micro_batch_tokens=96, weight_decay=0.1, sharding=sharding)  # type: ignore[arg-type]
+    activations = "recomputed" if sharding == "fsdp" else "kept"  # which changes no bit
+    cfg = PolicyConfig(lr=1e-3, micro_batch_tokens=96, weight_decay=0.1, sharding=sharding, activations=activations)  # type: ignore[arg-type]
     with open_policy(run, Model(model, {"folder": "."}), cfg) as policy:
         ask_to_stop(run, policy, int(stop))
         try:

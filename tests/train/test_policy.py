@@ -5,12 +5,14 @@ import math
 
 import pytest
 import torch
+from torch.autograd.graph import saved_tensors_hooks
 
-from thinkery.errors import EnvironmentLacks, InputError, NotFinite, RunFailed
+from thinkery.errors import ConfigError, EnvironmentLacks, InputError, NotFinite, RunFailed
+from thinkery.model.transformer import Shape, Transformer, kept, recomputed
 from thinkery.pipeline.artifact import Model
 from thinkery.train.batch import Batch, Example, pack, pack_shared
 from thinkery.train.optim import learning_rate
-from thinkery.train.policy import PolicyConfig, logprobs_and_entropies, open_policy
+from thinkery.train.policy import Policy, PolicyConfig, logprobs_and_entropies, open_policy
 
 EXAMPLES = [Example(list(range(3, 3 + n)), learn_from=max(1, n // 2)) for n in (9, 4, 17, 6)]
 
@@ -65,6 +67,45 @@ def test_chunked_logits_give_the_loss_entropy_and_gradient_of_unchunked_ones(mak
         assert not entropy.requires_grad
     torch.testing.assert_close(gradients[0], gradients[1], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(entropies[0], entropies[1])
+
+
+def test_recomputed_activations_give_the_same_gradients_bit_for_bit(make_policy):
+    found = []
+    for activations in ("kept", "recomputed"):
+        policy = make_policy(activations=activations)
+        (batch,) = pack(EXAMPLES, 1000)
+        logprobs, _ = policy.forward(batch)
+        (logprobs * torch.linspace(-1, 1, len(logprobs))).sum().backward()
+        found.append([p.grad for p in policy.network.parameters()])
+    assert all(torch.equal(kept, recomputed) for kept, recomputed in zip(*found, strict=True))
+
+
+def test_with_recomputed_activations_another_layer_keeps_its_input_alone():
+    def kept_bytes(layers, through):
+        network = Transformer(Shape("llama", 16, 32, 64, layers, 4, 2, 8))
+        network.through = through
+        storages = {p.untyped_storage().data_ptr() for p in network.parameters()}
+        sizes = {}
+
+        def note(tensor):
+            if tensor.untyped_storage().data_ptr() not in storages:
+                sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with saved_tensors_hooks(note, lambda tensor: tensor):
+            hidden = network.packed(torch.arange(16), [16])
+        assert hidden.requires_grad
+        return sum(sizes.values())
+
+    input_bytes = 16 * 32 * 4
+    assert kept_bytes(6, recomputed) - kept_bytes(5, recomputed) == input_bytes
+    assert kept_bytes(6, kept) - kept_bytes(5, kept) > 10 * input_bytes
+
+
+def test_a_network_of_others_cannot_recompute_activations(make_policy):
+    policy = make_policy()
+    with pytest.raises(ConfigError, match=r"policy\.activations"):
+        Policy(torch.nn.Linear(2, 2), policy.tokenizer, PolicyConfig(activations="recomputed"))
 
 
 def test_an_update_does_not_depend_on_how_it_is_cut_into_micro_batches(make_policy):

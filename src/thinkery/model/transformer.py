@@ -18,6 +18,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from thinkery.model.attention import Attend, packed_causal, positions
 
@@ -62,6 +63,8 @@ class Transformer(nn.Module):
         )
         self.lm_head = nn.Linear(shape.hidden_size, shape.vocab_size, bias=False)
         self._tie()
+        self.through: Callable[..., Tensor] = kept
+        """How tokens pass a block: `kept`, or `recomputed` to learn in less memory."""
         self.frequencies: Tensor
         self.register_buffer("frequencies", rope_frequencies(shape), persistent=False)
 
@@ -70,7 +73,7 @@ class Transformer(nn.Module):
         x_TD = self.model["embed_tokens"](tokens_T)
         cos_TE, sin_TE = self.rotations(positions_T, x_TD.dtype)
         for block in self.blocks:
-            x_TD = block(x_TD, cos_TE, sin_TE, attend)
+            x_TD = self.through(block, x_TD, cos_TE, sin_TE, attend)
         return self.model["norm"](x_TD)
 
     @property
@@ -129,6 +132,16 @@ class Block(nn.Module):
     def forward(self, x_TD: Tensor, cos_TE: Tensor, sin_TE: Tensor, attend: Attend) -> Tensor:
         x_TD = x_TD + self.self_attn(self.input_layernorm(x_TD), cos_TE, sin_TE, attend)
         return x_TD + self.mlp(self.post_attention_layernorm(x_TD))
+
+
+def kept(block: Block, *inputs: Any) -> Tensor:
+    """What the block makes; all that its backward pass needs stays in memory."""
+    return block(*inputs)
+
+
+def recomputed(block: Block, *inputs: Any) -> Tensor:
+    """The same; only its inputs stay, from which the backward pass computes it again (activation checkpointing)."""
+    return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
 class Attention(nn.Module):

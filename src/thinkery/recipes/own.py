@@ -39,7 +39,7 @@ def own(cfg: Own) -> dict[str, Step]:
     base = step("base", fetch, cfg.base)
     exam = step("exam", collect, cfg.exam)
     problems = step("problems", collect, cfg.problems, exam=exam)
-    trained = step("trained", practise, train, base=base, tasks=problems)
+    trained = step("trained", practise, train, base=base, tasks=problems, exam=exam)
     exams = {
         "base": step("eval-base", examine, sits, model=base, exam=exam),
         "trained": step("eval-trained", examine, sits, model=trained, exam=exam),

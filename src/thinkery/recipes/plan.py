@@ -44,7 +44,7 @@ from thinkery.stages.published import Published, PublishedPairs, fitting
 from thinkery.stages.reinforce import Reinforce
 from thinkery.stages.sensitivity import Sensitivity
 from thinkery.tasks.sources import load_tasks
-from thinkery.train.optim import LearnerConfig
+from thinkery.train.optim import LearnerConfig, PolicyConfig
 from thinkery.train.preference import RewardModelConfig
 
 PROMPT_TOKENS = 128
@@ -190,8 +190,9 @@ def learning_need(
 ) -> Need:
     """What training on `tokens` in `updates` takes; the model it makes is on the disk afterwards."""
     P, T = parameters(shape), policy.micro_batch_tokens
-    memory = PROCESS_BYTES + (20 if reference else 16) * P + activation_bytes(shape, T, policy.logits_chunk)
-    flops = tokens * ((8 if reference else 6) * P + attention_flops(shape, PROMPT_TOKENS))
+    memory = PROCESS_BYTES + (20 if reference else 16) * P + activation_bytes(shape, policy)
+    passes = (4 if recomputes(policy) else 3) / 3  # the backward pass is as long as two forward passes
+    flops = tokens * (passes * (6 * P + attention_flops(shape, PROMPT_TOKENS)) + (2 * P if reference else 0))
     batches = max(updates, tokens / T)
     seconds = flops / machine.flops + batches * 3 * KERNELS * shape.num_hidden_layers * machine.latency_s
     return Need(name, "learning", P, memory, tokens, seconds, 4.0 * P)
@@ -227,13 +228,21 @@ def parameters(shape: Shape) -> int:
     return layers + shape.vocab_size * D * (1 if shape.tie_word_embeddings else 2)
 
 
-def activation_bytes(shape: Shape, tokens: int, logits_chunk: int) -> float:
+def activation_bytes(shape: Shape, policy: LearnerConfig) -> float:
     """What a backward pass must remember of one micro-batch: per layer two norms, two residuals, projections and the
-    feed-forward's four products; and three copies of a chunk of logits."""
+    feed-forward's four products; and three copies of a chunk of logits. Where activations are recomputed, these are of
+    one layer, and every layer's input."""
+    tokens = policy.micro_batch_tokens
     D, E = shape.hidden_size, shape.head_dim
     heads = 3 * E * (shape.num_attention_heads + shape.num_key_value_heads)
     layer = 5 * D + heads + 4 * shape.intermediate_size
-    return 4.0 * tokens * shape.num_hidden_layers * layer + 12.0 * min(logits_chunk, tokens * shape.vocab_size)
+    numbers = shape.num_hidden_layers * D + layer if recomputes(policy) else shape.num_hidden_layers * layer
+    return 4.0 * tokens * numbers + 12.0 * min(policy.logits_chunk, tokens * shape.vocab_size)
+
+
+def recomputes(policy: LearnerConfig) -> bool:
+    """Whether backward passes compute every block again."""
+    return isinstance(policy, PolicyConfig) and policy.activations == "recomputed"
 
 
 def cache_bytes(shape: Shape) -> int:

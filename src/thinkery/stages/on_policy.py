@@ -45,6 +45,6 @@ def on_policy_distill(
         require_same_tokens(policy.tokenizer, tokenizer)
         judge = Teacher(policy, network, temperature=cfg.grpo.temperature)
         with open_sampler(cfg, policy) as engine:
-            held_out = watch(run, cfg, engine, exam) if exam and cfg.grpo.eval_every else None
+            held_out = watch(run, cfg, engine, exam, rubric) if exam and cfg.grpo.eval_every else None
             grpo(run, loop_of(cfg), policy, engine, list(tasks.tasks()), rubric, held_out=held_out, baseline=judge)
         return run.save_model(policy.save_model)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from thinkery.config import Config
 from thinkery.pipeline.artifact import Dataset, Model, Report
 from thinkery.pipeline.run import Run
-from thinkery.rewards.accuracy import accuracy
+from thinkery.rewards.accuracy import accuracy, lenient_accuracy
 from thinkery.rewards.custom import load_reward, reward_hash
 from thinkery.rewards.format import thinks_then_answers
 from thinkery.rewards.rubric import Part, Rubric
@@ -24,6 +24,9 @@ class Verdict(Config):
     """`file.py:function` of a reward of one's own, 1 for right; empty takes the rule for the task's kind."""
     content: str = ""
     """sha256 of the reward's file, read anew each time, so that an edited reward is another setting."""
+    bare: bool = Field(default=False, json_schema_extra={"key": "when set"})
+    """Whether an answer may stand anywhere, without a tag or a box: the last number, letter or line counts, so that a
+    learnt form earns nothing. For the rules only; a reward of one's own finds its answer itself."""
     format_weight: float = 0.2
     """Weight of the form `<think>…</think> <answer>…</answer>` beside the verdict; 0 asks for no form."""
 
@@ -37,7 +40,8 @@ class Verdict(Config):
     def rubric(self) -> Rubric:
         """The verdict, which the record calls accuracy, and the form."""
         # Nobody but its author knows what a right answer earns by a reward of one's own, so any pay is full marks.
-        verdict = Part(load_reward(self.reward), full_marks=1e-9) if self.reward else Part(accuracy)
+        rule = Part(lenient_accuracy if self.bare else accuracy)
+        verdict = Part(load_reward(self.reward), full_marks=1e-9) if self.reward else rule
         form = {"format": Part(thinks_then_answers, weight=self.format_weight)} if self.format_weight else {}
         return Rubric(accuracy=verdict, **form)
 
@@ -59,9 +63,9 @@ class Examine(Exam):
     """What says whether an answer is right."""
 
 
-def practise(run: Run, cfg: Practise, base: Model, tasks: Dataset) -> Model:
-    """Train a model by GRPO on tasks that a reward of one's own judges."""
-    return reinforce(run, cfg, base, list(tasks.tasks()), cfg.verdict.rubric(), template=cfg.template)
+def practise(run: Run, cfg: Practise, base: Model, tasks: Dataset, exam: Dataset | None = None) -> Model:
+    """Train a model by GRPO on tasks that a reward of one's own judges; the exam is only watched."""
+    return reinforce(run, cfg, base, list(tasks.tasks()), cfg.verdict.rubric(), exam=exam, template=cfg.template)
 
 
 practise.on_all_ranks = True  # type: ignore[attr-defined]

@@ -17,7 +17,7 @@ from thinkery.evals.benchmark import Benchmark, evaluate
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.pipeline.artifact import Dataset, Model
 from thinkery.pipeline.run import Run
-from thinkery.rewards.accuracy import RULED, accuracy
+from thinkery.rewards.accuracy import RULED
 from thinkery.rewards.lint import dry_run_gold, lint
 from thinkery.rewards.rubric import Rubric
 from thinkery.stages.common import put_reasoning, template_of, templates_of
@@ -66,7 +66,7 @@ def reinforce(
             tasks = reworded(run, cfg, tasks)
         try_rewards(run, policy.tokenizer, *at(0, tasks, rubric))
         with open_sampler(cfg, policy) as engine:
-            held_out = watch(run, cfg, engine, exam) if exam and cfg.grpo.eval_every else None
+            held_out = watch(run, cfg, engine, exam, at(0, tasks, rubric)[1]) if exam and cfg.grpo.eval_every else None
             grpo(run, loop_of(cfg), policy, engine, tasks, rubric, held_out=held_out)
         return run.save_model(policy.save_model)
 
@@ -101,7 +101,9 @@ def reworded(
     return put_reasoning(tasks, templates, run.seed)
 
 
-def watch(run: Run, cfg: Reinforce, engine: Engine, exam: Dataset) -> Callable[[], dict[str, float]] | None:
+def watch(
+    run: Run, cfg: Reinforce, engine: Engine, exam: Dataset, rubric: Rubric
+) -> Callable[[], dict[str, float]] | None:
     """A function that measures accuracy on the first exam questions, sampled as in evaluation (T 0.6, top-p 0.95).
 
     None where there is no question with a rule to ask.
@@ -111,7 +113,7 @@ def watch(run: Run, cfg: Reinforce, engine: Engine, exam: Dataset) -> Callable[[
         return None
     longest = cfg.grpo.max_tokens[-1][1]
     sampling = Sampling(temperature=0.6, top_p=0.95, max_tokens=longest)
-    paper = Benchmark("exam", asked, Rubric(accuracy=accuracy), sampling, samples=1)
+    paper = Benchmark("exam", asked, Rubric(accuracy=rubric.parts["accuracy"]), sampling, samples=1)
     return lambda: {"eval/exam/pass@1": evaluate(engine, paper, seed=run.seed)["pass@1"]["value"]}
 
 

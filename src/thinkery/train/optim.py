@@ -68,6 +68,9 @@ class PolicyConfig(LearnerConfig):
     about ten times as high."""
     sharding: Literal["replicated", "fsdp"] = Field(default="replicated", json_schema_extra={"key": False})
     """What each of several processes holds: all weights, gradients and moments, or an equal part of them (FSDP2)."""
+    activations: Literal["kept", "recomputed"] = Field(default="kept", json_schema_extra={"key": False})
+    """What a backward pass needs: kept, or recomputed block by block from each block's inputs (activation
+    checkpointing), for about a third more arithmetic and a small part of the memory."""
 
 
 @dataclass(frozen=True, slots=True)

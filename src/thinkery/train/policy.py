@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
 
-from thinkery.errors import EnvironmentLacks, InputError
+from thinkery.errors import ConfigError, EnvironmentLacks, InputError
 from thinkery.model.hf import load_model, save_model
 from thinkery.model.lora import Lora, adapt, adapters, merged, save_adapter, sharing_frozen
 from thinkery.model.tokenizer import Tokenizer
+from thinkery.model.transformer import Transformer, recomputed
 from thinkery.model.weights import read_headers
 from thinkery.pipeline.artifact import Model
 from thinkery.pipeline.files import size_text
@@ -88,6 +89,8 @@ class Policy(Learner):
     def __init__(self, network: Any, tokenizer: Tokenizer, cfg: PolicyConfig, *, ranks: Ranks = ALONE) -> None:
         super().__init__(network.eval(), cfg, ranks)
         self.network: Any = network
+        if cfg.activations == "recomputed":
+            recompute_activations(network)
         self.tokenizer = tokenizer
         self.reference: nn.Module | None = None
         self.parameters = sum(p.numel() for p in network.parameters())
@@ -224,6 +227,14 @@ class LoraPolicy(Policy):
             raise InputError("the checkpoint is not of these adapters", where="policy.lora", hint=hint)
         reference = state["reference"] and whole | state["reference"]
         super().restore(state | {"network": whole | state["network"], "reference": reference})
+
+
+def recompute_activations(network: Any) -> None:
+    """Have backward passes compute every block again; ConfigError unless the network is our own decoder."""
+    if not isinstance(network, Transformer):
+        hint = 'policy.activations = "kept", or a Llama, Qwen2 or Qwen3'
+        raise ConfigError("only our own decoder can recompute activations", where="policy.activations", hint=hint)
+    network.through = recomputed
 
 
 def token_logprobs(network: Any, batch: Batch, temperature: float, cfg: LearnerConfig) -> tuple[Tensor, Tensor]:
