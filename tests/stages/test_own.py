@@ -32,3 +32,9 @@ def test_a_bare_verdict_takes_the_last_number_wherever_it_stands(text: str, tagg
 def test_without_weight_the_form_is_not_asked_for() -> None:
     assert list(Verdict(format_weight=0).rubric().parts) == ["accuracy"]
     assert list(Verdict().rubric().parts) == ["accuracy", "format"]
+
+
+def test_votes_are_over_bare_answers_where_these_count() -> None:
+    said = Completion("So 8.", answer="So 8.")
+    assert Verdict(bare=True).extract(said, "math") == "8"
+    assert Verdict().extract(said, "math") is None

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from pydantic import Field, model_validator
 
 from thinkery.config import Config
+from thinkery.evals.measure import Extract
 from thinkery.pipeline.artifact import Dataset, Model, Report
 from thinkery.pipeline.run import Run
 from thinkery.rewards.accuracy import accuracy, lenient_accuracy
 from thinkery.rewards.custom import load_reward, reward_hash
+from thinkery.rewards.extract import bare_answer, final_answer
 from thinkery.rewards.format import thinks_then_answers
 from thinkery.rewards.rubric import Part, Rubric
 from thinkery.stages.evaluate import Exam, sit_exam
@@ -36,6 +39,11 @@ class Verdict(Config):
         if isinstance(values, dict) and values.get("reward"):
             return values | {"content": reward_hash(values["reward"])}
         return values
+
+    @property
+    def extract(self) -> Extract:
+        """What finds an attempt's answer when attempts vote."""
+        return bare_answer if self.bare else final_answer
 
     def rubric(self) -> Rubric:
         """The verdict, which the record calls accuracy, and the form."""
@@ -73,4 +81,5 @@ practise.on_all_ranks = True  # type: ignore[attr-defined]
 
 def examine(run: Run, cfg: Examine, model: Model, exam: Dataset) -> Report:
     """Ask every exam question and judge the answers by the same verdict as in practice."""
-    return sit_exam(run, cfg, model, cfg.paper(exam.tasks(), cfg.verdict.rubric()))
+    paper = cfg.paper(exam.tasks(), cfg.verdict.rubric())
+    return sit_exam(run, cfg, model, replace(paper, extract=cfg.verdict.extract))
