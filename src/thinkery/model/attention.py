@@ -47,13 +47,11 @@ def by_products(q_BHLE: Tensor, k_BKME: Tensor, v_BKME: Tensor, seen_B1LM: Tenso
 
 def causal_products(q_BHLE: Tensor, k_BKME: Tensor, v_BKME: Tensor) -> Tensor:
     """The same where queries see all keys up to their own: a block of queries with the keys up to its end."""
-    L = q_BHLE.shape[2]
-    seen_LL = torch.ones(L, L, dtype=torch.bool, device=q_BHLE.device).tril()
-    blocks = [(start, min(start + CAUSAL_BLOCK, L)) for start in range(0, L, CAUSAL_BLOCK)]
-    parts = [
-        by_products(q_BHLE[:, :, start:end], k_BKME[:, :, :end], v_BKME[:, :, :end], seen_LL[start:end, :end])
-        for start, end in blocks
-    ]
+    parts, end = [], 0
+    for block in q_BHLE.split(CAUSAL_BLOCK, 2):
+        start, end = end, end + block.shape[2]
+        seen_LM = torch.ones(end - start, end, dtype=torch.bool, device=block.device).tril(start)
+        parts.append(by_products(block, k_BKME[:, :, :end], v_BKME[:, :, :end], seen_LM))
     return torch.cat(parts, 2)
 
 

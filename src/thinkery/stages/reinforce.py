@@ -64,9 +64,10 @@ def reinforce(
             policy.tokenizer = policy.tokenizer.with_template(template_of(template))
         if cfg.templates:
             tasks = reworded(run, cfg, tasks)
-        try_rewards(run, policy.tokenizer, *at(0, tasks, rubric))
+        first_tasks, first_rubric = at(0, tasks, rubric)
+        try_rewards(run, policy.tokenizer, first_tasks, first_rubric)
         with open_sampler(cfg, policy) as engine:
-            held_out = watch(run, cfg, engine, exam, at(0, tasks, rubric)[1]) if exam and cfg.grpo.eval_every else None
+            held_out = watch(run, cfg, engine, exam, first_rubric) if exam and cfg.grpo.eval_every else None
             grpo(run, loop_of(cfg), policy, engine, tasks, rubric, held_out=held_out)
         return run.save_model(policy.save_model)
 
