@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -122,13 +123,13 @@ def rows(path) -> list[dict]:
     return found
 
 
-def test_a_server_with_keys_charges_them_and_survives_a_kill(thinker, tmp_path):
+def test_a_server_with_keys_charges_them_and_survives_a_kill(talker, tmp_path):
     book = tmp_path / "runs" / "serve.db"
     ledger = Ledger(book)
     key, secret = ledger.create_key("laptop", granted=USD // 100)
     _, empty = ledger.create_key("poor", granted=0)
     auth = {"authorization": f"Bearer {secret}"}
-    with serving(thinker, folder=tmp_path) as server:
+    with serving(talker, folder=tmp_path) as server:
         with server.client() as client:
             assert chat(client, "hi").status_code == 401
             assert client.get("/nothing").status_code == 401
@@ -150,7 +151,7 @@ def test_a_server_with_keys_charges_them_and_survives_a_kill(thinker, tmp_path):
             with client.stream("POST", "/chat/completions", json=endless()) as answer:
                 heard = read_some(answer, 40)
                 os.kill(server.process.pid, signal.SIGKILL)
-    with serving(thinker, folder=tmp_path):
+    with serving(talker, folder=tmp_path):
         done, lost = rows(book)
     assert (done["prompt"], done["completion"]) == (used["prompt_tokens"], used["completion_tokens"])
     assert lost["finish"] == "lost"
@@ -160,13 +161,22 @@ def test_a_server_with_keys_charges_them_and_survives_a_kill(thinker, tmp_path):
     ledger.close()
 
 
+@pytest.fixture
+def talker(thinker, tmp_path):
+    """The thinker with room for 65,536 tokens, which no machine fills before a client has hung up."""
+    folder = shutil.copytree(thinker, tmp_path / "talker")
+    shape = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**shape, "max_position_embeddings": 65_536}))
+    return folder
+
+
 def endless() -> dict:
     """A request that says very much."""
     return {
         "model": "deepseek-reasoner",
         "messages": [{"role": "user", "content": "hi"}],
         "logit_bias": {"0": -100},
-        "max_tokens": 4000,
+        "max_tokens": 60_000,
         "stream": True,
     }
 
@@ -179,8 +189,8 @@ def read_some(answer: httpx.Response, count: int) -> int:
     return count - 1
 
 
-def test_a_client_that_hangs_up_is_charged_for_what_was_generated(thinker, tmp_path):
-    with serving(thinker, folder=tmp_path) as server, server.client() as client:
+def test_a_client_that_hangs_up_is_charged_for_what_was_generated(talker, tmp_path):
+    with serving(talker, folder=tmp_path) as server, server.client() as client:
         with client.stream("POST", "/chat/completions", json=endless()) as answer:
             heard = read_some(answer, 20)
         with pytest.raises(httpx.ReadTimeout):
@@ -189,10 +199,21 @@ def test_a_client_that_hangs_up_is_charged_for_what_was_generated(thinker, tmp_p
         while len(found := rows(tmp_path / "runs" / "serve.db")) < 2 and time.monotonic() < patience:
             time.sleep(0.05)
         assert [(row["finish"], row["cancelled"]) for row in found] == [("cancelled", 1)] * 2
-        assert heard <= found[0]["completion"] < 4000
+        assert heard <= found[0]["completion"] < 60_000
         metrics = client.get("/metrics").text
         assert "thinkery:num_requests_running 0.0" in metrics
         assert "thinkery:requests_cancelled_total 2.0" in metrics
+
+
+def test_of_a_hundred_clients_that_hang_up_none_is_forgotten(talker, tmp_path):
+    with serving(talker, folder=tmp_path) as server, server.client() as client:
+        for number in range(100):
+            with client.stream("POST", "/chat/completions", json=endless()) as answer:
+                read_some(answer, 1 + number % 7)
+        patience = time.monotonic() + 20
+        while len(found := rows(tmp_path / "runs" / "serve.db")) < 100 and time.monotonic() < patience:
+            time.sleep(0.05)
+    assert [row["finish"] for row in found] == ["cancelled"] * 100
 
 
 def test_an_open_address_needs_keys(thinker, tmp_path):

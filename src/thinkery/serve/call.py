@@ -119,7 +119,8 @@ class Call:
         """
         while self.running:
             try:
-                news = await asyncio.wait_for(self.inbox.get(), self.patience(silence_s))
+                async with asyncio.timeout(self.patience(silence_s)):  # wait_for of 3.11 forgets a cancellation
+                    news = await self.inbox.get()
             except TimeoutError:
                 if self.first_s is None and self.seconds >= self.queue_s:
                     raise overloaded(f"The request waited {self.queue_s:g} seconds for its turn") from None
