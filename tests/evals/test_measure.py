@@ -4,6 +4,7 @@ import pytest
 
 from thinkery.core import Completion, Group, Rollout, Score, Task
 from thinkery.evals.measure import Tally, measure, metric_names
+from thinkery.rewards.extract import bare_answer
 
 
 def attempt(task, sample, right, *, answer="x", tokens=10, finish="stop", thought="hm", **scores):
@@ -39,6 +40,16 @@ def test_the_majority_of_extracted_answers_counts():
     assert value(measure([Group(task, rollouts)]), "cons@3") == 1.0
     split = tuple(attempt(task, i, right, answer=str(i)) for i, right in enumerate([1.0, 0.0, 0.0]))
     assert value(measure([Group(task, split)]), "cons@3") == pytest.approx(1 / 3)
+
+
+def test_bare_numbers_of_an_environment_vote_like_those_in_a_box():
+    task = Task("a", "?", "environment", "4")
+    bare = [Completion(f"That is {answer}.", (1,), (), "stop", answer=f"That is {answer}.") for answer in (4, 4, 5)]
+    rollouts = tuple(
+        Rollout(task, (), said, {"accuracy": Score(right)}, right, i)
+        for i, (said, right) in enumerate(zip(bare, (1.0, 1.0, 0.0), strict=True))
+    )
+    assert value(measure([Group(task, rollouts)], extract=bare_answer), "cons@3") == 1.0
 
 
 def test_ungraded_attempts_are_counted_and_never_wrong():

@@ -19,10 +19,11 @@ from typing import Any, Literal, Protocol
 
 from thinkery.core import Completion, Group, Task
 from thinkery.evals.metrics import Estimate, cons_at_k, mean_estimate, pass_at_k, share_estimate
+from thinkery.rewards.environment import answer_form
 from thinkery.rewards.extract import final_answer
 
 Extract = Callable[[Completion, str], str | None]
-"""(completion, kind of task) → the final answer."""
+"""(completion, kind of task, or form of an environment's answers) → the final answer."""
 
 SLICES: dict[str, Callable[[Task], Any]] = {
     "kind": lambda task: task.kind,
@@ -176,7 +177,7 @@ def metric_names(tasks: Iterable[Task], rewards: Iterable[str], samples: int, pa
 
 def _votes(group: Group, extract: Extract) -> list[tuple[str | None, bool]]:
     judged = [(r, r.scores["accuracy"].value) for r in group.rollouts if "accuracy" in r.scores]
-    return [(extract(r.completion, r.task.kind), value >= 1) for r, value in judged if value is not None]
+    return [(extract(r.completion, answer_form(r.task)), value >= 1) for r, value in judged if value is not None]
 
 
 def _scores(group: Group, name: str) -> list[float]:
