@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from thinkery.core import Message, Sampling
 from thinkery.engine import EngineConfig, Request, generate, open_engine
 from thinkery.engine.native.engine import NativeEngine
+from thinkery.engine.native.runner import format_of
 from thinkery.engine.native.sampler import uniforms
 from thinkery.engine.plain import RecomputingRunner
 from thinkery.errors import ConfigError, InputError, NotFinite, RunFailed
@@ -449,7 +450,7 @@ def test_samples_in_flight_at_a_bump_go_on_under_the_new_weights(network, tokeni
 def test_a_copy_in_another_format_follows_the_learner_at_a_bump(network, tokenizer):
     [request] = requests(1)
     with open_engine(network, tokenizer, EngineConfig(dtype="bfloat16")) as engine:
-        assert engine.network.dtype == torch.bfloat16
+        assert format_of(engine.network)[0] == torch.bfloat16
         with torch.no_grad():
             network.lm_head.weight.mul_(0.0)
         engine.bump(1)

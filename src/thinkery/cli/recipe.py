@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from thinkery import config
-from thinkery.config import Loaded
 from thinkery.errors import ConfigError
 
 if TYPE_CHECKING:
+    from thinkery.config import Loaded
     from thinkery.pipeline.step import Step
     from thinkery.recipes.common import RecipeConfig
 
@@ -37,6 +36,8 @@ class Recipe:
 
     def record(self) -> dict[str, dict[str, Any]]:
         """Every setting with its value and where that came from, for the run's `recipe.json`."""
+        from thinkery import config
+
         return {key: {"value": r.value, "source": r.source} for key, r in config.resolved(self.loaded).items()}
 
 
@@ -56,12 +57,16 @@ def read_recipe(args: argparse.Namespace) -> Recipe:
 
 def sampling_on(args: argparse.Namespace, address: str) -> Recipe:
     """The recipe with every engine on the Ray cluster at an address, but for those that a setting puts elsewhere."""
+    from thinkery import config
+
     engines = [key for key in config.resolved(read_recipe(args).loaded) if key.endswith("engine.ray")]
     return open_recipe([args.recipe, *args.config], [*(f'{key}="{address}"' for key in engines), *args.settings])
 
 
 def open_recipe(files: Sequence[str], settings: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> Recipe:
     """The recipe of merged files; its `recipe = "…"` says which graph they set."""
+    from thinkery import config
+
     layers = config.read_layers(files, settings, os.environ if environ is None else environ)
     from thinkery.recipes import RECIPES
 
@@ -71,4 +76,4 @@ def open_recipe(files: Sequence[str], settings: Sequence[str] = (), environ: Map
             "no such graph", where=f"{files[0]}: recipe", found=graph, hint=f"one of {', '.join(RECIPES)}"
         )
     kind, draw = RECIPES[graph]
-    return Recipe(Path(files[0]).stem, Loaded(config.check(kind, layers), layers.sources, layers.header), draw)
+    return Recipe(Path(files[0]).stem, config.Loaded(config.check(kind, layers), layers.sources, layers.header), draw)

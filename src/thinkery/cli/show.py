@@ -7,13 +7,16 @@ import time
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from thinkery.cli import models, terminal
 from thinkery.pipeline.artifact import Artifact
 from thinkery.pipeline.files import size_text
 from thinkery.pipeline.lock import holder
 from thinkery.pipeline.progress import WINDOW, duration, headline
-from thinkery.pipeline.read import RunRecord, StepRecord, graph, open_run
+
+if TYPE_CHECKING:
+    from thinkery.pipeline.read import RunRecord, StepRecord
 
 PAUSE_S = 1.0
 """Seconds between two looks at a run that is watched."""
@@ -37,6 +40,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Show a run, one artifact of it, or a recipe that has not run."""
+    from thinkery.pipeline.read import open_run
+
     run, _, step = args.what.rpartition(":")
     if args.watch:
         watch(Path(args.what) if args.what else models.latest_run())
@@ -63,6 +68,8 @@ def show_run(run: RunRecord, as_json: bool) -> None:
 
 def overview(run: RunRecord, name: str) -> str:
     """The graph with the status of each step, under a line that says which run it is."""
+    from thinkery.pipeline.read import graph
+
     seed, begun = run.run["seed"], time.strftime("%Y-%m-%d %H:%M", time.localtime(run.run["created"]))
     notes = {name: status(step) for name, step in run.steps.items()}
     return f"run {name} in {run.path}, seed {seed}, begun {begun}\n{graph(run.steps.values(), notes)}"
@@ -73,6 +80,8 @@ def watch(directory: Path) -> None:
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
+
+    from thinkery.pipeline.read import open_run
 
     run = open_run(directory)  # says at once where there is none
     console = Console()
@@ -149,6 +158,7 @@ def describe(artifact: Artifact) -> str:
 def show_recipe(name: str, as_json: bool) -> None:
     """The graph that a recipe draws, before any run."""
     from thinkery.cli.recipe import open_recipe
+    from thinkery.pipeline.read import graph
     from thinkery.pipeline.step import ordered
 
     steps = ordered(open_recipe([name]).graph())
