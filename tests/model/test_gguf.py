@@ -1,22 +1,25 @@
-"""A .gguf file becomes a folder with the same weights, tokens and template."""
+"""A .gguf file becomes a folder with the same weights, tokens and template, and a network such a file."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 
 import gguf
 import pytest
 import torch
-from tokenizers import pre_tokenizers
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from thinkery.core import Message
 from thinkery.errors import EnvironmentLacks, InputError
-from thinkery.model.gguf import convert, read_tokenizer
+from thinkery.model.gguf import convert, export, read_tokenizer
+from thinkery.model.gguf.layout import CUTS
 from thinkery.model.hf import load_model
 from thinkery.model.locate import locate
-from thinkery.model.tokenizer import require_chat
+from thinkery.model.tokenizer import Tokenizer, require_chat
 from thinkery.model.transformer import Shape, Transformer
 
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}"
@@ -122,7 +125,7 @@ def test_an_unknown_way_of_cutting_text_is_refused(network, tmp_path):
 
 def test_another_familys_file_is_refused(network, tmp_path):
     write_gguf(tmp_path / "phi.gguf", network, architecture="phi3")
-    with pytest.raises(InputError, match=r"only GGUF files of the Llama family .*'phi3'"):
+    with pytest.raises(InputError, match=r"only GGUF files of llama, qwen2, qwen3 are read .*'phi3'"):
         convert(tmp_path / "phi.gguf", tmp_path / "folder")
 
 
@@ -137,6 +140,91 @@ def test_a_file_that_is_not_gguf_is_refused(tmp_path):
 def test_without_the_gguf_package_the_error_brings_the_command(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(EnvironmentLacks, match="pip install gguf"):
+        convert(tmp_path / "x.gguf", tmp_path / "folder")
+
+
+LLAMA3 = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}  # fmt: skip
+SHAPES = {
+    "llama": Shape("llama", 264, 32, 64, 2, 4, 2, 8, rms_norm_eps=1e-5, rope_theta=500000.0, rope_scaling=LLAMA3),
+    "linear": Shape("llama", 264, 32, 64, 2, 4, 2, 8, rope_scaling={"rope_type": "linear", "factor": 2.0}),
+    "qwen2": Shape("qwen2", 264, 32, 64, 2, 4, 2, 8, rope_theta=1e6, attention_bias=True, tie_word_embeddings=False),
+    "qwen3": Shape("qwen3", 264, 32, 64, 2, 4, 2, 16, rope_theta=1e6, qk_norm=True),
+}
+
+
+def speaker(cut: str = "qwen2") -> Tokenizer:
+    """A byte-level tokenizer that can merge "12", of fewer tokens than the networks have rows."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Backend(models.BPE({token: id for id, token in enumerate([*alphabet, "12"])}, [("1", "2")]))
+    backend.pre_tokenizer = CUTS[cut]()
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    backend.add_tokens(["<think>"])
+    return Tokenizer(backend, eos="<|im_end|>", pad="<|im_end|>", template=TEMPLATE)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_network_written_as_gguf_is_read_back_bit_for_bit(name, build, tmp_path):
+    network, tokenizer = build(SHAPES[name]), speaker("gpt-2")
+    export(tmp_path / "x.gguf", network, tokenizer, type="f32", licence="mit")
+    convert(tmp_path / "x.gguf", tmp_path / "folder")
+    again, spoken = load_model(tmp_path / "folder")
+    assert again.shape == network.shape
+    for (ours, a), (theirs, b) in zip(network.named_parameters(), again.named_parameters(), strict=True):
+        assert ours == theirs
+        assert torch.equal(a, b), ours
+    assert (
+        spoken.encode("<think>12 é<|im_end|>")
+        == tokenizer.encode("<think>12 é<|im_end|>")
+        == [259, 256, 220, *tokenizer.encode("é"), 258]
+    )
+    assert (spoken.eos, spoken.template) == ("<|im_end|>", TEMPLATE)
+    assert "Licence of the original: mit" in (tmp_path / "folder" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("type", "off"), [("f16", 2**-11), ("bf16", 2**-8), ("q8_0", 1 / 127)])
+def test_matrices_take_the_type_asked_for_and_vectors_stay_exact(type, off, build, tmp_path):
+    network = build(SHAPES["qwen2"])
+    export(tmp_path / "x.gguf", network, speaker(), type=type)
+    convert(tmp_path / "x.gguf", tmp_path / "folder")
+    again, _ = load_model(tmp_path / "folder")
+    for a, b in zip(network.parameters(), again.parameters(), strict=True):
+        if a.dim() < 2:
+            assert torch.equal(a, b)
+        else:
+            assert 0 < (a - b).abs().max() <= off * a.abs().max()
+
+
+@torch.no_grad()
+def test_transformers_reads_what_was_written(build, tmp_path):
+    network = build(SHAPES["qwen2"])
+    export(tmp_path / "x.gguf", network, speaker(), type="f32")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="x.gguf", dtype=torch.float32)
+    tokens = torch.arange(20)
+    ours = network.logits(network.packed(tokens, [20]))
+    torch.testing.assert_close(theirs(tokens[None]).logits[0], ours, rtol=1e-4, atol=1e-5)
+
+
+def test_what_the_format_cannot_hold_is_refused_before_anything_is_written(build, tmp_path):
+    network, tokenizer = build(SHAPES["qwen2"]), speaker()
+    with pytest.raises(InputError, match=r"no such type .*'q9'"):
+        export(tmp_path / "x.gguf", network, tokenizer, type="q9")
+    tokenizer.backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    with pytest.raises(InputError, match="does not know how this tokenizer cuts text"):
+        export(tmp_path / "x.gguf", network, tokenizer)
+    thin = build(Shape("llama", 264, 24, 64, 1, 2, 1, 12))
+    with pytest.raises(InputError, match=r"32 weights at a time \(found rows of 24"):
+        export(tmp_path / "x.gguf", thin, speaker(), type="q8_0")
+    assert not list(tmp_path.iterdir())
+
+
+def test_factors_of_another_rope_scaling_are_refused(build, tmp_path):
+    network = build(replace(SHAPES["llama"], rope_scaling=LLAMA3 | {"low_freq_factor": 2.0}))
+    export(tmp_path / "x.gguf", network, speaker(), type="f32")
+    with pytest.raises(InputError, match="rope factors are not Llama 3's"):
         convert(tmp_path / "x.gguf", tmp_path / "folder")
 
 

@@ -33,6 +33,7 @@ VERBS = {
     "keys": "who may use the server: create, list, revoke, credit",
     "usage": "what the server's requests used and cost",
     "report": "the stage table, plots and claims of a run",
+    "export": "a model for other programs: a Hugging Face folder, or a .gguf file",
     "data": "make, inspect or verify data",
     "config": "show, validate, explain or compare settings",
     "doctor": "what this machine has and lacks, with the command that brings it",
