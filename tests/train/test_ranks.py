@@ -22,6 +22,8 @@ RANKED = Path(__file__).with_name("ranked.py")
 WHOLE = ("sft/replicated", "sft/fsdp", "grpo/replicated", "grpo/fsdp")
 AHEAD = ("ahead/replicated", "ahead/fsdp")
 """Sampled one rollout ahead by a process of each rank, with questions carried over."""
+HOST = ("grpo/replicated+cpu", "grpo/fsdp+cpu", "sft/fsdp+cpu")
+"""With the optimizer, or all parts, in the host's memory."""
 
 
 class Seat(Ranks):
@@ -38,7 +40,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_model(place / "model", tiny_network(), tiny_tokenizer())
     for loop in ("sft", "grpo", "ahead"):
         train(ALONE, place / "model", place, f"one-{loop}/{loop}/replicated/0")
-    whole = [f"two-{kind.replace('/', '-')}/{kind}/0" for kind in (*WHOLE, *AHEAD)]
+    whole = [f"two-{kind.replace('/', '-')}/{kind}/0" for kind in (*WHOLE, *AHEAD, *HOST)]
     halves = [f"part-{kind.replace('/', '-')}/{kind}/6" for kind in WHOLE]
     on_two_ranks(place, *whole, *halves)
     return place
@@ -64,7 +66,7 @@ def assert_equal(place: Path, name: str, loop: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [*WHOLE, *AHEAD])
+@pytest.mark.parametrize("kind", [*WHOLE, *AHEAD, *HOST])
 def test_two_ranks_make_the_losses_and_weights_of_one(place: Path, kind: str) -> None:
     assert_equal(place, f"two-{kind.replace('/', '-')}", kind.partition("/")[0])
 
