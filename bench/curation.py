@@ -1,18 +1,21 @@
 """The corpus at the paper's size: 800,000 samples through the code that curates, killed once, in how much memory.
 
     env OMP_NUM_THREADS=1 python -m bench.curation      →  bench/results/curation.json
+    env OMP_NUM_THREADS=1 python -m bench.curation --samples 80000 --format parquet --on local      →  a row beside it
 
 A teacher that makes up text answers in place of a model: `--words` words of thought and answer on average, one in eight
 wrong, one in sixteen in two languages, one in sixteen a repeat of the sample before. Three quarters are eight samples
 each of reasoning prompts, one quarter general conversations, as in v1 §2.3.3. All else is what a run does: seeds,
 judging by rule, the filters, duplicates within a prompt, contamination with an exam of 500 questions, the record of
-every attempt, the journal, the sorted shards. The process is killed by SIGKILL when half of the prompts are asked, and
-started again; what it leaves must be all there, once.
+every attempt, the journal, the sorted shards (`--format`). `--on` names a Ray cluster whose workers judge, "local" one
+of this machine. The process is killed by SIGKILL when half of the prompts are asked, and started again; what it leaves
+must be all there, once. `rows_sha256` is a hash of all rows in order, the same however they were judged and written.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -27,15 +30,16 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from bench.recipe import machine, write
+from bench.recipe import RESULTS, machine
 from thinkery.core import Completion, Sampling, Task
 from thinkery.data.decontaminate import Index
+from thinkery.engine import EngineConfig
 from thinkery.engine.base import Event, Request
 from thinkery.pipeline.artifact import Dataset, task_to_row
-from thinkery.pipeline.files import read_json, write_json
+from thinkery.pipeline.files import read_json, row_bytes, write_json
 from thinkery.pipeline.run import Run
 from thinkery.rewards.accuracy import accuracy
-from thinkery.stages.curate import Curate, keep_general, keep_reasoning
+from thinkery.stages.curate import Curate, judging, keep_general, keep_reasoning
 
 SAMPLES = 8
 """Attempts at each reasoning prompt."""
@@ -59,11 +63,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=800_000)
     parser.add_argument("--words", type=int, default=120, help="mean length of a sample")
+    parser.add_argument("--format", choices=("jsonl", "parquet"), default="jsonl", help="of the shards")
+    parser.add_argument("--on", default="", help="the Ray cluster that judges, as in `thinkery run --on`")
     parser.add_argument("--dir", type=Path, help="where to work, emptied first (default: a temporary folder)")
     parser.add_argument("--attempt", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.attempt:
-        attempt(args.attempt, args.words)
+        attempt(args.attempt, args)
         return
     folder = args.dir or Path(tempfile.mkdtemp(prefix="thinkery-curation-"))
     shutil.rmtree(folder, ignore_errors=True)
@@ -71,20 +77,31 @@ def main() -> None:
     inputs(folder, args.samples)
     made_s = time.monotonic() - began
     print(f"inputs in {made_s:.0f} s", flush=True)
-    killed = watched(folder, args.words, kill_at=0.5)
-    ended = watched(folder, args.words, kill_at=None)
+    killed = watched(folder, args, kill_at=0.5)
+    ended = watched(folder, args, kill_at=None)
     found = checked(folder, args.samples)
     peak_gb = max(killed["peak_gb"], ended["peak_gb"])
     rate = args.samples / (killed["seconds"] + ended["seconds"])
-    write("curation", {
+    keep({
         "date": date.today().isoformat(), "machine": machine(), "wall_s": round(time.monotonic() - began, 1),
-        "samples": args.samples, "words": args.words, "samples_per_s": round(rate, 1), "peak_memory_gb": peak_gb,
-        "promised_gb": LIMIT_GB, "attempts": [killed, ended], **found,
+        "samples": args.samples, "words": args.words, "format": args.format, "on": args.on,
+        "samples_per_s": round(rate, 1), "peak_memory_gb": peak_gb, "promised_gb": LIMIT_GB,
+        "attempts": [killed, ended], **found,
     })  # fmt: skip
     if not args.dir:
         shutil.rmtree(folder)
     if peak_gb > LIMIT_GB:
         sys.exit(f"{peak_gb} GB of memory, over {LIMIT_GB}")
+
+
+def keep(row: dict[str, Any]) -> None:
+    """Write a row in the place of an earlier one of the same settings."""
+    settings = ("samples", "words", "format", "on")
+    path = RESULTS / "curation.json"
+    rows = [read_json(path)] if path.exists() else []
+    rows = rows[0]["rows"] if rows and "rows" in rows[0] else rows
+    rows = [one for one in rows if [one.get(name) for name in settings] != [row[name] for name in settings]]
+    write_json(path, {"rows": [*rows, row]})
 
 
 def inputs(folder: Path, samples: int) -> None:
@@ -117,13 +134,17 @@ def opened(folder: Path) -> Dataset:
     return Dataset(folder, read_json(folder / "artifact.json"))
 
 
-def attempt(folder: Path, words: int) -> None:
+def attempt(folder: Path, args: argparse.Namespace) -> None:
     """What the child does: the stage `curate`, with a teacher that makes its text up."""
     run = Run(folder / "corpus", "corpus", seed=1)
-    cfg = Curate(samples=SAMPLES, keep=SAMPLES, prompts=10**9, general=10**9, sampling=Sampling(max_tokens=4096))
-    writer, teacher = run.dataset(), Teacher(words)
+    cfg = Curate(
+        samples=SAMPLES, keep=SAMPLES, prompts=10**9, general=10**9, sampling=Sampling(max_tokens=4096),
+        shards=args.format, engine=EngineConfig(ray=args.on),
+    )  # fmt: skip
+    writer, teacher = run.dataset(cfg.shards), Teacher(args.words)
     exam = Index.of(Task(f"e{n}", question(10**7 + n), gold="1") for n in range(500))
-    keep_reasoning(run, cfg, writer, opened(folder / "prompts"), teacher, accuracy, exam)
+    with judging(cfg) as judges:
+        keep_reasoning(run, cfg, writer, opened(folder / "prompts"), teacher, accuracy, exam, judges)
     keep_general(cfg, writer, opened(folder / "general"))
     write_json(run.dir / "artifact.json", writer.finish().manifest)
 
@@ -188,9 +209,10 @@ def prose(rng: random.Random, words: int) -> str:
     return "\n\n".join(lines).strip()
 
 
-def watched(folder: Path, words: int, *, kill_at: float | None) -> dict[str, Any]:
+def watched(folder: Path, args: argparse.Namespace, *, kill_at: float | None) -> dict[str, Any]:
     """One attempt as a process: how long it took and how much memory; killed when so much of the prompts is asked."""
-    command = [sys.executable, "-m", "bench.curation", "--attempt", str(folder), "--words", str(words)]
+    command = [sys.executable, "-m", "bench.curation", "--attempt", str(folder), "--words", str(args.words)]
+    command += ["--format", args.format, "--on", args.on]
     began = time.monotonic()
     process = subprocess.Popen(command)
     while kill_at is not None and share_done(folder) < kill_at:
@@ -230,11 +252,15 @@ def checked(folder: Path, samples: int) -> dict[str, Any]:
     if sum(funnel.values()) != samples:
         sys.exit(f"{sum(funnel.values())} samples in the funnel instead of {samples}: {funnel}")
     kept = sum(count for reason, count in funnel.items() if reason.startswith("kept"))
-    rows = sum(1 for row in corpus.rows() if row["messages"])
+    digest, rows = hashlib.sha256(), 0
+    for row in corpus.rows():
+        rows += bool(row["messages"])
+        digest.update(row_bytes(row))
     if not kept == rows == len(corpus):
         sys.exit(f"{rows} rows in the shards, {kept} kept by the funnel, {len(corpus)} in the manifest")
     size = sum(file["size"] for file in corpus.manifest["files"].values())
-    return {"funnel": funnel, "shards": len(corpus.manifest["files"]), "shards_gb": round(size / 1e9, 3)}
+    shards = {"shards": len(corpus.manifest["files"]), "shards_gb": round(size / 1e9, 3)}
+    return {"funnel": funnel, **shards, "rows_sha256": digest.hexdigest()}
 
 
 if __name__ == "__main__":

@@ -81,7 +81,8 @@ class Completion:
     top-p and top-k cut it (at temperature 0: under softmax(logits)). `thought` is None when the
     completion has no thought at all; `closed` says whether the thought was ended. `answer` is what
     follows the thought, and the whole text where there is none.
-    `version` counts the weight updates of the engine that sampled it.
+    `version` counts the weight updates of the engine that sampled its first token. Where the weights changed on the
+    way, `spans` has a (version, tokens) for each part, in order.
     """
 
     text: str
@@ -92,6 +93,7 @@ class Completion:
     answer: str = ""
     closed: bool = False
     version: int = 0
+    spans: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,17 +9,28 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import ParamSpec, Protocol, TypeVar
 
 from thinkery.core import Completion, Group, Rollout, Sampling, Task, seed_of
 from thinkery.engine.base import Engine, Event, Request, generate
 from thinkery.pipeline.ranks import Ranks
 from thinkery.rewards.rubric import Rubric
 
+P = ParamSpec("P")
+T = TypeVar("T")
 UNJUDGED = 64
 """Groups that may wait to be judged before generation waits for them."""
+
+
+class Judges(Protocol):
+    """Those who judge beside generation: a thread, or workers elsewhere (`engine/executor.py`)."""
+
+    def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Have one of them call the function, which depends on its arguments alone."""
+        ...
 
 
 def rollouts(
@@ -32,12 +43,14 @@ def rollouts(
     seed: int,
     step: int = 0,
     clock: Clock | None = None,
+    judges: Judges | None = None,
 ) -> Iterator[Group]:
     """Judged groups of `samples` attempts at each task, in the order in which they are finished.
 
     A sample's seed depends on (seed, step, task id, sample number) alone. Judging overlaps with the generation of
     other groups; what it raises is raised here. Generation rests while the caller works on a group. Where there is a
-    clock, waiting for judges after everything is generated is its phase "grading".
+    clock, waiting for judges after everything is generated is its phase "grading". `judges` takes the place of the
+    thread that judges.
     """
     clock = clock or Clock()
     asked = list(tasks)
@@ -52,9 +65,10 @@ def rollouts(
     ]
     judged: deque[Future[Group]] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="judge") as thread:
+        submit = (judges or thread).submit
         try:
             for i, events in generate(engine, requests):
-                judged.append(thread.submit(judge, asked[i], events, rubric))
+                judged.append(submit(judge, asked[i], events, rubric))
                 while judged and (judged[0].done() or len(judged) > UNJUDGED):
                     yield judged.popleft().result()
             while judged:

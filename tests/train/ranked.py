@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from thinkery.core import Completion, Task
-from thinkery.engine import EngineConfig, open_engine
+from thinkery.engine import EngineConfig
+from thinkery.engine.pool import open_engines
 from thinkery.errors import Stopped
 from thinkery.model.hf import load_model
 from thinkery.pipeline.artifact import Model
@@ -34,14 +36,22 @@ def low(task: Task, completion: Completion) -> float:
     return sum(token < 128 for token in completion.tokens) / 6
 
 
-def reinforce(run: Run, policy: Policy) -> None:
+def reinforce(run: Run, policy: Policy, **settings: int) -> None:
     """GRPO with a reference that is renewed on the way."""
     cfg = Grpo(
         updates=UPDATES, group_size=4, questions_per_update=3, minibatches=2, max_tokens=((0, 6),), beta=0.01,
         reference_every=8, checkpoint_every=4, resample=2, preflight=0,
+        old_logprobs="trainer" if settings else "sampler", **settings,
     )  # fmt: skip
-    with open_engine(policy.sampled, policy.tokenizer, EngineConfig(max_batch=16, max_len=64)) as engine:
-        grpo(run, cfg, policy, engine, TASKS, Rubric(low=low))
+    engine = EngineConfig(max_batch=16, max_len=64, processes=int("ahead" in settings))
+    with open_engines(policy.sampled, policy.tokenizer, engine) as sampler:
+        grpo(run, cfg, policy, sampler, TASKS, Rubric(low=low))
+
+
+def reinforce_ahead(run: Run, policy: Policy) -> None:
+    """The same, each rollout sampled by a process of each rank while the one before is learnt, with questions over."""
+    policy.tokenizer = replace(policy.tokenizer, stops=frozenset(range(236, 257)))
+    reinforce(run, policy, ahead=1, spare=2, span=2)
 
 
 def imitate(run: Run, policy: Policy) -> None:
@@ -50,17 +60,19 @@ def imitate(run: Run, policy: Policy) -> None:
 
 
 def train(ranks: Ranks, model: Path, folder: Path, job: str) -> None:
-    """One job: NAME/LOOP/SHARDING/STOP. It continues what is in `folder`/NAME; STOP is the update after which the last
-    rank asks to stop, 0 for none. At the end rank 0 writes weights and losses to NAME.pt."""
+    """One job: NAME/LOOP/SHARDING[+OFFLOAD]/STOP. It continues what is in `folder`/NAME; STOP is the update after which
+    the last rank asks to stop, 0 for none. At the end rank 0 writes weights and losses to NAME.pt."""
     name, loop, sharding, stop = job.split("/")
     attempt = ranks.tell(1 + (folder / name).exists())
     run = Run(folder / name, loop, seed=5, ranks=ranks, attempt=attempt)
     activations = "recomputed" if sharding == "fsdp" else "kept"  # which changes no bit
-    cfg = PolicyConfig(lr=1e-3, micro_batch_tokens=96, weight_decay=0.1, sharding=sharding, activations=activations)  # type: ignore[arg-type]
+    place, _, host = sharding.partition("+")
+    places = {"sharding": place, "offload": host or "none", "activations": activations}
+    cfg = PolicyConfig(lr=1e-3, micro_batch_tokens=96, weight_decay=0.1, **places)  # type: ignore[arg-type]
     with open_policy(run, Model(model, {"folder": "."}), cfg) as policy:
         ask_to_stop(run, policy, int(stop))
         try:
-            {"grpo": reinforce, "sft": imitate}[loop](run, policy)
+            {"grpo": reinforce, "ahead": reinforce_ahead, "sft": imitate}[loop](run, policy)
         except Stopped:
             return
         run.save_model(policy.save_model)

@@ -15,10 +15,15 @@ from tests.train.ranked import train
 from thinkery.errors import RankLost
 from thinkery.model.hf import save_model
 from thinkery.pipeline.ranks import ALONE, Ranks
+from thinkery.pipeline.run import Run
 from thinkery.train.share import dealt
 
 RANKED = Path(__file__).with_name("ranked.py")
 WHOLE = ("sft/replicated", "sft/fsdp", "grpo/replicated", "grpo/fsdp")
+AHEAD = ("ahead/replicated", "ahead/fsdp")
+"""Sampled one rollout ahead by a process of each rank, with questions carried over."""
+HOST = ("grpo/replicated+cpu", "grpo/fsdp+cpu", "sft/fsdp+cpu")
+"""With the optimizer, or all parts, in the host's memory."""
 
 
 class Seat(Ranks):
@@ -33,9 +38,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, and what one rank and two make of it: whole trainings, and others stopped by the last rank halfway."""
     place = tmp_path_factory.mktemp("ranks")
     save_model(place / "model", tiny_network(), tiny_tokenizer())
-    for loop in ("sft", "grpo"):
+    for loop in ("sft", "grpo", "ahead"):
         train(ALONE, place / "model", place, f"one-{loop}/{loop}/replicated/0")
-    whole = [f"two-{kind.replace('/', '-')}/{kind}/0" for kind in WHOLE]
+    whole = [f"two-{kind.replace('/', '-')}/{kind}/0" for kind in (*WHOLE, *AHEAD, *HOST)]
     halves = [f"part-{kind.replace('/', '-')}/{kind}/6" for kind in WHOLE]
     on_two_ranks(place, *whole, *halves)
     return place
@@ -61,7 +66,7 @@ def assert_equal(place: Path, name: str, loop: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", WHOLE)
+@pytest.mark.parametrize("kind", [*WHOLE, *AHEAD, *HOST])
 def test_two_ranks_make_the_losses_and_weights_of_one(place: Path, kind: str) -> None:
     assert_equal(place, f"two-{kind.replace('/', '-')}", kind.partition("/")[0])
 
@@ -78,6 +83,16 @@ def test_a_run_that_one_rank_asked_to_stop_continues_on_one_rank_and_then_on_two
     on_two_ranks(place, *(f"{name}/{kind}/0" for kind, name in names.items()))
     for kind, name in names.items():
         assert_equal(place, name, kind.partition("/")[0])
+
+
+@pytest.mark.slow
+def test_ranks_that_sample_ahead_stop_together_and_ask_what_was_not_learnt_again(place: Path) -> None:
+    on_two_ranks(place, "stop-ahead/ahead/fsdp/6")
+    assert not (place / "stop-ahead.pt").exists()
+    on_two_ranks(place, "stop-ahead/ahead/fsdp/0")
+    curves = Run(place / "stop-ahead", "ahead").curves()
+    assert [row["step"] for row in curves] == list(range(1, 21))
+    assert (place / "stop-ahead.pt").exists()
 
 
 def newest(run: Path) -> Path:
@@ -125,13 +140,44 @@ with joined(os.environ) as ranks:
 """
 
 
-def test_a_rank_that_waits_for_one_that_is_gone_says_so() -> None:
+LEFT = """
+import os, threading
+from thinkery.errors import RankLost
+from thinkery.pipeline.ranks import joined
+with joined(os.environ) as ranks:
+    beside, told = ranks.beside(), []
+    def sample():
+        told.append(beside.gather(ranks.rank))
+        if ranks.rank == 0:
+            try:
+                beside.gather("more")
+            except RankLost as error:
+                told.append(str(error))
+        beside.leave()
+    thread = threading.Thread(target=sample)
+    thread.start()
+    assert ranks.gather(10 + ranks.rank) == [10, 11]
+    thread.join()
+    assert (told[0], len(told)) == ([0, 1], 2 - ranks.rank)
+    assert ranks.rank == 1 or "another process of this run has stopped sampling" in told[1]
+"""
+
+
+def on_two(script: str) -> tuple[list[int], str]:
+    """Run a script on two ranks: how each ended, and what rank 0 said of errors."""
     from thinkery.launch.local import environments
 
     ranks = [
-        subprocess.Popen([sys.executable, "-c", LOST], env={**os.environ, **env}, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen([sys.executable, "-c", script], env={**os.environ, **env}, stderr=subprocess.PIPE, text=True)
         for env in environments(2).values()
     ]
-    _, err = ranks[0].communicate(timeout=120)
-    ranks[1].communicate(timeout=120)
-    assert f"{RankLost.__name__}: rank 0 of 2: another process of this run has ended" in err
+    said = [rank.communicate(timeout=120)[1] for rank in ranks]
+    return [rank.returncode for rank in ranks], said[0]
+
+
+def test_a_rank_that_waits_for_one_that_is_gone_says_so() -> None:
+    assert f"{RankLost.__name__}: rank 0 of 2: another process of this run has ended" in on_two(LOST)[1]
+
+
+def test_a_second_thread_gathers_beside_the_first_and_hears_when_another_rank_has_left() -> None:
+    assert on_two(LEFT) == ([0, 0], "")

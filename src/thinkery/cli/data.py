@@ -32,7 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
                 "--exam", action="store_true", help="allow evaluation sets; such tasks must not be trained on"
             )
         else:
-            sub.add_argument("path", type=Path, help="a .jsonl file, an artifact's folder or a run")
+            sub.add_argument("path", type=Path, help="a .jsonl or .parquet file, an artifact's folder or a run")
 
 
 def main(args: argparse.Namespace) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 from thinkery.core import Completion, Message, Sampling
@@ -22,6 +22,8 @@ class Request:
     `mask(generated_tokens) -> allowed token ids or None` limits the next token, `bias(generated_tokens)` is added to
     the logits of the tokens it names. `alternatives` likeliest tokens are told beside every sampled one. `followed`
     says that a later prompt will probably begin with this one and its answer, so that both are worth remembering.
+    `begun[i]`, where there is any, is what sample i has said before: it goes on from there, and its completion has all
+    of it. `sampling.max_tokens` counts the whole.
     """
 
     seeds: tuple[int, ...]
@@ -35,10 +37,19 @@ class Request:
     bias: Callable[[Sequence[int]], Mapping[int, float]] | None = None
     alternatives: int = 0
     followed: bool = False
+    begun: tuple[Completion, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.seeds:
             raise InputError("a request needs at least one seed: it has one per sample")
+        if self.begun and len(self.begun) != len(self.seeds):
+            found = f"{len(self.begun)} beginnings, {len(self.seeds)} seeds"
+            raise InputError("every sample of a request has a beginning, or none has", found=found)
+
+    def only(self, samples: Sequence[int]) -> Request:
+        """The same request for some of its samples."""
+        begun = tuple(self.begun[n] for n in samples) if self.begun else ()
+        return replace(self, seeds=tuple(self.seeds[n] for n in samples), begun=begun)
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,9 +113,9 @@ class HttpEngine:
         return self.purse.usage
 
     def submit(self, request: Request) -> str:
-        """Queue a request; raises InputError for tokens, masks and templates, which endpoints do not take."""
-        if request.prompt is not None or request.mask is not None or request.chat_template:
-            what = "an endpoint takes messages, neither prompt tokens nor masks nor templates"
+        """Queue a request; InputError for tokens, masks, templates and beginnings, which endpoints do not take."""
+        if request.prompt is not None or request.mask is not None or request.chat_template or request.begun:
+            what = "an endpoint takes messages, neither prompt tokens nor masks, templates or beginnings"
             raise InputError(what, where=self.cfg.url)
         self.submitted += 1
         id = f"h{self.submitted}"

@@ -83,9 +83,7 @@ class Asked:
         """What a member is told: the samples that are out, and the time that is left for them."""
         self.sent = tuple(self.out)
         left = None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
-        return Ask(
-            self.id, replace(self.request, seeds=tuple(self.request.seeds[n] for n in self.out), deadline_s=left)
-        )
+        return Ask(self.id, replace(self.request.only(self.out), deadline_s=left))
 
 
 @dataclass(slots=True, eq=False)

@@ -166,9 +166,15 @@ class VllmEngine:
         id = f"v{self.submitted}"
         deadline = math.inf if request.deadline_s is None else time.monotonic() + request.deadline_s
         self.waiting[id] = Waiting(request, prompt, opened, deadline, set(range(len(request.seeds))))
-        sampling = replace(request.sampling, max_tokens=limit)
+        stops = sorted(self.tokenizer.eos_ids)
         for number, seed in enumerate(request.seeds):
-            self.backend.add(f"{id}/{number}", prompt, seed % 2**31, sampling, sorted(self.tokenizer.eos_ids))
+            said = begun(request, number).tokens
+            if len(said) >= limit:
+                self.news.append(self.event(Sampled(f"{id}/{number}", (), (), "length")))
+                continue
+            sampling = replace(request.sampling, max_tokens=limit - len(said))
+            own = (seed + len(said)) % 2**31  # vLLM counts from 0 again, and must not draw the first numbers anew
+            self.backend.add(f"{id}/{number}", (*prompt, *said), own, sampling, stops)
         return id
 
     def step(self) -> list[Event]:
@@ -235,10 +241,20 @@ class VllmEngine:
         one.out.discard(int(number))
         if not one.out:
             del self.waiting[id]
+        said = begun(one.request, int(number))
+        earlier = said.spans or (((said.version, len(said.tokens)),) if said.tokens else ())
+        tokens, logprobs = (*said.tokens, *sampled.tokens), (*said.logprobs, *sampled.logprobs)
         completion = self.tokenizer.completion(
-            sampled.tokens, sampled.logprobs, sampled.finish, opened=one.opened, version=self.delivered
+            tokens, logprobs, sampled.finish, opened=one.opened, version=earlier[0][0] if earlier else self.delivered
         )
+        if earlier and sampled.tokens:
+            completion = replace(completion, spans=(*earlier, (self.delivered, len(sampled.tokens))))
         return Event(id, int(number), sampled.tokens, completion, one.prompt)
+
+
+def begun(request: Request, number: int) -> Completion:
+    """What a sample has said before."""
+    return request.begun[number] if request.begun else Completion("")
 
 
 def write_untied(folder: Path, network: Transformer, tokenizer: Tokenizer, cfg: VllmConfig) -> None:

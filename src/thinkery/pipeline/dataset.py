@@ -1,8 +1,8 @@
 """Making a dataset row by row, so that a killed step continues with what it has not done yet.
 
-Rows go to a journal at once. `finish` sorts them by key into shards: the bytes do not depend on the order in which
-the rows came, nor on how often the step was killed. What was left out is counted, by reason and by source, and the
-first few examples of each reason are kept in `dropped.jsonl`.
+Rows go to a journal at once. `finish` sorts them by key into shards, of JSON lines or as Parquet: the bytes do not
+depend on the order in which the rows came, nor on how often the step was killed. What was left out is counted, by
+reason and by source, and the first few examples of each reason are kept in `dropped.jsonl`.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from thinkery.pipeline.artifact import DROPPED, Dataset
 from thinkery.pipeline.files import append_row, length_of, row_bytes, write_file, zipped
 
+Shards = Literal["jsonl", "parquet"]
+Rows = Iterator[dict[str, Any]]
 SHARD_ROWS = 10_000
 EXAMPLES = 12
 """Examples kept of each reason."""
@@ -28,8 +31,13 @@ class DatasetWriter:
     again is not counted again. End a unit of work that leaves no row with `skip(key)`.
     """
 
-    def __init__(self, journal: Path, seal: Callable[[Callable[[Path], None], dict[str, Any]], Dataset]) -> None:
-        self._journal, self._seal = journal, seal
+    def __init__(
+        self,
+        journal: Path,
+        seal: Callable[[Callable[[Path], None], dict[str, Any]], Dataset],
+        shards: Shards = "jsonl",
+    ) -> None:
+        self._journal, self._seal, self._kind = journal, seal, SHARDS[shards]()
         self._offsets: dict[str, int] = {}
         self._fresh: set[str] = set()
         self._pending = Tally()
@@ -117,15 +125,44 @@ class DatasetWriter:
 
     def _write_shards(self, folder: Path) -> None:
         keys = sorted(self._offsets)
+        encode = self._kind.encoder(lambda: self._rows(keys))
         for number, start in enumerate(range(0, len(keys), SHARD_ROWS)):
             rows = self._rows(keys[start : start + SHARD_ROWS])
-            write_file(folder / f"{number:05d}.jsonl.gz", zipped(rows, level=6), sync=False)
+            write_file(folder / f"{number:05d}{self._kind.suffix}", encode(rows), sync=False)
 
     def _rows(self, keys: list[str]) -> Iterator[dict[str, Any]]:
         with open(self._journal, "rb") as file:
             for key in keys:
                 file.seek(self._offsets[key])
                 yield json.loads(file.readline())["row"]
+
+
+class JsonShards:
+    """Gzipped JSON lines."""
+
+    suffix = ".jsonl.gz"
+
+    def encoder(self, every: Callable[[], Rows]) -> Callable[[Rows], bytes]:
+        """What makes a shard of some of the rows."""
+        return partial(zipped, level=6)
+
+
+class ParquetShards:
+    """Parquet with one schema for all (`parquet.py`); EnvironmentLacks at once where pyarrow is not installed."""
+
+    suffix = ".parquet"
+
+    def __init__(self) -> None:
+        from thinkery.pipeline import parquet  # which takes a third of a second, and is an extra
+
+        self._parquet = parquet
+
+    def encoder(self, every: Callable[[], Rows]) -> Callable[[Rows], bytes]:
+        """What makes a shard of some of the rows, once all have been looked at."""
+        return partial(self._parquet.shard, schema=self._parquet.schema_of(every()))
+
+
+SHARDS: dict[str, type[JsonShards | ParquetShards]] = {"jsonl": JsonShards, "parquet": ParquetShards}
 
 
 @dataclass

@@ -5,8 +5,8 @@
         groups = [group for part in ranks.gather(answers(mine)) for group in part]
 
 Every rank calls the same methods in the same order, from one thread; one that waits for a rank that has gone raises
-RankLost. Objects and flags travel over gloo, tensors over gloo or, on GPUs, NCCL. Torch is imported when there are
-several ranks and not before.
+RankLost. A second thread has ranks of its own (`beside`), which it leaves when its work is over. Objects and flags
+travel over gloo, tensors over gloo or, on GPUs, NCCL. Torch is imported when there are several ranks and not before.
 """
 
 from __future__ import annotations
@@ -63,18 +63,25 @@ class Ranks:
         """Inside, a connection that breaks is RankLost; collectives that others call are meant, such as FSDP's."""
         yield
 
+    def beside(self) -> Ranks:
+        """The same ranks for another thread, whose calls do not mix with this one's; all ask for them at once."""
+        return self
+
+    def leave(self) -> None:
+        """The last call, where every rank makes it: who still waits for this one to gather is told that it does not."""
+
 
 ALONE = Ranks()
 """The one rank of a run that has no others."""
 
 
 class Processes(Ranks):
-    """Several processes, joined by torch.distributed's default group; `joined` makes it."""
+    """Several processes, joined by torch.distributed's default group, or another; `joined` makes it."""
 
-    def __init__(self) -> None:
+    def __init__(self, group: Any = None) -> None:
         import torch.distributed as dist
 
-        self.rank, self.count = dist.get_rank(), dist.get_world_size()
+        self.rank, self.count, self.group = dist.get_rank(), dist.get_world_size(), group
 
     def gather(self, item: T) -> list[T]:
         """Every rank's item, by rank."""
@@ -82,7 +89,7 @@ class Processes(Ranks):
 
         found: list[Any] = [None] * self.count
         with self.together():
-            dist.all_gather_object(found, item)
+            dist.all_gather_object(found, item, group=self.group)
         return found
 
     def tell(self, item: T) -> T:
@@ -91,7 +98,7 @@ class Processes(Ranks):
 
         told = [item]
         with self.together():
-            dist.broadcast_object_list(told)
+            dist.broadcast_object_list(told, group=self.group)
         return told[0]
 
     def any(self, flag: bool) -> bool:
@@ -101,7 +108,7 @@ class Processes(Ranks):
 
         found = torch.tensor(int(flag))
         with self.together():
-            dist.all_reduce(found, dist.ReduceOp.MAX)
+            dist.all_reduce(found, dist.ReduceOp.MAX, group=self.group)
         return bool(found)
 
     def add(self, tensors: Iterable[Tensor]) -> None:
@@ -109,7 +116,7 @@ class Processes(Ranks):
         import torch.distributed as dist
 
         with self.together():
-            for work in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
+            for work in [dist.all_reduce(tensor, group=self.group, async_op=True) for tensor in tensors]:
                 assert work is not None
                 work.wait()
 
@@ -127,6 +134,39 @@ class Processes(Ranks):
                 found=str(error).splitlines()[0],
                 hint="its log says why; the same command continues from the last checkpoint",
             ) from error
+
+    def beside(self) -> Ranks:
+        """The same ranks for another thread, whose calls do not mix with this one's; all ask for them at once."""
+        import torch.distributed as dist
+
+        return Beside(dist.new_group(backend="gloo", timeout=PATIENCE))
+
+
+class Beside(Processes):
+    """Several processes as a second thread of each has them: it can only gather, and leave.
+
+    All gather in the same order. One that leaves gathers once more, so that no other waits for it in vain; all must.
+    """
+
+    left = False
+
+    def gather(self, item: T) -> list[T]:
+        """Every rank's item, by rank; RankLost once any has left."""
+        found = [] if self.left else super().gather((False, item))
+        self.left = self.left or any(gone for gone, _ in found)
+        if self.left:
+            raise RankLost(
+                "another process of this run has stopped sampling",
+                where=f"rank {self.rank} of {self.count}",
+                hint="its log says why; the same command continues from the last checkpoint",
+            )
+        return [each for _, each in found]
+
+    def leave(self) -> None:
+        """Tell the others, unless one has left before."""
+        if not self.left:
+            self.left = True
+            super().gather((True, None))
 
 
 @contextmanager

@@ -144,6 +144,8 @@ def rollout_row(step: int, rollout: Rollout, advantage: float | None = None) -> 
     }
     if task.history:
         row["history"] = [{"role": m.role, "content": m.content} for m in task.history]
+    if completion.spans:
+        row["versions"] = [list(span) for span in completion.spans]
     if "template" in task.info:
         row["template"] = task.info["template"]
     if advantage is not None:

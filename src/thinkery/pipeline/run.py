@@ -25,7 +25,7 @@ from thinkery.core import Group
 from thinkery.errors import InputError, Stopped
 from thinkery.pipeline.artifact import SCHEMA, Dataset, Model, Report, content_hash
 from thinkery.pipeline.checkpoint import read_checkpoint, size_of_last, write_checkpoint
-from thinkery.pipeline.dataset import DatasetWriter
+from thinkery.pipeline.dataset import DatasetWriter, Shards
 from thinkery.pipeline.files import free_bytes, hash_folder, read_rows, size_text, write_file, write_folder, write_json
 from thinkery.pipeline.progress import Progress
 from thinkery.pipeline.ranks import ALONE, Ranks
@@ -189,13 +189,13 @@ class Run:
             raise InputError("there is no such model folder", where=str(folder))
         return Model(self.dir, self._manifest("Model", str(place), hash_folder(place)))
 
-    def dataset(self) -> DatasetWriter:
+    def dataset(self, shards: Shards = "jsonl") -> DatasetWriter:
         """The dataset that this step makes, with the rows that an earlier attempt already wrote."""
 
         def seal(write: Callable[[Path], None], extra: dict[str, Any]) -> Dataset:
             return Dataset(self.dir, self._manifest("Dataset", "data", self._written("data", write), **extra))
 
-        return DatasetWriter(self.dir / JOURNAL, seal)
+        return DatasetWriter(self.dir / JOURNAL, seal, shards)
 
     def save_report(self, data: dict[str, Any], files: Mapping[str, bytes | str] | None = None) -> Report:
         """Write `report.json` and the files beside it."""

@@ -4,7 +4,8 @@ The samples of one update get lengths from a log-normal distribution, as long-ta
 one on each GPU, that continue as many at a time as their cache holds. A token of b samples takes the longer of
 computing 2 P b flops and reading the weights, and the reading of the cache. Then all GPUs learn, each 8 P flops for its
 share of the tokens (forward, back, reference), and sum gradients. As the code does (`train/policy.py`), everything is
-float32: a GPU holds its part of 20 P bytes, and the 4 P of whole weights to sample from.
+float32: a GPU holds its part of 20 P bytes, or its machine's memory does (`policy.offload`), and the 4 P of whole
+weights to sample from.
 
 The rates are assumed, not measured: a share of what the makers of a GPU promise. Nothing here was run on one.
 """
@@ -19,8 +20,9 @@ from dataclasses import dataclass
 
 from thinkery.model.transformer import Shape
 from thinkery.pipeline.step import Step, ordered
-from thinkery.recipes.plan import PROMPT_TOKENS, cache_bytes, parameters, shape_of
+from thinkery.recipes.plan import PROMPT_TOKENS, cache_bytes, offloads, parameters, shape_of
 from thinkery.stages.reinforce import Reinforce
+from thinkery.train.grpo import Grpo
 
 TAIL = 0.8
 """The standard deviation of the logarithm of a completion's length."""
@@ -37,6 +39,8 @@ class Gpu:
     memory: float = 80e9
     network: float = 25e9
     """Bytes a second to other machines."""
+    host: float = 25e9
+    """Bytes a second to the memory of its machine."""
     latency_s: float = 0.002
     """What a token costs at least, whatever is computed."""
     price: float = 2.5
@@ -78,23 +82,33 @@ def estimate(cfg: Reinforce, shape: Shape, gpu: Gpu, gpus: int, fill: float) -> 
     g, P = cfg.grpo, parameters(shape)
     longest = max(tokens for start, tokens in g.max_tokens if start < g.updates)
     lengths = draw_lengths(g.questions_per_update * g.group_size, fill * longest, longest)
-    room = gpu.memory - 4 * P - 20 * P / gpus
+    parts = 0 if offloads(g.policy) else 20 * P / gpus
+    room = gpu.memory - 4 * P - parts
     slots = int(room / (cache_bytes(shape) * (PROMPT_TOKENS + longest)))
     held = gpu.memory - room + max(1, min(slots, len(lengths) // gpus)) * cache_bytes(shape) * (PROMPT_TOKENS + longest)
-    ends = [sampling_s(lengths[n::gpus], max(1, slots), shape, gpu) for n in range(min(gpus, len(lengths)))]
     tokens = sum(lengths) + PROMPT_TOKENS * len(lengths)
-    seconds = {
-        "sampling": sum(ends) / gpus,
-        "the longest samples": max(ends) - sum(ends) / gpus,
-        "learning": 8 * P * tokens / gpu.flops / gpus,
-        "weights and gradients": g.minibatches * 3 * 4 * P / gpu.network,
-    }
+    seconds = phases(g, shape, gpu, gpus, lengths, max(1, slots))
     update_s = sum(seconds.values())
     limit = max(seconds, key=lambda name: seconds[name]) if slots > 0 else "memory"
     hours = g.updates * update_s / 3600
     useful = 10 * P * tokens / gpu.flops / gpus / update_s
     rate, cost = sum(lengths) / update_s, hours * gpus * gpu.price
     return Estimate(gpus, update_s, rate, useful, held, hours, cost, limit, fits=slots > 0)
+
+
+def phases(
+    g: Grpo, shape: Shape, gpu: Gpu, gpus: int, lengths: Sequence[int], slots: int, prompt: float = PROMPT_TOKENS
+) -> dict[str, float]:
+    """Seconds of each phase of an update that learns from completions of these lengths."""
+    P, tokens = parameters(shape), sum(lengths) + prompt * len(lengths)
+    ends = [sampling_s(lengths[n::gpus], slots, shape, gpu, prompt) for n in range(min(gpus, len(lengths)))]
+    return {
+        "sampling": sum(ends) / gpus,
+        "the longest samples": max(ends) - sum(ends) / gpus,
+        "learning": 8 * P * tokens / gpu.flops / gpus,
+        "weights and gradients": g.minibatches * 3 * 4 * P / gpu.network if gpus > 1 else 0.0,
+        "off-loading": g.minibatches * 3 * 4 * P / gpus / gpu.host if offloads(g.policy) else 0.0,
+    }
 
 
 def draw_lengths(count: int, mean: float, longest: int) -> list[int]:
@@ -104,15 +118,21 @@ def draw_lengths(count: int, mean: float, longest: int) -> list[int]:
     return [max(1, min(longest, round(rng.lognormvariate(centre, TAIL)))) for _ in range(count)]
 
 
-def sampling_s(lengths: Sequence[int], slots: int, shape: Shape, gpu: Gpu) -> float:
+def sampling_s(lengths: Sequence[int], slots: int, shape: Shape, gpu: Gpu, prompt: float = PROMPT_TOKENS) -> float:
     """Seconds in which one engine samples completions of these lengths, `slots` at a time."""
-    P, cached = parameters(shape), cache_bytes(shape) * (PROMPT_TOKENS + sum(lengths) / len(lengths) / 2)
+    cached = cache_bytes(shape) * (prompt + sum(lengths) / len(lengths) / 2)
     waiting, ends, at, seconds = list(reversed(lengths)), [], 0, 0.0
     while waiting or ends:
         while waiting and len(ends) < slots:
             heapq.heappush(ends, at + waiting.pop())
         b, tokens = len(ends), ends[0] - at
-        token_s = max(2 * P * b / gpu.flops, 4 * P / gpu.bandwidth) + b * cached / gpu.bandwidth + gpu.latency_s
-        seconds += tokens * token_s
+        seconds += tokens * token_s(b, cached, shape, gpu)
         at = heapq.heappop(ends)
     return seconds
+
+
+def token_s(samples: int, cached: float, shape: Shape, gpu: Gpu) -> float:
+    """Seconds in which an engine gives each of so many samples one more token; each reads `cached` bytes."""
+    P = parameters(shape)
+    arithmetic = max(2 * P * samples / gpu.flops, 4 * P / gpu.bandwidth)
+    return arithmetic + samples * cached / gpu.bandwidth + gpu.latency_s

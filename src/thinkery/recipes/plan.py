@@ -191,6 +191,7 @@ def learning_need(
     """What training on `tokens` in `updates` takes; the model it makes is on the disk afterwards."""
     P, T = parameters(shape), policy.micro_batch_tokens
     memory = PROCESS_BYTES + (20 if reference else 16) * P + activation_bytes(shape, policy)
+    memory += 4 * P if offloads(policy) else 0  # the host's copy of the weights, which lies beside the others here
     passes = (4 if recomputes(policy) else 3) / 3  # the backward pass is as long as two forward passes
     flops = tokens * (passes * (6 * P + attention_flops(shape, PROMPT_TOKENS)) + (2 * P if reference else 0))
     batches = max(updates, tokens / T)
@@ -243,6 +244,11 @@ def activation_bytes(shape: Shape, policy: LearnerConfig) -> float:
 def recomputes(policy: LearnerConfig) -> bool:
     """Whether backward passes compute every block again."""
     return isinstance(policy, PolicyConfig) and policy.activations == "recomputed"
+
+
+def offloads(policy: LearnerConfig) -> bool:
+    """Whether the optimizer moves a copy of the weights in the host's memory."""
+    return isinstance(policy, PolicyConfig) and policy.offload == "cpu" and policy.lora is None
 
 
 def cache_bytes(shape: Shape) -> int:

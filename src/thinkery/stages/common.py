@@ -19,7 +19,7 @@ from thinkery.pipeline.artifact import Model
 from thinkery.pipeline.dataset import DatasetWriter
 from thinkery.pipeline.run import Run
 from thinkery.rewards.rubric import Rubric
-from thinkery.rollout import rollouts
+from thinkery.rollout import Judges, rollouts
 from thinkery.tasks.templates import QUESTION, TEMPLATE_SETS, is_instruction, put_one
 from thinkery.tasks.world import ZERO_TEMPLATE
 
@@ -68,6 +68,7 @@ def sample_chunks(
     total: int,
     samples: int,
     chunk: int,
+    judges: Judges | None = None,
 ) -> Iterator[tuple[str, list[Group]]]:
     """Judged groups of the `total` tasks, `chunk` at a time in their order, each with the prefix of its rows' keys.
 
@@ -79,7 +80,7 @@ def sample_chunks(
         key, some = f"{first:08d}", list(islice(left, chunk))
         if key in writer.keys:
             continue
-        judged = rollouts(engine, some, sampling, rubric, samples=samples, seed=run.seed, step=first)
+        judged = rollouts(engine, some, sampling, rubric, samples=samples, seed=run.seed, step=first, judges=judges)
         by_task = {group.task.id: group for group in judged}
         groups = [by_task[task.id] for task in some]
         run.rollouts(first, groups)

@@ -23,10 +23,11 @@ from thinkery.engine import Engine, EngineConfig
 from thinkery.engine.http import HttpConfig, HttpEngine
 from thinkery.errors import ConfigError
 from thinkery.pipeline.artifact import Dataset, Model
-from thinkery.pipeline.dataset import DatasetWriter
+from thinkery.pipeline.dataset import DatasetWriter, Shards
 from thinkery.pipeline.record import rollout_row
 from thinkery.pipeline.run import Run
 from thinkery.rewards.rubric import Part, Rubric
+from thinkery.rollout import Judges
 from thinkery.stages.common import is_general, is_reasoning, open_model, reads_well, sample_chunks, templates_of
 from thinkery.stages.roles import Role, accuracy_of
 from thinkery.tasks.templates import put_one
@@ -63,6 +64,8 @@ class Curate(Config):
     """The sampler."""
     chunk: int = Field(default=64, json_schema_extra={"key": False})
     """Prompts between two points from which a killed run continues."""
+    shards: Shards = Field(default="jsonl", json_schema_extra={"key": "when set"})
+    """What the corpus is written as: gzipped JSON lines, or "parquet" (`pip install 'thinkery[parquet]'`)."""
 
 
 def curate(
@@ -75,10 +78,10 @@ def curate(
     judge: Model | None = None,
 ) -> Dataset:
     """Write the corpus: conversations of right and readable samples, then the general ones."""
-    writer = run.dataset()
+    writer = run.dataset(cfg.shards)
     index = Index.of(exam.tasks(), n=cfg.ngram) if exam else None
-    with accuracy_of(cfg.judge, judge) as accuracy, teaching(cfg, teacher, writer) as engine:
-        keep_reasoning(run, cfg, writer, tasks, engine, accuracy, index)
+    with judging(cfg) as judges, accuracy_of(cfg.judge, judge) as accuracy, teaching(cfg, teacher, writer) as engine:
+        keep_reasoning(run, cfg, writer, tasks, engine, accuracy, index, judges)
     if general:
         keep_general(cfg, writer, general)
     return writer.finish()
@@ -92,6 +95,7 @@ def keep_reasoning(
     engine: Engine,
     accuracy: Reward,
     index: Index | None = None,
+    judges: Judges | None = None,
 ) -> None:
     """Have the reasoning prompts answered, no more than a chunk at a time, and write what passes every filter."""
     total = min(cfg.prompts, sum(map(is_reasoning, tasks.tasks())))
@@ -99,7 +103,16 @@ def keep_reasoning(
     rubric = Rubric(accuracy=accuracy, readable=Part(reads_well(cfg.readable), weight=0))
     templates, paid = templates_of(cfg.templates), 0
     for key, groups in sample_chunks(
-        run, engine, asked, cfg.sampling, rubric, writer, total=total, samples=cfg.samples, chunk=cfg.chunk
+        run,
+        engine,
+        asked,
+        cfg.sampling,
+        rubric,
+        writer,
+        total=total,
+        samples=cfg.samples,
+        chunk=cfg.chunk,
+        judges=judges,
     ):
         for place, group in enumerate(groups):
             written = put_one(group.task, templates, run.seed) if templates else group.task
@@ -107,6 +120,18 @@ def keep_reasoning(
         if cost := cost_of(engine) - paid:
             writer.count(SPENT, cost)  # counted with the chunk, so that a continued run keeps to the same budget
             paid += cost
+
+
+@contextmanager
+def judging(cfg: Curate) -> Iterator[Judges | None]:
+    """Workers on the cluster that samples, where rules judge: a model or an endpoint that judges stays here."""
+    if not cfg.engine.ray or cfg.judge.who != "world":
+        yield None
+        return
+    from thinkery.engine.executor import open_executor  # takes a second, and is an extra
+
+    with open_executor(cfg.engine.ray, processors=cfg.engine.processes * cfg.engine.threads) as judges:
+        yield judges
 
 
 @contextmanager

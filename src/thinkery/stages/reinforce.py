@@ -84,9 +84,9 @@ def open_sampler(cfg: Reinforce, policy: Policy) -> Iterator[LearningEngine]:
 
 
 def loop_of(cfg: Reinforce) -> Grpo:
-    """The loop's settings; samples of vLLM and samples ahead are corrected by importance weights unless the recipe
-    decides otherwise."""
-    if not (cfg.vllm or cfg.grpo.ahead) or "old_logprobs" in cfg.grpo.model_fields_set:
+    """The loop's settings; samples of vLLM, samples ahead and samples carried over are corrected by importance weights
+    unless the recipe decides otherwise."""
+    if not (cfg.vllm or cfg.grpo.ahead or cfg.grpo.spare) or "old_logprobs" in cfg.grpo.model_fields_set:
         return cfg.grpo
     return cfg.grpo.model_copy(update={"old_logprobs": "trainer"})
 

@@ -1,4 +1,4 @@
-"""Reading JSON files that people wrote: every problem is one error with file, line and a remedy."""
+"""Reading files of rows that people wrote, JSON or Parquet: every problem is one error with file, line and a remedy."""
 
 from __future__ import annotations
 
@@ -9,15 +9,22 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from thinkery.errors import InputError
+from thinkery.pipeline.artifact import read_parquet
 
 Place = tuple[str, dict[str, Any]]
 """A row with where it stands, as `file:line` says it to the person who can correct it."""
 
 
 def read_rows(path: Path) -> Iterator[Place]:
-    """The objects of a .jsonl or .json file, gzipped or not, in order; a .json file may hold one list of objects."""
+    """The objects of a .jsonl or .json file, gzipped or not, or of a .parquet file, in order; a .json file may hold one
+    list of objects."""
     if not path.is_file():
         raise InputError("no such file", where=str(path), hint="check the path; relative paths start where you are")
+    if path.suffix == ".parquet":
+        for number, row in enumerate(read_parquet(path), start=1):
+            where = f"{path}: row {number}"
+            yield where, _object(row, where)
+        return
     found = False
     try:
         with _open(path) as lines:

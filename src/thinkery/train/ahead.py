@@ -6,7 +6,8 @@
 
 Rollout r + ahead is begun when rollout r is about to be learnt, with the weights of that moment. So every rollout is
 learnt exactly `ahead` rollouts late (the first ones less), however long anything takes, and a run stays a function of
-its seed.
+its seed. Of several ranks each samples its share in a thread of its own, and these threads gather apart from the
+learners (`Ranks.beside`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 from thinkery.engine.base import FollowingEngine, LearningEngine
-from thinkery.errors import ConfigError
+from thinkery.errors import ConfigError, Stopped
+from thinkery.pipeline.ranks import Ranks
 from thinkery.pipeline.run import Run
 from thinkery.rollout import Clock
 from thinkery.train.optim import Learner
@@ -32,6 +34,9 @@ Timed = tuple[T, Mapping[str, float]]
 
 class Schedule(Protocol):
     """Decides when and from which weights things are sampled."""
+
+    ranks: Ranks
+    """Those among which sampling is shared."""
 
     def ask(self, work: Work[T]) -> T:
         """The result of work that samples from the weights as they are."""
@@ -48,13 +53,10 @@ class Schedule(Protocol):
 
 @contextmanager
 def schedule_of(run: Run, ahead: int, learner: Learner, engine: LearningEngine, clock: Clock) -> Iterator[Schedule]:
-    """Rollouts in turn at 0; ConfigError where the engine, or a run of several ranks, cannot sample ahead."""
+    """Rollouts in turn at 0; ConfigError where the engine cannot sample ahead."""
     if not ahead:
-        yield InTurn(learner, engine, clock)
+        yield InTurn(run.ranks, learner, engine, clock)
         return
-    if run.ranks.count > 1:
-        found, hint = f"grpo.ahead {ahead}, {run.ranks.count} ranks", "set grpo.ahead = 0, or start one process"
-        raise ConfigError("several ranks cannot sample ahead", where="grpo.ahead", found=found, hint=hint)
     if not isinstance(engine, FollowingEngine):
         raise ConfigError(
             "this engine samples from the very weights that learn, so it cannot sample ahead",
@@ -63,18 +65,20 @@ def schedule_of(run: Run, ahead: int, learner: Learner, engine: LearningEngine, 
             hint="set engine.processes = 1, or grpo.ahead = 0",
         )
     with ThreadPoolExecutor(1, thread_name_prefix="ahead") as thread:
-        schedule = Ahead(ahead, learner, engine, clock, thread)
+        schedule = Ahead(ahead, run.ranks.beside(), learner, engine, clock, thread)
         try:
             yield schedule
-        finally:
-            schedule.abandon()
+        except BaseException as error:
+            schedule.abandon(together=isinstance(error, Stopped))
+            raise
+        schedule.abandon(together=True)
 
 
 class InTurn:
     """Samples when it is asked, and the learner waits."""
 
-    def __init__(self, learner: Learner, engine: LearningEngine, clock: Clock) -> None:
-        self.learner, self.engine, self.clock = learner, engine, clock
+    def __init__(self, ranks: Ranks, learner: Learner, engine: LearningEngine, clock: Clock) -> None:
+        self.ranks, self.learner, self.engine, self.clock = ranks, learner, engine, clock
 
     def ask(self, work: Work[T]) -> T:
         """The result of the work."""
@@ -96,9 +100,16 @@ class Ahead:
     """Samples in a thread, one work after the other, each from the weights of when it was begun."""
 
     def __init__(
-        self, ahead: int, learner: Learner, engine: FollowingEngine, clock: Clock, thread: ThreadPoolExecutor
+        self,
+        ahead: int,
+        ranks: Ranks,
+        learner: Learner,
+        engine: FollowingEngine,
+        clock: Clock,
+        thread: ThreadPoolExecutor,
     ) -> None:
-        self.ahead, self.learner, self.engine, self.clock, self.thread = ahead, learner, engine, clock, thread
+        self.ahead, self.ranks, self.thread = ahead, ranks, thread
+        self.learner, self.engine, self.clock = learner, engine, clock
         self.begun: deque[Future[Timed[Any]]] = deque()
         self.last: Future[Timed[Any]] | None = None
         self.newest: tuple[int, Any] = (-1, None)
@@ -141,8 +152,12 @@ class Ahead:
         with self.clock("waiting"):
             return self.begun.popleft().result()
 
-    def abandon(self) -> None:
-        """Give up what was begun and is not done."""
+    def abandon(self, *, together: bool) -> None:
+        """Give up what was begun and is not done: as all ranks do, or this one alone, which waits for no other."""
         if self.last is not None and not self.last.done():
             self.engine.interrupt()
-        self.thread.shutdown(wait=False, cancel_futures=True)
+        for future in self.begun:
+            future.cancel()
+        if together:
+            self.thread.submit(self.ranks.leave)
+        self.thread.shutdown(wait=False)

@@ -11,6 +11,9 @@ on the run, the epoch, the task and the sample number alone.
 With `ahead = 1` the next rollout is sampled while this one is learnt (`train/ahead.py`). What was sampled and not
 learnt when a run ends is sampled again, from newer weights, and recorded once.
 
+With `spare` questions beyond those that an update needs, the first to end are learnt and the others go on under the
+next weights (`train/flights.py`); they are part of the checkpoint.
+
 With `advantage = "gae"` the same loop is PPO: a critic takes the place of the group (`train/ppo.py`).
 """
 
@@ -26,13 +29,14 @@ from typing import Literal, TypeVar
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from thinkery.config import Config
-from thinkery.core import Group, Sampling, Task
+from thinkery.core import Completion, Group, Sampling, Task
 from thinkery.engine.base import LearningEngine
 from thinkery.pipeline.progress import headline
+from thinkery.pipeline.ranks import Ranks
 from thinkery.pipeline.run import Run
 from thinkery.rewards.rubric import Rubric
 from thinkery.rollout import Clock, shared_rollouts
@@ -41,6 +45,7 @@ from thinkery.train.ahead import schedule_of
 from thinkery.train.alarms import alarms
 from thinkery.train.baseline import Baseline, GroupBaseline, attempts, gains
 from thinkery.train.batch import Batch, Example
+from thinkery.train.flights import Flights
 from thinkery.train.metrics import group_metrics, has_spread
 from thinkery.train.optim import PolicyConfig, Update, resident_bytes
 from thinkery.train.policy import Policy
@@ -110,6 +115,13 @@ class Grpo(Config):
     """Rollouts that are sampled while earlier ones are learnt, by engines in other processes (`engine.processes`); at 0
     sampling and learning take turns. Samples are then `ahead` rollouts older, which a stage corrects for by
     `old_logprobs = "trainer"` unless that is set."""
+    spare: int = Field(default=0, ge=0, json_schema_extra={"key": "when set"})
+    """Questions in flight beyond those that a rollout needs: the first to end are learnt, and the others are carried
+    over and go on from the next weights, so that the longest samples do not hold a step. Their tokens come from several
+    versions, which a stage corrects for by `old_logprobs = "trainer"` unless that is set."""
+    span: int = Field(default=0, ge=0, json_schema_extra={"key": "when set"})
+    """Tokens by which samples are continued before those that have ended are counted, with `spare` only; 0: a sixteenth
+    of the longest completion."""
     skip_no_spread: bool = False
     """Leave groups with equal rewards out of the forward pass; only their KL term is lost."""
     resample: int = 0
@@ -125,6 +137,12 @@ class Grpo(Config):
     eval_every: int = Field(default=0, json_schema_extra={"key": False})
     """Updates between two held-out measurements; 0 measures none."""
 
+    @model_validator(mode="after")
+    def _span_needs_spare(self) -> Grpo:
+        if self.span and not self.spare:
+            raise ValueError("span has no effect without spare: set spare, the questions in flight beyond those needed")
+        return self
+
 
 @dataclass(slots=True)
 class Progress:
@@ -136,6 +154,8 @@ class Progress:
     """Kinds of alarms that are already known."""
     flops: float = 0.0
     """Spent on sampling and learning so far."""
+    flights: Flights = field(default_factory=Flights)
+    """Questions that are carried over."""
 
     def done(self, cfg: Grpo, updates: int) -> bool:
         """Whether training ends after so many updates."""
@@ -163,12 +183,14 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """One rollout: what was sampled, for how many updates, from which tasks, and the pool as it was afterwards."""
+    """One rollout: what was sampled, for how many updates, from which tasks, and the pool and what is carried over as
+    they were afterwards."""
 
     slots: Sequence[Slot]
     updates: int
     questions: Sequence[Task]
     pool: Pool
+    flights: Flights
 
 
 def grpo(
@@ -198,8 +220,10 @@ def grpo(
             progress = Progress(schedule.ask(lambda _: look_ahead(run, cfg, engine, tasks, rubric, held_out)))
             if progress.pool.start:
                 save(run, policy, baseline, progress)
-        for rollout, beside in schedule.rollouts(sampled(run, cfg, engine, tasks, rubric, policy.updates, progress)):
-            progress.pool = rollout.pool
+        for rollout, beside in schedule.rollouts(
+            sampled(run, schedule.ranks, cfg, engine, tasks, rubric, policy.updates, progress)
+        ):
+            progress.pool, progress.flights = rollout.pool, rollout.flights
             with clock("update"):
                 slots = compare(cfg, policy, baseline, rollout.slots)
             shared, beside = share_of(clock.lap(), rollout.updates), share_of(beside, rollout.updates)
@@ -207,11 +231,12 @@ def grpo(
                 examples = [example for slot in share for example in slot.learnt]
                 age = staleness(policy, share)
                 with clock("update"):
-                    update = learn(cfg, policy, examples, fresh=number == 0 and not cfg.ahead)
+                    update = learn(cfg, policy, examples, fresh=number == 0 and not (cfg.ahead or cfg.spare))
                     judged = baseline.learn(examples, total=cfg.updates)
                     schedule.moved()
                 metrics = report(policy, share, update, added(shared, clock.lap()), beside)
                 metrics |= {**judged, **age, **progress.pool.metrics(cfg.pool, rollout.questions)}
+                metrics |= rollout.flights.metrics() if cfg.spare else {}
                 if held_out and cfg.eval_every and policy.updates % cfg.eval_every == 0:
                     metrics |= schedule.ask(lambda _: held_out())
                 record(run, cfg, policy.updates, share, metrics, progress)
@@ -225,6 +250,7 @@ def grpo(
 
 def sampled(
     run: Run,
+    ranks: Ranks,
     cfg: Grpo,
     engine: LearningEngine,
     tasks: Tasks,
@@ -234,14 +260,19 @@ def sampled(
 ) -> Iterator[Callable[[Clock], Sampled]]:
     """How each rollout from update `first` on is sampled, until training is done; the tasks are drawn from a pool of
     their own."""
-    pool = progress.pool.copy()
+    pool, flights = progress.pool.copy(), progress.flights.copy()
 
     def sample(start: int, clock: Clock) -> Sampled:
         updates = min(cfg.minibatches, cfg.updates - start)
         questions, judge = at(start, tasks, rubric)
-        ask = asking(run, cfg, engine, questions, judge, sampling_at(cfg, start), pool, clock)
+        sampling = sampling_at(cfg, start)
+        if cfg.spare:
+            later = cfg.questions_per_update * (cfg.updates - start - updates)
+            ask = carrying(run, ranks, cfg, engine, questions, judge, sampling, pool, clock, flights, later)
+        else:
+            ask = asking(run, ranks, cfg, engine, questions, judge, sampling, pool, clock)
         slots = gather(ask, cfg.questions_per_update * updates, cfg.resample)
-        return Sampled(slots, updates, questions, pool.copy())
+        return Sampled(slots, updates, questions, pool.copy(), flights.copy())
 
     starts = range(first, cfg.updates, cfg.minibatches)
     return (partial(sample, start) for start in takewhile(lambda start: not progress.done(cfg, start), starts))
@@ -262,7 +293,8 @@ def resume(run: Run, policy: Policy, baseline: Baseline) -> Progress | None:
     policy.load(latest[1])
     baseline.load(latest[1])
     saved = json.loads((latest[1] / "grpo.json").read_text())
-    return Progress(Pool(**saved.pop("pool")), **saved)
+    flights = Flights.of(saved.pop("flights", ()))
+    return Progress(Pool(**saved.pop("pool")), flights=flights, **saved)
 
 
 def look_ahead(
@@ -296,6 +328,7 @@ def at(update: int, tasks: Tasks, rubric: Judge) -> tuple[Sequence[Task], Rubric
 
 def asking(
     run: Run,
+    ranks: Ranks,
     cfg: Grpo,
     engine: LearningEngine,
     tasks: Sequence[Task],
@@ -310,7 +343,39 @@ def asking(
         groups: list[Group] = []
         for number, drawn in pool.rounds(cfg.pool, tasks, count, run.seed):
             asked = {"samples": cfg.group_size, "seed": run.seed, "step": number, "clock": clock}
-            groups += shared_rollouts(run.ranks, engine, drawn, sampling, rubric, **asked)
+            groups += shared_rollouts(ranks, engine, drawn, sampling, rubric, **asked)
+        refuse_ungraded(groups, cfg.max_ungraded)
+        pool.watch(groups)
+        return groups
+
+    return ask
+
+
+def carrying(
+    run: Run,
+    ranks: Ranks,
+    cfg: Grpo,
+    engine: LearningEngine,
+    tasks: Sequence[Task],
+    rubric: Rubric,
+    sampling: Sampling,
+    pool: Pool,
+    clock: Clock,
+    flights: Flights,
+    later: int,
+) -> Callable[[int], list[Group]]:
+    """The same, with `spare` questions more in flight, though no more than the `later` ones that are needed after this
+    rollout: it gives the groups that end first."""
+    span = cfg.span or max(1, sampling.max_tokens // 16)
+    flights.spans = 0
+
+    def ask(count: int) -> list[Group]:
+        missing = max(0, count + min(cfg.spare, later) - len(flights.open))
+        for number, drawn in pool.rounds(cfg.pool, tasks, missing, run.seed):
+            flights.join(number, drawn, cfg.group_size)
+        groups = flights.land(
+            ranks, engine, sampling, rubric, count=count, span=span, seed=run.seed, clock=clock
+        )  # fmt: skip
         refuse_ungraded(groups, cfg.max_ungraded)
         pool.watch(groups)
         return groups
@@ -407,9 +472,16 @@ def objective(
 
 
 def staleness(policy: Policy, slots: Sequence[Slot]) -> dict[str, float]:
-    """How many updates ago the attempts that are about to be learnt were sampled, on average."""
-    ages = [policy.version - r.completion.version for slot in slots for r in slot.group.rollouts]
+    """How many updates ago the attempts that are about to be learnt were sampled, on average; of one with tokens from
+    several versions, the mean over its tokens counts."""
+    ages = [policy.version - version_of(r.completion) for slot in slots for r in slot.group.rollouts]
     return {"policy/staleness": float(np.mean(ages))} if ages else {}
+
+
+def version_of(completion: Completion) -> float:
+    """The version that sampled a completion, the mean over its tokens."""
+    spans = completion.spans or ((completion.version, 1),)
+    return sum(version * tokens for version, tokens in spans) / sum(tokens for _, tokens in spans)
 
 
 def report(
@@ -477,7 +549,8 @@ def save(run: Run, policy: Policy, baseline: Baseline, progress: Progress) -> No
         policy.save(folder)
         baseline.save(folder)
         if run.rank == 0:
-            (folder / "grpo.json").write_text(json.dumps(asdict(progress)))
+            saved = asdict(replace(progress, flights=Flights())) | {"flights": progress.flights.rows()}
+            (folder / "grpo.json").write_text(json.dumps(saved))
 
     run.checkpoint(policy.updates, write)
 

@@ -54,6 +54,10 @@ def open_policy(run: Run, model: Model, cfg: PolicyConfig) -> Iterator[Policy]:
         from thinkery.train.shards import ShardedPolicy  # a third of torch's own time to import
 
         policy = ShardedPolicy(network, tokenizer, cfg, ranks=run.ranks)
+    elif cfg.offload == "cpu":
+        from thinkery.train.offload import OffloadedPolicy  # which is built on this file
+
+        policy = OffloadedPolicy(network, tokenizer, cfg, ranks=run.ranks)
     else:
         policy = Policy(network, tokenizer, cfg, ranks=run.ranks)
     try:
@@ -68,15 +72,28 @@ def require_memory(folder: Path, cfg: PolicyConfig, *, parts: int = 1) -> None:
     Of weights in `parts` a process holds one, and all of them once more to sample from and to save.
     """
     parameters = sum(tensor.numel() for tensor in read_headers(folder).values())
-    needed = (4 if cfg.lora else 16 // parts + 4 * (parts > 1)) * parameters
-    free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else memory()[1]
-    if needed > free:
-        raise EnvironmentLacks(
-            "too little memory to train this model",
-            where=str(folder),
-            found=f"{parameters / 1e9:.3g}B parameters need {size_text(needed)}, {size_text(free)} are free",
-            hint="a smaller model, a larger machine, or policy.lora; thinkery plan says what each step needs",
-        )
+    on_gpu, on_host = held_bytes(cfg, parts) if torch.cuda.is_available() else (0, sum(held_bytes(cfg, parts)))
+    places = [(on_host * parameters, memory()[1], "")]
+    if on_gpu:
+        places.append((on_gpu * parameters, torch.cuda.mem_get_info()[0], "on the GPU "))
+    for needed, free, place in places:
+        if needed > free:
+            raise EnvironmentLacks(
+                "too little memory to train this model",
+                where=str(folder),
+                found=f"{parameters / 1e9:.3g}B parameters need {place}{size_text(needed)}, {size_text(free)} are free",
+                hint="a smaller model, a larger machine, or policy.lora; thinkery plan says what each step needs",
+            )
+
+
+def held_bytes(cfg: PolicyConfig, parts: int) -> tuple[int, int]:
+    """Bytes a parameter that training holds on the accelerator, and those that it holds in the host's memory."""
+    if cfg.lora:
+        return 4, 0
+    whole = 4 * (parts > 1)
+    if cfg.offload == "none":
+        return 16 // parts + whole, 0
+    return (8, 12) if parts == 1 else (whole, 16 // parts)
 
 
 class Policy(Learner):

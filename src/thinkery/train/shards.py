@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from thinkery.errors import ConfigError, RunFailed
@@ -35,15 +35,19 @@ class ShardedPolicy(Policy):
 
     Ranks keep step: each computes as many micro-batches as the others. Running out of memory ends the run, since a
     rank that starts again alone would leave the others waiting. For sampling and saving the whole weights are gathered
-    on every rank after each update, 4 bytes a parameter.
+    on every rank after each update, 4 bytes a parameter. With `offload = "cpu"` a rank's part is in the host's memory:
+    a block's weights come to the accelerator while it computes, and its gradient goes back.
     """
 
     def __init__(self, network: Any, tokenizer: Tokenizer, cfg: PolicyConfig, *, ranks: Ranks) -> None:
         if not isinstance(network, Transformer):
             hint = 'policy.sharding = "replicated", or a Llama, Qwen2 or Qwen3'
             raise ConfigError("only our own decoder can be sharded", where="policy.sharding", hint=hint)
-        shard(network, ranks)
+        device = network.lm_head.weight.device
+        self.offload = cfg.offload == "cpu"
+        shard(network, ranks, offload=self.offload)
         super().__init__(network, tokenizer, cfg, ranks=ranks)
+        self.device = device
         self.whole: Transformer | None = None
 
     @property
@@ -57,7 +61,7 @@ class ShardedPolicy(Policy):
     def refresh_reference(self) -> None:
         """Freeze a copy of this rank's part of the current weights."""
         reference = empty(self.network.shape).to(self.device).eval().requires_grad_(False)
-        shard(reference, self.ranks)
+        shard(reference, self.ranks, offload=self.offload)
         reference.load_state_dict(self.network.state_dict())
         self.reference = reference
 
@@ -127,12 +131,14 @@ class ShardedPolicy(Policy):
         self.gather()
 
 
-def shard(network: Transformer, ranks: Ranks) -> None:
+def shard(network: Transformer, ranks: Ranks, *, offload: bool = False) -> None:
     """Leave each rank an equal part of every weight: block by block, then what is outside of blocks."""
-    mesh = init_device_mesh(network.lm_head.weight.device.type, (ranks.count,))
+    device = network.lm_head.weight.device.type
+    mesh = init_device_mesh(device, (ranks.count,))
+    where = CPUOffloadPolicy(pin_memory=device != "cpu") if offload else OffloadPolicy()
     for block in network.blocks:
-        fully_shard(block, mesh=mesh)
-    fully_shard(network, mesh=mesh)
+        fully_shard(block, mesh=mesh, offload_policy=where)
+    fully_shard(network, mesh=mesh, offload_policy=where)
     for module in network.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)

@@ -50,6 +50,8 @@ class NativeEngine:
         self.max_len, self.version = max_len, version
         self.scheduler = Scheduler(max_batch, runner.cache_tokens, prefill)
         self.submitted, self.changes = 0, changes(learner)
+        self.full: list[Sample] = []
+        """Samples that had begun elsewhere and have no room to go on."""
 
     def submit(self, request: Request) -> str:
         """Queue a request; raises InputError when prompt and completion cannot fit, RunFailed after a missed `bump`."""
@@ -62,16 +64,21 @@ class NativeEngine:
         prompt = Prompt(f"r{self.submitted}", request, tokens, opened, limit, deadline)
         stop = request.sampling.stop
         prompt.waiting = deque(
-            Sample(prompt, number, seed, StopSearch(self.tokenizer, stop) if stop else None)
+            Sample(prompt, number, seed, StopSearch(self.tokenizer, stop) if stop else None, self.version)
             for number, seed in enumerate(request.seeds)
         )
-        self.scheduler.queue.append(prompt)
+        for sample, said in zip(prompt.waiting, request.begun, strict=False):
+            sample.begin_with(said)
+        self.full += [sample for sample in prompt.waiting if len(sample.tokens) >= limit]
+        prompt.waiting = deque(sample for sample in prompt.waiting if len(sample.tokens) < limit)
+        if prompt.waiting:
+            self.scheduler.queue.append(prompt)
         return prompt.id
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
         """One token for everything in flight, after admitting what there is room for."""
-        events = [self.event(sample) for sample in self.scheduler.end_overdue(time.monotonic())]
+        events = [self.event(sample) for sample in (*self.end_full(), *self.scheduler.end_overdue(time.monotonic()))]
         self.scheduler.preempt()
         self.retire()
         running = list(self.scheduler.rows)
@@ -104,10 +111,12 @@ class NativeEngine:
     def bump(self, version: int) -> None:
         """The weights have changed in place: what was computed under the old ones is forgotten.
 
-        Samples in flight go on under the new weights with their text so far; their completions carry the version
-        they began with.
+        Samples in flight go on under the new weights with their text so far; their completions say how many tokens
+        each version sampled.
         """
         self.version, self.changes = version, changes(self.learner)
+        for sample in (*self.scheduler.rows, *(one for prompt in self.scheduler.queue for one in prompt.waiting)):
+            sample.follow(version)
         refresh(self.network, self.learner)
         self.runner.forget()
         for prompt in self.scheduler.queue:
@@ -118,6 +127,13 @@ class NativeEngine:
         if rows:
             texts, salts = [row.text[:-1] for row in rows], [row.prompt.request.salt for row in rows]
             self.runner.place(self.runner.prefixes(texts, salts), rows, 0)
+
+    def end_full(self) -> list[Sample]:
+        """End the samples that have no room to go on; returns them."""
+        ended, self.full = self.full, []
+        for sample in ended:
+            sample.finish = "length"
+        return ended
 
     def release(self) -> None:
         """Drop the cache and everything in flight."""
@@ -182,9 +198,6 @@ class NativeEngine:
             prompt.prefix, prompt.known = prefix, prefix.known
         again = dict(zip(resumed, found[len(fresh) :], strict=True))
         prefixes = [again[sample] if sample.tokens else sample.prompt.prefix for sample in arrivals]
-        for sample in arrivals:
-            if not sample.tokens:
-                sample.version = self.version
         for prompt in prompts:
             prompt.prefix = prompt.prefix if prompt.waiting else None
         return prefixes

@@ -58,6 +58,9 @@ class Sample:
     seed: int
     stops: StopSearch | None
     version: int = 0
+    """Of the weights that sample its next token."""
+    earlier: tuple[tuple[int, int], ...] = ()
+    """(version, tokens) of what other weights sampled before."""
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish: Finish | None = None
@@ -83,6 +86,28 @@ class Sample:
         """How many of them are read from the share: the prompt's, where a prompt has several samples."""
         return len(self.prompt.tokens) if len(self.prompt.request.seeds) > 1 else 0
 
+    @property
+    def spans(self) -> tuple[tuple[int, int], ...]:
+        """(version, tokens) of all that was sampled."""
+        own = len(self.tokens) - sum(tokens for _, tokens in self.earlier)
+        if not own:
+            return self.earlier
+        if self.earlier and self.earlier[-1][0] == self.version:
+            return (*self.earlier[:-1], (self.version, self.earlier[-1][1] + own))
+        return (*self.earlier, (self.version, own))
+
+    def begin_with(self, said: Completion) -> None:
+        """Go on from what was said before."""
+        self.tokens, self.logprobs = list(said.tokens), list(said.logprobs)
+        self.earlier = said.spans or ((said.version, len(said.tokens)),)
+        if self.stops is not None:
+            for token in said.tokens:
+                self.stops.found(token)
+
+    def follow(self, version: int) -> None:
+        """Other weights sample from now on."""
+        self.earlier, self.version = self.spans, version
+
     def leave(self) -> None:
         """Stop running."""
         if self.share is not None:
@@ -102,7 +127,9 @@ class Sample:
         """What was said, its text cut before the first stop string."""
         assert self.finish is not None
         opened, stops = self.prompt.opened, self.prompt.request.sampling.stop
-        whole = tokenizer.completion(self.tokens, self.logprobs, self.finish, opened=opened, version=self.version)
+        spans = self.spans or ((self.version, 0),)
+        whole = tokenizer.completion(self.tokens, self.logprobs, self.finish, opened=opened, version=spans[0][0])
+        whole = replace(whole, spans=spans) if len(spans) > 1 else whole
         text = cut(whole.text, stops)
         if len(text) == len(whole.text):
             return whole

@@ -1,0 +1,90 @@
+"""The optimizer in the host's memory: the same bits, the same checkpoints, and what it holds where."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.train.conftest import tiny_network, tiny_tokenizer
+from tests.train.test_policy import EXAMPLES, imitation, train
+
+from thinkery.model.lora import Lora
+from thinkery.model.transformer import Shape
+from thinkery.pipeline.artifact import Model
+from thinkery.recipes.cluster import Gpu, estimate
+from thinkery.recipes.plan import Machine, learning_need, parameters
+from thinkery.stages.reinforce import Reinforce
+from thinkery.train.batch import pack
+from thinkery.train.grpo import Grpo
+from thinkery.train.offload import OffloadedPolicy
+from thinkery.train.policy import PolicyConfig, held_bytes, open_policy
+
+SETTINGS = {"lr": 1e-2, "schedule": "cosine", "warmup": 2, "weight_decay": 0.1}
+
+
+def offloaded(seed: int = 0) -> OffloadedPolicy:
+    return OffloadedPolicy(tiny_network(seed), tiny_tokenizer(), PolicyConfig(offload="cpu", **SETTINGS))
+
+
+def same(ours, theirs) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(ours.network.parameters(), theirs.network.parameters(), strict=True))
+
+
+def test_off_loaded_weights_learn_bit_for_bit_and_either_continues_the_others_checkpoint(make_policy, tmp_path):
+    plain, host = make_policy(**SETTINGS), offloaded()
+    train(plain, 3)
+    train(host, 3)
+    assert same(plain, host)
+    (tmp_path / "host").mkdir()
+    host.save(tmp_path / "host")
+    plain.save(tmp_path)
+    train(plain, 3)
+    again, back = offloaded(seed=9), make_policy(seed=9, **SETTINGS)
+    again.load(tmp_path)
+    back.load(tmp_path / "host")
+    train(again, 3)
+    train(back, 3)
+    assert same(plain, again)
+    assert same(plain, back)
+
+
+def test_the_gradient_of_a_skipped_update_is_not_added_to_the_next(make_policy):
+    plain, host = make_policy(**SETTINGS), offloaded()
+    for policy in (plain, host):
+        objective = imitation(policy, EXAMPLES)
+
+        def broken(batch, objective=objective):
+            loss, sums = objective(batch)
+            return loss * float("inf"), sums
+
+        assert policy.update(lambda n: pack(EXAMPLES, n), broken, total=10).skipped
+        train(policy, 2)
+    assert same(plain, host)
+
+
+def test_the_setting_opens_it_and_adapters_win(run, folder):
+    for lora, expected in ((None, OffloadedPolicy), (Lora(rank=2), None)):
+        with open_policy(run, Model(folder, {"folder": "."}), PolicyConfig(offload="cpu", lora=lora)) as policy:
+            assert isinstance(policy, OffloadedPolicy) == (expected is OffloadedPolicy)
+
+
+def test_what_is_held_where():
+    assert held_bytes(PolicyConfig(), 1) == (16, 0)
+    assert held_bytes(PolicyConfig(offload="cpu"), 1) == (8, 12)
+    assert held_bytes(PolicyConfig(), 4) == (4 + 4, 0)
+    assert held_bytes(PolicyConfig(offload="cpu"), 4) == (4, 4)
+
+
+def test_plans_count_it():
+    shape = Shape("qwen2", 1000, 64, 128, 2, 4, 2, 16)
+    machine = Machine(flops=1e9, bandwidth=1e9, latency_s=1e-6, memory=1e9, disk=1e9)
+    needs = [
+        learning_need("sft", shape, PolicyConfig(offload=offload), machine, 1e4, 10).memory  # type: ignore[arg-type]
+        for offload in ("none", "cpu")
+    ]
+    assert needs[1] - needs[0] == 4 * parameters(shape)
+    large = Shape("qwen2", 152064, 3584, 18944, 28, 28, 4, 128)
+    here, there = (
+        estimate(Reinforce(grpo=Grpo(policy=PolicyConfig(offload=offload))), large, Gpu(), 2, 0.01)  # type: ignore[arg-type]
+        for offload in ("none", "cpu")
+    )
+    assert (here.fits, there.fits) == (False, True)  # 4 + 20 / 2 bytes a parameter of 7.6e9 beside 80e9, or 4 alone
