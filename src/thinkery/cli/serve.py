@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 DEMO = models.RUNS / "demo"
 LEDGER = models.RUNS / "serve.db"
+NEEDED = ("fastapi", "uvicorn", "uvloop", "httptools", "prometheus_client")
+"""What the extra `serve` installs."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,7 +88,7 @@ def environment(host: str, port: int) -> dict[str, str]:
 
 def require_installed() -> None:
     """Raise EnvironmentLacks where the extra is missing."""
-    lacking = [name for name in ("fastapi", "uvicorn", "prometheus_client") if not importlib.util.find_spec(name)]
+    lacking = [name for name in NEEDED if not importlib.util.find_spec(name)]
     if lacking:
         what = f"the server needs {', '.join(lacking)}"
         raise EnvironmentLacks(what, hint="pip install 'thinkery[serve]'")

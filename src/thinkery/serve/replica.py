@@ -29,6 +29,10 @@ PREFILL = 512
 """New tokens of prompts in one step: who came first has its first token before the last have theirs."""
 
 
+LOOK_S = 0.1
+"""How often a busy replica looks how full its memory is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Served:
     """A model that is served: its name, where it is, and another chat template where one was given."""
@@ -101,8 +105,8 @@ class Desk:
         """When jobs came of which nothing was told yet."""
         self.ending: set[str] = set()
         """Models whose engines still hold what has ended here."""
-        self.loaded = Load(0.0)
-        """What was told last of the memory in use."""
+        self.loaded, self.loaded_at = Load(0.0), 0.0
+        """What was told last of the memory in use, and when it was looked at."""
 
     @property
     def busy(self) -> bool:
@@ -148,10 +152,14 @@ class Desk:
         self.tell_load()
 
     def tell_load(self) -> None:
-        """Tell how full the memory is, when that has changed by more than a hundredth."""
+        """Tell how full the memory is, when that has changed by more than a hundredth; looks now and then."""
         from thinkery.engine import NativeEngine
         from thinkery.engine.native.usage import cache_usage
 
+        now = time.monotonic()
+        if self.busy and now - self.loaded_at < LOOK_S:
+            return
+        self.loaded_at = now
         engines = [model.engine for model in self.models.values()]
         load = Load(max((cache_usage(one) for one in engines if isinstance(one, NativeEngine)), default=0.0))
         if abs(load.cache - self.loaded.cache) > 0.01:
