@@ -25,6 +25,7 @@ from thinkery.serve.door import Door
 from thinkery.serve.limiter import Limiter
 from thinkery.serve.metrics import Metrics
 from thinkery.serve.offers import offers
+from thinkery.serve.profiles import PROFILES
 from thinkery.serve.replica import Running, Served, start_replica
 from thinkery.serve.risk import RiskControl, open_risk_control
 from thinkery.serve.state import State
@@ -42,6 +43,7 @@ def serve(models: Sequence[Served], cfg: Serve, ledger: Path, *, on_ready: Calla
 
 async def run(models: Sequence[Served], cfg: Serve, ledger: Path, on_ready: Callable[[str], None]) -> None:
     """The same, in an event loop."""
+    require_able(cfg)
     till = Till(ledger, cfg.prices, cfg.limits.waiting)
     try:
         require_keys(cfg.host, till)
@@ -49,6 +51,19 @@ async def run(models: Sequence[Served], cfg: Serve, ledger: Path, on_ready: Call
             await listen(till, models, cfg, risk, on_ready)
     finally:
         till.close()
+
+
+def require_able(cfg: Serve) -> None:
+    """Refuse settings that the engine cannot follow."""
+    if cfg.engine == "native":
+        return
+    if cfg.deterministic:
+        raise UsageError("vLLM has no deterministic mode", where="deterministic", hint="use the built-in engine")
+    if PROFILES[cfg.api_profile].most_thought is not None:
+        hint = "take another profile, or the built-in engine"
+        raise UsageError(
+            "vLLM cannot end a thought that is too long", where=f"api_profile {cfg.api_profile}", hint=hint
+        )
 
 
 def require_keys(host: str, till: Till) -> None:
@@ -98,7 +113,9 @@ async def listen(
 def running_of(cfg: Serve) -> Running:
     """How each replica runs."""
     threads = cfg.threads or max(1, (os.cpu_count() or 1) // cfg.replicas)
-    return Running(cfg.max_batch, cfg.kv_memory, cfg.max_len, cfg.deterministic, threads, cfg.dtype)
+    return Running(
+        cfg.max_batch, cfg.kv_memory, cfg.max_len, cfg.deterministic, threads, cfg.dtype, cfg.engine, cfg.vllm
+    )
 
 
 async def drain(state: State) -> None:
