@@ -187,11 +187,13 @@ def vllm(python: Path, model: Path, room: int) -> Iterator[str]:
 
 
 @contextmanager
-def running(command: Sequence[str], log: Path, environ: dict[str, str] | None = None) -> Iterator[None]:
+def running(
+    command: Sequence[str], log: Path, environ: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """A server for as long as it is measured; when it ends by itself, so does everything, with what it said."""
     with open(log, "w") as file, subprocess.Popen(command, stdout=file, stderr=file, env=environ) as process:
         try:
-            yield
+            yield process
         except httpx.TransportError:
             if process.poll() is not None:
                 sys.exit(log.read_text()[-4000:])

@@ -94,6 +94,15 @@ def test_a_large_body_and_a_slow_one_are_refused_while_others_are_served(thinker
                 assert slow.recv(1000)[: len(said)] == said
 
 
+def test_headers_without_end_are_cut_off(server):
+    address = httpx.URL(server.url)
+    with socket.create_connection((address.host, address.port)) as endless:
+        endless.settimeout(30)
+        endless.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Long: ")
+        with pytest.raises(OSError, match=r"Broken pipe|reset"):
+            endless.sendall(b"x" * 2**26)
+
+
 def test_rates_are_told_and_kept():
     now = [0.0]
     limiter = Limiter(Limits(requests_per_minute=2, tokens_per_minute=60), clock=lambda: now[0])

@@ -17,6 +17,8 @@ from thinkery.serve.jobs import Mark, News
 
 DONE = b"data: [DONE]\n\n"
 ALIVE = b": keep-alive\n\n"
+PLACE = "\ue000 here \ue000"
+"""Stands in a form where the text comes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +57,25 @@ def usage_json(usage: Usage) -> dict[str, Any]:
     }
 
 
+encoded = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+"""Data as the text of an event."""
+
+
 def event(data: Mapping[str, Any]) -> bytes:
     """One event of a stream."""
-    return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return f"data: {encoded(data)}\n\n".encode()
+
+
+class Form:
+    """An event in which everything but one text is the same for every token."""
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        before, _, after = f"data: {encoded(data)}\n\n".rpartition(encoded(PLACE))
+        self.before, self.after = before, after
+
+    def filled(self, text: str) -> bytes:
+        """The event with this text."""
+        return f"{self.before}{encoded(text)}{self.after}".encode()
 
 
 class ChatAnswer:
@@ -70,6 +88,8 @@ class ChatAnswer:
         """Answers whose first chunk was sent."""
         self.untold: defaultdict[int, list[News]] = defaultdict(list)
         """News whose log-probabilities are to be told with the next text."""
+        self.forms: dict[tuple[int, str], Form] = {}
+        """By number and by what the text is."""
 
     def whole(self, said: Sequence[Said], usage: Usage) -> dict[str, Any]:
         """The answer in one piece."""
@@ -89,26 +109,40 @@ class ChatAnswer:
         ]
         return self.head.json(choices, usage)
 
-    def chunks(self, number: int, news: News, said: Said) -> Iterator[dict[str, Any]]:
-        """The chunks that news become, but for the one that ends the answer; text in each is thought or answer."""
+    def events(self, number: int, news: News, said: Said) -> Iterator[bytes]:
+        """The events that news become, but for the one that ends the answer; text in each is thought or answer."""
         if number not in self.begun:
             self.begun.add(number)
-            yield self.chunk(number, {"role": "assistant", "content": None, "reasoning_content": ""})
+            yield event(self.chunk(number, {"role": "assistant", "content": None, "reasoning_content": ""}))
         answer = said.thought if news.end is not None and self.promoted(news.unclosed) else news.answer
-        self.untold[number].append(news)
+        if self.logprobs:
+            self.untold[number].append(news)
         if news.thought:
-            yield self.chunk(number, {"content": None, "reasoning_content": news.thought}, told=True)
+            yield self.delta(number, "reasoning_content", news.thought)
         if answer:
-            yield self.chunk(number, {"content": answer, "reasoning_content": None}, told=True)
-
+            yield self.delta(number, "content", answer)
         if news.calls:
             calls = calls_json(news.calls)["tool_calls"]
             numbered = [{"index": i, **call} for i, call in enumerate(calls)]
-            yield self.chunk(number, {"content": None, "reasoning_content": None, "tool_calls": numbered}, told=True)
+            delta = {"content": None, "reasoning_content": None, "tool_calls": numbered}
+            yield event(self.chunk(number, delta, told=True))
 
-    def last(self, number: int, said: Said, usage: Usage | None) -> dict[str, Any]:
-        """The chunk that ends an answer; of several, the very last has the usage."""
-        return self.chunk(number, {"content": "", "reasoning_content": None}, told=True, end=said.end, usage=usage)
+    def delta(self, number: int, kind: str, text: str) -> bytes:
+        """The event that tells more of the thought or of the answer."""
+        if self.logprobs:
+            return event(self.chunk(number, self.text(kind, text), told=True))
+        form = self.forms.get((number, kind))
+        if form is None:
+            form = self.forms[number, kind] = Form(self.chunk(number, self.text(kind, PLACE)))
+        return form.filled(text)
+
+    def text(self, kind: str, text: str) -> dict[str, Any]:
+        """A delta of one kind of text alone."""
+        return {"content": None, "reasoning_content": None, kind: text}
+
+    def last(self, number: int, said: Said, usage: Usage | None) -> bytes:
+        """The event that ends an answer; of several, the very last has the usage."""
+        return event(self.chunk(number, self.text("content", ""), told=True, end=said.end, usage=usage))
 
     def promoted(self, unclosed: bool) -> bool:
         """Whether a thought stands in for the answer."""
@@ -170,6 +204,8 @@ class TextAnswer:
         self.echoes, self.logprobs = echoes, logprobs
         self.offsets = [0] * len(echoes)
         self.begun: set[int] = set()
+        self.forms: dict[int, Form] = {}
+        """By number."""
 
     def whole(self, said: Sequence[Said], usage: Usage) -> dict[str, Any]:
         """The answer in one piece."""
@@ -179,17 +215,21 @@ class TextAnswer:
         ]
         return self.head.json(choices, usage)
 
-    def chunks(self, number: int, news: News, said: Said) -> Iterator[dict[str, Any]]:
-        """The chunks that news become, but for the one that ends the answer."""
-        echo = "" if number in self.begun else self.echoes[number]
+    def events(self, number: int, news: News, said: Said) -> Iterator[bytes]:
+        """The events that news become, but for the one that ends the answer."""
+        text = news.answer if number in self.begun else self.echoes[number] + news.answer
         self.begun.add(number)
         marks = [*news.prompt_marks, *news.answer_marks]
-        if echo or news.answer or (marks and self.logprobs):
-            yield self.head.json([self.choice(number, echo + news.answer, marks, None)], None)
+        if marks and self.logprobs:
+            yield event(self.head.json([self.choice(number, text, marks, None)], None))
+        elif text:
+            if number not in self.forms:
+                self.forms[number] = Form(self.head.json([self.choice(number, PLACE, [], None)], None))
+            yield self.forms[number].filled(text)
 
-    def last(self, number: int, said: Said, usage: Usage | None) -> dict[str, Any]:
-        """The chunk that ends an answer; of several, the very last has the usage."""
-        return self.head.json([self.choice(number, "", [], said.end)], usage)
+    def last(self, number: int, said: Said, usage: Usage | None) -> bytes:
+        """The event that ends an answer; of several, the very last has the usage."""
+        return event(self.head.json([self.choice(number, "", [], said.end)], usage))
 
     def choice(self, number: int, text: str, marks: Sequence[Mark], end: str | None) -> dict[str, Any]:
         """One answer, or a part of it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,9 @@ PAGE_POLICY = (
 DOCS_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'"
 
 SECURE = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+
+SHORT = 8192
+"""Bytes of a body whose conversation is made tokens in a millisecond or two: in a thread that would take longer."""
 
 Shown = ChatAnswer | TextAnswer
 
@@ -87,9 +91,11 @@ def build_endpoints(state: State) -> FastAPI:
 
     async def chat(request: Request) -> Response:
         """A conversation goes on: the model's next message."""
-        asked = read(ChatRequest, await request.body())
+        body = await request.body()
+        asked = read(ChatRequest, body)
         offer = state.offer(asked.model)
-        jobs = await asyncio.to_thread(state.reader.chat, asked, offer.readable, key_of(request).id)
+        read_jobs = partial(state.reader.chat, asked, offer.readable, key_of(request).id)
+        jobs = await aside(read_jobs, long=len(body) > SHORT or asked.response_format is not None)
         shown = ChatAnswer(
             asked.model,
             offer.fingerprint,
@@ -101,9 +107,11 @@ def build_endpoints(state: State) -> FastAPI:
 
     async def completions(request: Request) -> Response:
         """A text goes on."""
-        asked = read(CompletionRequest, await request.body())
+        body = await request.body()
+        asked = read(CompletionRequest, body)
         offer = state.offer(asked.model)
-        jobs = await asyncio.to_thread(state.reader.completions, asked, offer.readable, key_of(request).id)
+        read_jobs = partial(state.reader.completions, asked, offer.readable, key_of(request).id)
+        jobs = await aside(read_jobs, long=len(body) > SHORT)
         backend = offer.readable.tokenizer.backend
         shows = asked.echo or state.risk
         prompts = [backend.decode(list(job.prompt), skip_special_tokens=False) if shows else "" for job in jobs]
@@ -158,6 +166,11 @@ def build_endpoints(state: State) -> FastAPI:
     parts = app.openapi().setdefault("components", {}).setdefault("schemas", {})
     parts |= {**parts_of(ChatRequest), **parts_of(CompletionRequest)}
     return app
+
+
+async def aside(work: Callable[[], list[Job]], *, long: bool) -> list[Job]:
+    """The result of some work: at once where it is short, else from a thread, so that others go on meanwhile."""
+    return await asyncio.to_thread(work) if long else work()
 
 
 def body_of(kind: type[Sent]) -> dict[str, Any]:
@@ -264,26 +277,28 @@ async def whole(state: State, call: Call, asked: Sequence[Sequence[Message]], sh
 
 
 async def events(state: State, call: Call, asked: Sequence[Sequence[Message]], shown: Shown) -> AsyncIterator[bytes]:
-    """The answer as events; a failure on the way is one too."""
-    untold = len(call.jobs)
+    """The answer as events, all that are ready together; a failure on the way is one too."""
+    untold = set(range(len(call.jobs)))
     try:
-        async for one in state.news(call, asked, silence_s=state.cfg.keep_alive_s):
-            if one is None:
+        async for heard in state.news(call, asked, silence_s=state.cfg.keep_alive_s):
+            if not heard:
                 yield answers.ALIVE
                 continue
-            number, news = one
-            for chunk in shown.chunks(number, news, call.said[number]):
-                yield answers.event(chunk)
-            if news.end is not None:
-                untold -= 1
-                if not untold:
-                    await asyncio.shield(state.charge(call))
-                yield answers.event(shown.last(number, call.said[number], None if untold else call.usage))
+            ready: list[bytes] = []
+            for number, news in heard.items():
+                ready += shown.events(number, news, call.said[number])
+                if news.end is not None:
+                    untold.discard(number)
+                    if untold:
+                        ready.append(shown.last(number, call.said[number], None))
+            if ready:
+                yield b"".join(ready)
+            if not untold:
+                await asyncio.shield(state.charge(call))
+                yield shown.last(number, call.said[number], call.usage) + answers.DONE
     except Refusal as refusal:
         await asyncio.shield(state.settle(call, failed=True))
         yield answers.event(refusal.body)
-        return
-    yield answers.DONE
 
 
 async def unless_gone(request: Request, work: Awaitable[Response]) -> Response:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 from thinkery.chat import Call as ToolCall
 from thinkery.serve.door import Door
+from thinkery.serve.inbox import Inbox
 from thinkery.serve.jobs import End, Job, Mark, News
 from thinkery.serve.refusals import Refusal, overloaded
+
+Heard = dict[int, News]
+"""News by the number of the answer they are of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +35,10 @@ class Usage:
 class Said:
     """One answer as far as it has come."""
 
-    thought: str = ""
-    answer: str = ""
+    thoughts: list[str] = field(default_factory=list)
+    """The thought in pieces."""
+    answers: list[str] = field(default_factory=list)
+    """The answer in pieces."""
     thought_marks: list[Mark] = field(default_factory=list)
     answer_marks: list[Mark] = field(default_factory=list)
     prompt_marks: list[Mark] = field(default_factory=list)
@@ -46,11 +51,23 @@ class Said:
     queued_s: float | None = None
     calls: tuple[ToolCall, ...] = ()
 
+    @property
+    def thought(self) -> str:
+        """The thought as far as it has come."""
+        return "".join(self.thoughts)
+
+    @property
+    def answer(self) -> str:
+        """The answer as far as it has come."""
+        return "".join(self.answers)
+
     def add(self, news: News) -> None:
         """What has come since."""
         self.heard = True
-        self.thought += news.thought
-        self.answer += news.answer
+        if news.thought:
+            self.thoughts.append(news.thought)
+        if news.answer:
+            self.answers.append(news.answer)
         self.thought_marks += news.thought_marks
         self.answer_marks += news.answer_marks
         self.prompt_marks += news.prompt_marks
@@ -62,8 +79,8 @@ class Said:
 
     def withhold(self) -> None:
         """Take back what was said; its tokens still count."""
-        self.thought = self.answer = ""
-        self.thought_marks, self.answer_marks, self.calls = [], [], ()
+        self.thoughts, self.answers, self.calls = [], [], ()
+        self.thought_marks, self.answer_marks = [], []
         self.end, self.unclosed = "content_filter", False
 
 
@@ -73,7 +90,7 @@ class Call:
     def __init__(self, door: Door, jobs: Sequence[Job], *, queue_s: float) -> None:
         self.door, self.jobs, self.queue_s = door, jobs, queue_s
         self.said = [Said() for _ in jobs]
-        self.inbox: asyncio.Queue[News] = asyncio.Queue()
+        self.inbox = Inbox()
         self.numbers = {job.id: number for number, job in enumerate(jobs)}
         self.running = set(self.numbers)
         """Jobs that have not ended."""
@@ -112,21 +129,20 @@ class Call:
             first.setdefault(job.prompt, job.id)
         return [len(job.prompt) if first[job.prompt] == job.id else 0 for job in self.jobs]
 
-    async def news(self, *, silence_s: float | None = None) -> AsyncIterator[tuple[int, News] | None]:
-        """(number of the answer, news) until all have ended; None after every `silence_s` without any.
+    async def news(self, *, silence_s: float | None = None) -> AsyncIterator[Heard]:
+        """What has come, by number of the answer, until all have ended; empty after every `silence_s` of silence.
 
         Raises Refusal for what cannot be answered, in the end or in time.
         """
-        while self.running:
-            try:
-                async with asyncio.timeout(self.patience(silence_s)):  # wait_for of 3.11 forgets a cancellation
-                    news = await self.inbox.get()
-            except TimeoutError:
-                if self.first_s is None and self.seconds >= self.queue_s:
-                    raise overloaded(f"The request waited {self.queue_s:g} seconds for its turn") from None
-                yield None
-                continue
-            yield self.take(news)
+        try:
+            while self.running:
+                heard, refusal = self.take(await self.inbox.take(self.patience(silence_s)))
+                if heard or refusal is None:
+                    yield heard
+                if refusal is not None:
+                    raise refusal
+        finally:
+            self.inbox.close()
 
     def patience(self, silence_s: float | None) -> float | None:
         """How long to wait for the next news."""
@@ -134,25 +150,36 @@ class Call:
         waits = [wait for wait in (left, silence_s) if wait is not None]
         return min(waits, default=None)
 
-    def take(self, news: News) -> tuple[int, News]:
-        """Note what has come."""
-        number = self.numbers[news.job]
-        if news.problem:
-            self.running.discard(news.job)
-            raise Refusal(500, news.problem)
-        if self.first_s is None:
+    def take(self, batch: Sequence[News]) -> tuple[Heard, Refusal | None]:
+        """Note what has come; returns what there is to tell of it, and why there will be no more."""
+        heard: Heard = {}
+        refusal = None
+        for news in batch:
+            number = self.numbers[news.job]
+            self.note(news)
+            if news.problem:
+                refusal = Refusal(500, news.problem)
+            elif news.end == "deadline":
+                refusal = Refusal(500, f"The answer took longer than the server allows ({self.seconds:.0f} seconds)")
+            else:
+                heard[number] = heard[number].before(news) if number in heard else news
+        if heard and self.first_s is None:
             self.first_s = self.seconds
-        self.said[number].add(news)
-        if news.end is not None:
+        if not batch and self.first_s is None and self.seconds >= self.queue_s:
+            refusal = overloaded(f"The request waited {self.queue_s:g} seconds for its turn")
+        return heard, refusal
+
+    def note(self, news: News) -> None:
+        """Count what has come."""
+        if not news.problem:
+            self.said[self.numbers[news.job]].add(news)
+        if news.end is not None or news.problem:
             self.running.discard(news.job)
-        if news.end == "deadline":
-            raise Refusal(500, f"The answer took longer than the server allows ({self.seconds:.0f} seconds)")
-        return number, news
 
     def abort(self, why: str) -> None:
         """End all that is running with an error."""
         for job in self.running:
-            self.inbox.put_nowait(News(job, problem=why))
+            self.inbox.put(News(job, problem=why))
 
     async def end(self) -> bool:
         """Stop what is still running and hear its last news, so that all that was generated is counted.
@@ -163,9 +190,6 @@ class Call:
         for job in self.running:
             self.door.cancel(job)
         while self.running:
-            news = await self.inbox.get()
-            if not news.problem:
-                self.said[self.numbers[news.job]].add(news)
-            if news.end is not None or news.problem:
-                self.running.discard(news.job)
+            for news in await self.inbox.take():
+                self.note(news)
         return cut

@@ -8,15 +8,18 @@ new one takes its place; jobs of which nothing was heard go to another replica, 
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from multiprocessing.connection import Connection
 
 from thinkery.process import Cancel, Stop, Worker, end_process
+from thinkery.serve.inbox import Inbox
 from thinkery.serve.jobs import Job, Load, News
 
 UNIT = 64
@@ -39,7 +42,7 @@ class Waiting:
     """A job and who waits for it."""
 
     job: Job
-    news: asyncio.Queue[News]
+    news: Inbox
     heard: bool = False
     moved: bool = False
 
@@ -54,15 +57,19 @@ class Replica:
     known: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
     load: float | None = None
     """Share of its memory for keys and values in use; None until it is ready."""
-    sending: threading.Lock = field(default_factory=threading.Lock)
+    outbox: queue.SimpleQueue[Job | Cancel | Stop] = field(default_factory=queue.SimpleQueue)
 
     def send(self, message: Job | Cancel | Stop) -> None:
         """Tell the replica; one that has died says so by its connection."""
-        try:
-            with self.sending:
+        self.outbox.put(message)
+
+    def send_all(self) -> None:
+        """Send what there is to send, up to a `Stop`: in a thread, for a busy replica may be long in taking it."""
+        message = None
+        while not isinstance(message, Stop):
+            message = self.outbox.get()
+            with suppress(OSError):
                 self.connection.send(message)
-        except OSError:
-            return
 
     def matched(self, names: Sequence[bytes]) -> int:
         """How many of these units, from the first on, the replica should remember."""
@@ -78,7 +85,7 @@ class Replica:
 
 
 class Door:
-    """The replicas of a server. Everything but `listen` runs in the thread of the event loop."""
+    """The replicas of a server, heard and told in the thread of the event loop."""
 
     def __init__(
         self,
@@ -87,7 +94,7 @@ class Door:
         note: Callable[[Sequence[News]], None],
     ) -> None:
         self.start, self.note, self.closing = start, note, False
-        """`note` hears of everything before anybody else, in another thread."""
+        """`note` hears of everything before anybody else."""
         self.loop = asyncio.get_running_loop()
         self.ready = asyncio.Event()
         """Whether a replica was ever ready, or none ever will be."""
@@ -96,26 +103,31 @@ class Door:
         self.replicas = [self.begin() for _ in range(replicas)]
 
     def begin(self) -> Replica:
-        """A new replica and a thread that listens to it."""
+        """A new replica, to which the event loop listens."""
         replica = Replica(*self.start())
-        threading.Thread(target=self.listen, args=(replica,), daemon=True).start()
+        threading.Thread(target=replica.send_all, daemon=True).start()
+        self.loop.add_reader(replica.connection.fileno(), self.hear, replica)
         return replica
 
-    def listen(self, replica: Replica) -> None:
-        """Pass on what a replica says until it ends."""
+    def hear(self, replica: Replica) -> None:
+        """Pass on the next thing that a replica says."""
         try:
-            while True:
-                news = replica.connection.recv()
-                if isinstance(news, Load):
-                    replica.load = news.cache
-                    self.loop.call_soon_threadsafe(self.ready.set)
-                    continue
-                self.note(news)
-                self.loop.call_soon_threadsafe(self.deliver, news)
+            said = replica.connection.recv()
         except (EOFError, OSError):
-            pass
-        if not self.closing:
-            self.loop.call_soon_threadsafe(self.lose, replica)
+            self.part_from(replica)
+            self.lose(replica)
+            return
+        if isinstance(said, Load):
+            replica.load = said.cache
+            self.ready.set()
+        else:
+            self.note(said)
+            self.deliver(said)
+
+    def part_from(self, replica: Replica) -> None:
+        """Listen to it no more."""
+        self.loop.remove_reader(replica.connection.fileno())
+        replica.send(Stop())
 
     @property
     def under_way(self) -> int:
@@ -133,7 +145,7 @@ class Door:
         loads = [replica.load for replica in self.replicas if replica.load is not None]
         return sum(loads) / max(1, len(loads))
 
-    def submit(self, job: Job, news: asyncio.Queue[News]) -> None:
+    def submit(self, job: Job, news: Inbox) -> None:
         """Have a job computed; what comes of it is put into `news`."""
         self.place(Waiting(job, news))
 
@@ -142,7 +154,7 @@ class Door:
         names = list(unit_names(waiting.job.prompt, waiting.job.salt, waiting.job.model))
         open_ones = [replica for replica in self.replicas if replica.load is not None] or self.replicas
         if not open_ones:
-            waiting.news.put_nowait(News(waiting.job.id, problem=LOST))
+            waiting.news.put(News(waiting.job.id, problem=LOST))
             return
         idlest = min(len(replica.waiting) for replica in open_ones)
         fit = [replica for replica in open_ones if len(replica.waiting) <= idlest + SLACK]
@@ -165,7 +177,7 @@ class Door:
                 continue
             waiting = replica.waiting[news.job]
             waiting.heard = True
-            waiting.news.put_nowait(news)
+            waiting.news.put(news)
             if news.end is not None or news.problem:
                 del replica.waiting[news.job], self.places[news.job]
 
@@ -180,7 +192,7 @@ class Door:
         for id, waiting in replica.waiting.items():
             del self.places[id]
             if waiting.heard or waiting.moved:
-                waiting.news.put_nowait(News(id, problem=LOST))
+                waiting.news.put(News(id, problem=LOST))
             else:
                 waiting.moved = True
                 self.place(waiting)
@@ -194,7 +206,7 @@ class Door:
         """End all replicas; what is under way is lost."""
         self.closing = True
         for replica in self.replicas:
-            replica.send(Stop())
+            self.part_from(replica)
         for replica in self.replicas:
             end_process(replica.worker)
 

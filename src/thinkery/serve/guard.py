@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -34,7 +34,7 @@ class Guard:
         self,
         app: ASGIApp,
         cfg: Serve,
-        key_of: Callable[[str], Awaitable[Key | None]],
+        key_of: Callable[[str], Key | None],
         limiter: Limiter,
     ) -> None:
         self.app, self.cfg, self.key_of, self.limiter = app, cfg, key_of, limiter
@@ -47,7 +47,7 @@ class Guard:
         headers = Headers(scope=scope)
         try:
             self.require_host(headers)
-            told = await self.admit(scope, headers)
+            told = self.admit(scope, headers)
         except Refusal as refusal:
             await JSONResponse(refusal.body, refusal.status, refusal.headers)(scope, receive, send)
             return
@@ -74,13 +74,13 @@ class Guard:
             return name in self.names
         return True
 
-    async def admit(self, scope: Scope, headers: Headers) -> dict[str, str]:
+    def admit(self, scope: Scope, headers: Headers) -> dict[str, str]:
         """Find out who asks; returns the headers that tell them their rates."""
         if scope["path"] in OPEN or scope["path"].startswith("/page/"):
             return {}
         scheme, _, secret = headers.get("authorization", "").partition(" ")
         secret = secret.strip() if scheme.lower() == "bearer" else ""
-        key = await self.key_of(secret)
+        key = self.key_of(secret)
         if key is None:
             raise wrong_key(secret) if secret else no_key()
         scope["key"] = key

@@ -6,7 +6,7 @@ Plain data without torch, so that it can be sent to another process.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from thinkery.chat import Call
 from thinkery.core import Sampling
@@ -59,9 +59,11 @@ class Mark:
     alternatives: tuple[tuple[str, float], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class News:
-    """What has come since the last: text, and how much was used in all; `end` is set on the last."""
+class News(NamedTuple):
+    """What has come since the last: text, and how much was used in all; `end` is set on the last.
+
+    A tuple, because one is sent to another process for every token.
+    """
 
     job: str
     thought: str = ""
@@ -84,6 +86,18 @@ class News:
     """Whether it ended inside the thought."""
     problem: str = ""
     """Why there is no answer; the last news too."""
+
+    def before(self, later: News) -> News:
+        """This and what has come later, as if both had come at once."""
+        return later._replace(
+            thought=self.thought + later.thought,
+            answer=self.answer + later.answer,
+            thought_marks=self.thought_marks + later.thought_marks,
+            answer_marks=self.answer_marks + later.answer_marks,
+            prompt_marks=self.prompt_marks + later.prompt_marks,
+            queued_s=later.queued_s if self.queued_s is None else self.queued_s,
+            calls=self.calls + later.calls,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from thinkery.core import Message, Role, Sampling, seed_of
 from thinkery.errors import InputError
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.serve import refusals
-from thinkery.serve.config import Limits
+from thinkery.serve.config import EngineName, Limits
 from thinkery.serve.grammar import json_grammar
 from thinkery.serve.jobs import Begins, Job
 from thinkery.serve.profiles import Profile
@@ -45,6 +45,7 @@ class Reader:
 
     profile: Profile
     limits: Limits
+    engine: EngineName = "native"
 
     def messages(self, request: ChatRequest) -> list[Message]:
         """The conversation, with the beginning of the answer as its last message where the request gives it."""
@@ -112,9 +113,26 @@ class Reader:
         if not 1 <= n <= most or len(bases) > self.limits.choices:
             raise out_of_range("n", 1, most)
         for number, base in enumerate(bases):
+            self.require_able(base)
             for sample in range(n):
                 seed = secrets.randbits(63) if request.seed is None else seed_of(request.seed, 0, str(number), sample)
                 yield replace(base, id=str(uuid4()), seed=seed)
+
+    def require_able(self, job: Job) -> None:
+        """Refuse what the engine that computes here does not do."""
+        if self.engine == "native":
+            return
+        asked = {
+            "response_format": bool(job.grammar),
+            "max_reasoning_tokens": job.max_thought is not None,
+            "logit_bias": bool(job.logit_bias),
+            "frequency_penalty": bool(job.frequency_penalty),
+            "presence_penalty": bool(job.presence_penalty),
+            "echo with logprobs": job.score_prompt,
+        }
+        for name, wanted in asked.items():
+            if wanted:
+                raise invalid("{0} is not supported by the engine of this server (vLLM); the built-in one has it", name)
 
     def require_known(self, request: ChatRequest) -> None:
         """Refuse what this profile, or this server, does not do."""

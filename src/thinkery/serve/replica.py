@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from thinkery.errors import ThinkeryError, UsageError
 from thinkery.process import start_process, work
+from thinkery.serve.config import EngineName, Vllm
 from thinkery.serve.jobs import Job, Load, Mark, News
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
 PREFILL = 512
 """New tokens of prompts in one step: who came first has its first token before the last have theirs."""
+
+
+LOOK_S = 0.1
+"""How often a busy replica looks how full its memory is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,8 @@ class Running:
     deterministic: bool
     threads: int | None
     dtype: Literal["fastest", "float32", "bfloat16"]
+    engine: EngineName
+    vllm: Vllm
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +80,12 @@ def _main(connection: Connection, models: Mapping[str, Served], running: Running
 
 
 def open_served(model: Served, running: Running, opened: ExitStack) -> Opened:
-    """The built-in engine of a model, for as long as `opened` lasts."""
+    """The engine of a model, for as long as `opened` lasts."""
+    return (open_vllm if running.engine == "vllm" else open_native)(model, running, opened)
+
+
+def open_native(model: Served, running: Running, opened: ExitStack) -> Opened:
+    """The built-in engine."""
     from thinkery.engine import EngineConfig, open_engine
     from thinkery.model.hf import load_model
 
@@ -89,6 +101,26 @@ def open_served(model: Served, running: Running, opened: ExitStack) -> Opened:
     return Opened(opened.enter_context(open_engine(network, tokenizer, cfg)), tokenizer)
 
 
+def open_vllm(model: Served, running: Running, opened: ExitStack) -> Opened:
+    """vLLM."""
+    from thinkery.engine.vllm import VllmConfig
+    from thinkery.engine.vllm_stream import open_stream
+    from thinkery.model.tokenizer import Tokenizer
+    from thinkery.serve.offers import context_of
+
+    tokenizer = Tokenizer.load(model.folder)
+    cfg = VllmConfig(
+        python=running.vllm.python,
+        arguments=running.vllm.arguments,
+        dtype="float32" if running.dtype == "float32" else "bfloat16",
+        max_batch=running.max_batch,
+        max_len=context_of(model.folder, running.max_len),
+        kv_memory=running.kv_memory,
+        patience_s=running.vllm.patience_s,
+    )
+    return Opened(opened.enter_context(open_stream(model.folder, tokenizer, cfg)), tokenizer)
+
+
 class Desk:
     """The jobs of one replica."""
 
@@ -101,8 +133,8 @@ class Desk:
         """When jobs came of which nothing was told yet."""
         self.ending: set[str] = set()
         """Models whose engines still hold what has ended here."""
-        self.loaded = Load(0.0)
-        """What was told last of the memory in use."""
+        self.loaded, self.loaded_at = Load(0.0), 0.0
+        """What was told last of the memory in use, and when it was looked at."""
 
     @property
     def busy(self) -> bool:
@@ -148,10 +180,14 @@ class Desk:
         self.tell_load()
 
     def tell_load(self) -> None:
-        """Tell how full the memory is, when that has changed by more than a hundredth."""
+        """Tell how full the memory is, when that has changed by more than a hundredth; looks now and then."""
         from thinkery.engine import NativeEngine
         from thinkery.engine.native.usage import cache_usage
 
+        now = time.monotonic()
+        if self.busy and now - self.loaded_at < LOOK_S:
+            return
+        self.loaded_at = now
         engines = [model.engine for model in self.models.values()]
         load = Load(max((cache_usage(one) for one in engines if isinstance(one, NativeEngine)), default=0.0))
         if abs(load.cache - self.loaded.cache) > 0.01:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from thinkery.core import Completion, Message, Score, Task
 from thinkery.errors import ConfigError, ThinkeryError
-from thinkery.serve.call import Call, Said
+from thinkery.serve.call import Call, Heard, Said
 from thinkery.serve.config import Risk
 from thinkery.serve.jobs import News
 from thinkery.serve.refusals import Refusal
@@ -68,31 +68,26 @@ class RiskControl:
 
     async def news(
         self, call: Call, asked: Sequence[Sequence[Message]], *, silence_s: float | None = None
-    ) -> AsyncIterator[tuple[int, News] | None]:
-        """The news of a call, once all of it was found safe or withheld; None after every `silence_s` until then.
+    ) -> AsyncIterator[Heard]:
+        """The news of a call, once all of it was found safe or withheld; empty after every `silence_s` until then.
 
         `asked` has the conversation of every job. Raises Refusal where `Call.news` does, or without a verdict.
         """
-        held: list[tuple[int, News]] = []
+        held: Heard = {}
         told = time.monotonic()
-        async for one in call.news(silence_s=silence_s):
-            if one is not None:
-                held.append(one)
+        async for heard in call.news(silence_s=silence_s):
+            held |= {number: held[number].before(news) if number in held else news for number, news in heard.items()}
             if silence_s is not None and time.monotonic() - told >= silence_s:
                 told = time.monotonic()
-                yield None
+                yield {}
         reviewing = asyncio.ensure_future(self.review(call, asked))
         try:
             while not (await asyncio.wait({reviewing}, timeout=silence_s))[0]:
-                yield None
+                yield {}
             withheld = reviewing.result()
         finally:
             reviewing.cancel()
-        for number, news in held:
-            if number not in withheld:
-                yield number, news
-            elif news.end is not None:
-                yield number, News(news.job, end="content_filter")
+        yield held | {number: News(held[number].job, end="content_filter") for number in withheld}
 
     async def review(self, call: Call, asked: Sequence[Sequence[Message]]) -> set[int]:
         """Take back what is not safe of a call that has ended; returns the numbers of those answers."""

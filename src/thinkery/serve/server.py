@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+import uvloop
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from thinkery.errors import RunFailed, UsageError
 from thinkery.serve.app import build_app
@@ -24,19 +25,25 @@ from thinkery.serve.door import Door
 from thinkery.serve.limiter import Limiter
 from thinkery.serve.metrics import Metrics
 from thinkery.serve.offers import offers
+from thinkery.serve.profiles import PROFILES
 from thinkery.serve.replica import Running, Served, start_replica
 from thinkery.serve.risk import RiskControl, open_risk_control
 from thinkery.serve.state import State
 from thinkery.serve.till import Till
 
+HEADERS = 64 * 1024
+"""Bytes that the headers of a request may have."""
+
 
 def serve(models: Sequence[Served], cfg: Serve, ledger: Path, *, on_ready: Callable[[str], None]) -> None:
     """Serve models until a signal; `on_ready` hears the address. Raises UsageError for an open server without keys."""
-    asyncio.run(run(models, cfg, ledger, on_ready))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run(models, cfg, ledger, on_ready))
 
 
 async def run(models: Sequence[Served], cfg: Serve, ledger: Path, on_ready: Callable[[str], None]) -> None:
     """The same, in an event loop."""
+    require_able(cfg)
     till = Till(ledger, cfg.prices, cfg.limits.waiting)
     try:
         require_keys(cfg.host, till)
@@ -44,6 +51,19 @@ async def run(models: Sequence[Served], cfg: Serve, ledger: Path, on_ready: Call
             await listen(till, models, cfg, risk, on_ready)
     finally:
         till.close()
+
+
+def require_able(cfg: Serve) -> None:
+    """Refuse settings that the engine cannot follow."""
+    if cfg.engine == "native":
+        return
+    if cfg.deterministic:
+        raise UsageError("vLLM has no deterministic mode", where="deterministic", hint="use the built-in engine")
+    if PROFILES[cfg.api_profile].most_thought is not None:
+        hint = "take another profile, or the built-in engine"
+        raise UsageError(
+            "vLLM cannot end a thought that is too long", where=f"api_profile {cfg.api_profile}", hint=hint
+        )
 
 
 def require_keys(host: str, till: Till) -> None:
@@ -93,7 +113,9 @@ async def listen(
 def running_of(cfg: Serve) -> Running:
     """How each replica runs."""
     threads = cfg.threads or max(1, (os.cpu_count() or 1) // cfg.replicas)
-    return Running(cfg.max_batch, cfg.kv_memory, cfg.max_len, cfg.deterministic, threads, cfg.dtype)
+    return Running(
+        cfg.max_batch, cfg.kv_memory, cfg.max_len, cfg.deterministic, threads, cfg.dtype, cfg.engine, cfg.vllm
+    )
 
 
 async def drain(state: State) -> None:
@@ -106,13 +128,40 @@ async def drain(state: State) -> None:
         call.abort("The server is shutting down")
 
 
-def patient(seconds: float) -> type[H11Protocol]:
-    """uvicorn's HTTP, but a connection may not take longer than this to send the headers of its first request."""
+def patient(seconds: float) -> type[HttpToolsProtocol]:
+    """uvicorn's HTTP, but headers may be no larger than HEADERS and take no longer than this."""
 
-    class Patient(H11Protocol):
+    class Patient(HttpToolsProtocol):
+        unread, timer = 0, None  # bytes of headers that are not complete, and when they have to be
+
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            self.loop.call_later(seconds, lambda: transport.close() if self.cycle is None else None)
+            self.timer = self.loop.call_later(seconds, transport.close)
+
+        def data_received(self, data: bytes) -> None:
+            self.unread = 0 if self.timer is None else self.unread + len(data)
+            super().data_received(data)
+            if self.timer is not None and self.unread > HEADERS:
+                self.transport.close()
+
+        def on_message_begin(self) -> None:
+            super().on_message_begin()
+            if self.timer is None:
+                self.timer = self.loop.call_later(seconds, self.transport.close)
+
+        def on_headers_complete(self) -> None:
+            self.forget()
+            super().on_headers_complete()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self.forget()
+            super().connection_lost(exc)
+
+        def forget(self) -> None:
+            """Wait for headers no more."""
+            if self.timer is not None:
+                self.timer.cancel()
+                self.timer = None
 
     return Patient
 

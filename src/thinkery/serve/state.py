@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from thinkery.core import Message
-from thinkery.serve.call import Call, Usage
+from thinkery.serve.call import Call, Heard, Usage
 from thinkery.serve.config import Serve
 from thinkery.serve.door import Door
-from thinkery.serve.jobs import Job, News
+from thinkery.serve.jobs import Job
 from thinkery.serve.ledger import Bill, Key, cost_of
 from thinkery.serve.limiter import Limiter
 from thinkery.serve.metrics import Metrics
@@ -45,7 +45,7 @@ class State:
     @property
     def reader(self) -> Reader:
         """How requests are read."""
-        return Reader(PROFILES[self.cfg.api_profile], self.cfg.limits)
+        return Reader(PROFILES[self.cfg.api_profile], self.cfg.limits, self.cfg.engine)
 
     def offer(self, name: str) -> Offer:
         """The model a request asks for."""
@@ -68,7 +68,7 @@ class State:
 
     def news(
         self, call: Call, asked: Sequence[Sequence[Message]], *, silence_s: float | None = None
-    ) -> AsyncIterator[tuple[int, News] | None]:
+    ) -> AsyncIterator[Heard]:
         """What comes of a call, held back until risk control has read it where there is risk control."""
         if self.risk is None:
             return call.news(silence_s=silence_s)

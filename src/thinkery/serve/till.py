@@ -1,4 +1,7 @@
-"""The ledger as the server's event loop uses it: everything in one thread, bills opened before and closed after."""
+"""The ledger as the server's event loop uses it: bills are opened before and closed after, in a thread of their own.
+
+Keys are looked up at once: in SQLite's WAL mode nobody who reads waits for who writes.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,8 @@ class Till:
     """One server's hold on a ledger, from `Till(…)` to `close`; charges at once what a killed server left."""
 
     def __init__(self, path: Path, prices: Prices, slots: int) -> None:
-        self.ledger, self.prices = Ledger(path), prices
+        self.ledger, self.keys, self.prices = Ledger(path), Ledger(path), prices
+        """One to write, in the thread, and one to look keys up."""
         self.meter = Meter(path.with_name(path.name + ".meter"), slots)
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self.recovered = self.ledger.settle_left(self.meter.left)
@@ -33,9 +37,9 @@ class Till:
         """Have something done in the ledger's thread."""
         return await asyncio.get_running_loop().run_in_executor(self.thread, work)
 
-    async def key_of(self, secret: str) -> Key | None:
+    def key_of(self, secret: str) -> Key | None:
         """Who a secret belongs to; without any keys, everybody is "local"."""
-        return await self.do(lambda: self.ledger.key_of(secret) if self.ledger.has_keys() else Key(LOCAL, LOCAL))
+        return self.keys.key_of(secret) if self.keys.has_keys() else Key(LOCAL, LOCAL)
 
     async def open(self, call: Call, key: Key) -> Bill:
         """Note a request before it begins."""
@@ -67,4 +71,5 @@ class Till:
         """Let the next server have the ledger."""
         self.thread.shutdown()
         self.ledger.close()
+        self.keys.close()
         self.meter.close()
