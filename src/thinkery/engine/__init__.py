@@ -33,8 +33,8 @@ class EngineConfig(Config):
     kv_memory: float = Field(default=4.0, gt=0, json_schema_extra={"key": False})
     """GiB for keys and values; samples that do not fit wait."""
     prefill: int = Field(default=8192, ge=1, json_schema_extra={"key": False})
-    """New tokens of prompts in one step, unless one prompt has more. Fewer let what came first begin sooner and hold up
-    less what is running; many together are faster."""
+    """New tokens of prompts in one step; what has more goes through in several, while others get a token in each. Fewer
+    let what came first begin sooner, hold up less what is running, and take less memory; many together are faster."""
     max_len: int | None = Field(default=None, ge=2)
     """Longest prompt and completion together, in tokens; None is what the model has positions for."""
     dtype: Literal["model", "float32", "bfloat16", "fastest"] = "model"

@@ -121,6 +121,16 @@ class FollowingEngine(LearningEngine, Protocol):
         ...
 
 
+@runtime_checkable
+class ReadingEngine(Engine, Protocol):
+    """An engine whose steps may bring no news because they compute a part of a long prompt each."""
+
+    @property
+    def reading(self) -> bool:
+        """Whether a prompt is half computed."""
+        ...
+
+
 def generate(
     engine: Engine, requests: Sequence[Request], *, patience_s: float = 600.0
 ) -> Iterator[tuple[int, list[Event]]]:
@@ -131,7 +141,7 @@ def generate(
     """
     index = {engine.submit(request): i for i, request in enumerate(requests)}
     done: dict[str, dict[int, Event]] = {id: {} for id in index}
-    heard = time.monotonic()
+    heard, reader = time.monotonic(), engine if isinstance(engine, ReadingEngine) else None
     try:
         while index:
             for event in engine.step():
@@ -145,6 +155,8 @@ def generate(
                     finished = done.pop(event.request)
                     yield index.pop(event.request), [finished[s] for s in sorted(finished)]
                     heard = time.monotonic()
+            if reader is not None and reader.reading:
+                heard = time.monotonic()
             if time.monotonic() - heard > patience_s:
                 raise Stalled(
                     f"no news for {patience_s:g} s from the engine",

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from thinkery.engine.native.runner import PREFILL_TOKENS, Network, Prefix, chunks
+from thinkery.engine.native.runner import PREFILL_TOKENS, Network, Reading, chunks
 from thinkery.engine.native.scheduler import Moves, Room
 from thinkery.engine.native.sequence import Sample
 
@@ -25,35 +25,43 @@ class RecomputingRunner:
         self.network, self.max_rows, self.alone = network, max_rows, alone
         self.cache_tokens = sys.maxsize
 
-    def make_room(self, room: Room) -> None:
+    def make_room(self, room: Room, unplaced: int) -> None:
         """Nothing is kept, so no room is needed."""
 
-    def fresh(self, text: Sequence[int], salt: str) -> int:
-        """How many tokens of a text are not known yet: all."""
-        return len(text)
+    def open(self, text: Sequence[int], salt: str) -> Reading:
+        """Nothing is known of any text."""
+        return Reading(text, salt)
 
-    def prefixes(self, texts: Sequence[Sequence[int]], salts: Sequence[str]) -> list[Prefix]:
-        """Texts of similar length share a pass through the network."""
-        found: dict[int, Prefix] = {}
+    def portion(self, reading: Reading, tokens: int) -> int:
+        """All, because parts would have to be computed again with what follows them."""
+        return reading.missing if tokens > 0 else 0
+
+    def read(self, readings: Sequence[Reading]) -> None:
+        """Compute whole texts."""
+        hidden_BD = self.hidden([reading.text for reading in readings])
+        for reading, hidden_D in zip(readings, hidden_BD, strict=True):
+            reading.hidden_D, reading.done = hidden_D, reading.end
+
+    def hidden(self, texts: Sequence[Sequence[int]]) -> list[Tensor]:
+        """hidden_D at the end of every text; those of similar length share a pass through the network."""
+        found: dict[int, Tensor] = {}
         for numbers in chunks([len(text) for text in texts], 0 if self.alone else PREFILL_TOKENS):
             found.update(zip(numbers, self.pass_of([texts[i] for i in numbers]), strict=True))
         return [found[i] for i in range(len(texts))]
 
-    def pass_of(self, texts: Sequence[Sequence[int]]) -> list[Prefix]:
+    def pass_of(self, texts: Sequence[Sequence[int]]) -> Tensor:
         """One packed pass, of which the last hidden states are kept."""
         lengths = [len(text) for text in texts]
         device = next(self.network.parameters()).device
         tokens_T = torch.tensor([token for text in texts for token in text], device=device)
-        hidden_TD = self.network.packed(tokens_T, lengths)
-        return [Prefix(hidden_TD[end - 1]) for end in torch.tensor(lengths).cumsum(0).tolist()]
+        return self.network.packed(tokens_T, lengths)[torch.tensor(lengths, device=device).cumsum(0) - 1]
 
-    def place(self, prefixes: Sequence[Prefix], rows: Sequence[Sample], first: int) -> None:
+    def place(self, readings: Sequence[Reading], rows: Sequence[Sample], first: int) -> None:
         """Nothing is remembered."""
 
     def decode(self, rows: Sequence[Sample]) -> Tensor:
         """Every text again, whole."""
-        texts, salts = [row.text for row in rows], [row.prompt.request.salt for row in rows]
-        return torch.stack([prefix.hidden_D for prefix in self.prefixes(texts, salts)])
+        return torch.stack(self.hidden([row.text for row in rows]))
 
     def remember(self, slot: int, row: Sample) -> None:
         """Nothing is remembered."""

@@ -112,18 +112,18 @@ def softmax(scores: Tensor, bias_B1L: Tensor) -> Tensor:
     return scores.softmax(-1)
 
 
-def after(pasts: Sequence[Tensor | None], lengths: Sequence[int]) -> Attend:
-    """Causal attention of several texts laid end to end, of which the beginnings kv_XITKE are known already."""
+def after(parts: Sequence[tuple[Tensor, int, int]]) -> Attend:
+    """Causal attention of tokens `done` to `end` of several texts laid end to end, given as (kv_XITKE, done, end), into
+    which their keys and values are written."""
 
     def attend(layer: int, q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor) -> Tensor:
         outs, start = [], 0
-        for past, length in zip(pasts, lengths, strict=True):
-            here = slice(start, start + length)
-            k, v = k_TKE[here], v_TKE[here]
-            if past is not None:
-                k, v = torch.cat((past[0, layer], k)), torch.cat((past[1, layer], v))
-            outs.append(causal(q_THE[here], k, v))
-            start += length
+        for kv_XITKE, done, end in parts:
+            here = slice(start, start + end - done)
+            keys_TKE, values_TKE = kv_XITKE[:, layer]
+            keys_TKE[done:end], values_TKE[done:end] = k_TKE[here], v_TKE[here]
+            outs.append(causal(q_THE[here], keys_TKE[:end], values_TKE[:end]))
+            start = here.stop
         return torch.cat(outs)
 
     return attend

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from itertools import islice, takewhile
 
-import torch
 from torch import Tensor
 
 BLOCK = 64
@@ -39,12 +38,12 @@ class Blocks:
         """The blocks of that beginning."""
         return list(takewhile(self.kept.__contains__, block_names(text[:-1], salt)))
 
-    def find(self, text: Sequence[int], salt: str) -> Tensor | None:
-        """kv_XITKE of the longest known beginning that leaves at least one token to compute."""
+    def find(self, text: Sequence[int], salt: str) -> list[Tensor]:
+        """kv_XITKE of every block of the longest known beginning that leaves at least one token to compute."""
         names = self.names(text, salt)
         for name in reversed(names):  # a beginning must not go before what follows it
             self.kept.move_to_end(name)
-        return torch.cat([self.kept[name] for name in names], dim=2) if names else None
+        return [self.kept[name] for name in names]
 
     def keep(self, text: Sequence[int], salt: str, kv_XITKE: Tensor, first: int = 0) -> None:
         """Remember every whole block of a text from block `first` on, where its keys and values begin."""

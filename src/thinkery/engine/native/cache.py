@@ -43,6 +43,8 @@ class Cache:
 
     def resize(self, slots: int, capacity: int) -> None:
         """Change the room, layer by layer so that little is held twice; what fits is kept."""
+        if (slots, capacity) == (self.slots, self.capacity):
+            return
         for store in (self.keys, self.values):
             for layer, old in enumerate(store):
                 # zeros, because masked positions are multiplied by 0 and must not be NaN
@@ -55,6 +57,13 @@ class Cache:
         """Store keys and values, row n at `positions_N[n]` of slot `slots_N[n]`."""
         self.keys[layer][slots_N, :, positions_N] = k_NKE
         self.values[layer][slots_N, :, positions_N] = v_NKE
+
+    def write_text(self, slot: int, kv_XITKE: Tensor) -> None:
+        """Store a text's keys and values from the beginning of a slot on."""
+        n = kv_XITKE.shape[2]
+        for store, parts_ITKE in zip((self.keys, self.values), kv_XITKE, strict=True):
+            for layer, x_TKE in zip(store, parts_ITKE, strict=True):
+                layer[slot, :, :n] = x_TKE.transpose(0, 1)
 
     def read(self, layer: int, slots: int) -> tuple[Tensor, Tensor]:
         """Keys and values of the first slots, as views [slots·K, C, E]."""

@@ -6,6 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from thinkery import chat
 from thinkery.core import Sampling
 from thinkery.engine.base import Event, Request
 from thinkery.engine.native.packed import PackedTransformer
-from thinkery.engine.native.runner import Network, Prefix, Runner, Sampled
+from thinkery.engine.native.runner import Network, Reading, Runner, Sampled
 from thinkery.engine.native.sampler import draw, uniforms
 from thinkery.engine.native.scheduler import Scheduler
 from thinkery.engine.native.sequence import Prompt, Sample, StopSearch
@@ -82,13 +83,16 @@ class NativeEngine:
         self.scheduler.preempt()
         self.retire()
         running = list(self.scheduler.rows)
-        arrivals = self.scheduler.admit(self.to_compute)
+        readings: list[Reading] = []
+        arrivals = self.scheduler.admit(partial(self.take, readings))
         rows = self.scheduler.rows
+        if not running and (rows or readings):
+            self.runner.clear()
+        if rows:
+            self.runner.make_room(self.scheduler.room, self.unplaced)
+        self.runner.read(readings)
         if not rows:
             return events
-        if not running:
-            self.runner.clear()
-        self.runner.make_room(self.scheduler.room)
         tokens, logprobs = self.next_tokens(rows, self.hidden(running, arrivals))
         for row, token, logprob in zip(rows, tokens, logprobs, strict=True):
             row.add(token, logprob, self.eos_ids)
@@ -120,13 +124,23 @@ class NativeEngine:
         refresh(self.network, self.learner)
         self.runner.forget()
         for prompt in self.scheduler.queue:
-            prompt.prefix = None
+            prompt.reading = None
+            for sample in prompt.waiting:
+                sample.again = None
         for share in self.scheduler.shares:
             share.filled = False
-        rows = self.scheduler.rows
-        if rows:
-            texts, salts = [row.text[:-1] for row in rows], [row.prompt.request.salt for row in rows]
-            self.runner.place(self.runner.prefixes(texts, salts), rows, 0)
+        self.renew()
+
+    @property
+    def reading(self) -> bool:
+        """Whether a prompt is half computed, so that steps may bring no news."""
+        return self.scheduler.half_read is not None
+
+    @property
+    def unplaced(self) -> int:
+        """Tokens of the text that is half computed, which are kept apart from those of rows."""
+        half_read = self.scheduler.half_read
+        return 0 if half_read is None else half_read.length
 
     def end_full(self) -> list[Sample]:
         """End the samples that have no room to go on; returns them."""
@@ -171,36 +185,58 @@ class NativeEngine:
                 hint="raise the engine's kv_memory, or lower max_tokens",
             )
 
+    def renew(self) -> None:
+        """Compute once more what every row remembers; its last token was never fed."""
+        rows, slot = self.scheduler.rows, 0
+        while slot < len(rows):
+            readings, left = [], self.scheduler.prefill
+            while left > 0 and slot + len(readings) < len(rows):
+                row = rows[slot + len(readings)]
+                readings.append(self.runner.open(row.text[:-1], row.prompt.request.salt))
+                left -= self.claim(readings[-1], left)
+            self.runner.read(readings)
+            while readings[-1].missing:
+                self.claim(readings[-1], self.scheduler.prefill)
+                self.runner.read(readings[-1:])
+            self.runner.place(readings, rows[slot : slot + len(readings)], slot)
+            slot += len(readings)
+
     def hidden(self, running: Sequence[Sample], arrivals: Sequence[Sample]) -> Tensor:
         """hidden_BD at the last token of everything: rows that were running, then those that arrive."""
         hidden = [self.runner.decode(running)] if running else []
         if arrivals:
-            prefixes = self.admitted(arrivals)
-            self.runner.place(prefixes, arrivals, len(running))
-            hidden.append(torch.stack([prefix.hidden_D for prefix in prefixes]))
+            readings = [sample.reading for sample in arrivals]
+            self.runner.place(readings, arrivals, len(running))
+            hidden.append(torch.stack([reading.hidden_D for reading in readings]))
+            self.begin(arrivals)
         return torch.cat(hidden)
 
-    def to_compute(self, sample: Sample) -> int:
-        """How many tokens have to go through the network before a waiting sample can begin."""
-        if not sample.tokens and len(sample.prompt.waiting) < len(sample.prompt.request.seeds):
-            return 0  # the prompt was computed for its first sample
-        return self.runner.fresh(sample.text, sample.prompt.request.salt)
+    def begin(self, arrivals: Sequence[Sample]) -> None:
+        """What was computed of texts that have begun is not needed any more, but for prompts of which samples wait."""
+        for sample in arrivals:
+            sample.again = None
+            if not sample.tokens:
+                sample.prompt.reading = sample.prompt.reading if sample.prompt.waiting else None
 
-    def admitted(self, arrivals: Sequence[Sample]) -> list[Prefix]:
-        """The work on each arrival's text; that on a prompt is done once however many samples it has."""
-        prompts = list(dict.fromkeys(sample.prompt for sample in arrivals if not sample.tokens))
-        fresh = [prompt for prompt in prompts if prompt.prefix is None]
-        resumed = [sample for sample in arrivals if sample.tokens]
-        texts = [prompt.tokens for prompt in fresh] + [sample.text for sample in resumed]
-        salts = [prompt.request.salt for prompt in (*fresh, *(sample.prompt for sample in resumed))]
-        found = self.runner.prefixes(texts, salts)
-        for prompt, prefix in zip(fresh, found, strict=False):
-            prompt.prefix, prompt.known = prefix, prefix.known
-        again = dict(zip(resumed, found[len(fresh) :], strict=True))
-        prefixes = [again[sample] if sample.tokens else sample.prompt.prefix for sample in arrivals]
-        for prompt in prompts:
-            prompt.prefix = prompt.prefix if prompt.waiting else None
-        return prefixes
+    def take(self, readings: list[Reading], sample: Sample, tokens: int) -> tuple[int, bool]:
+        """Have at most so many more tokens of a sample's text computed, among `readings`; returns how many, and whether
+        the text is complete with them."""
+        if sample.reading is None:
+            if tokens <= 0:
+                return 0, False
+            sample.reading = self.runner.open(sample.text, sample.prompt.request.salt)
+            if not sample.tokens:
+                sample.prompt.known = sample.reading.known
+        taken = self.claim(sample.reading, tokens)
+        if taken:
+            readings.append(sample.reading)
+        return taken, not sample.reading.missing
+
+    def claim(self, reading: Reading, tokens: int) -> int:
+        """Let a text advance by at most so many tokens when it is read next; returns by how many."""
+        taken = self.runner.portion(reading, tokens) if reading.missing else 0
+        reading.end += taken
+        return taken
 
     def next_tokens(self, rows: Sequence[Sample], hidden_BD: Tensor) -> tuple[list[int], list[float]]:
         """A token for every row, and its log-probability."""

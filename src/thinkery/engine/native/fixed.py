@@ -13,15 +13,19 @@ from torch import Tensor
 
 from thinkery.engine.native.attention import over_cache
 from thinkery.engine.native.cache import Cache
-from thinkery.engine.native.runner import Prefix, fill, recorded
+from thinkery.engine.native.runner import Reading, buffer, fill
 from thinkery.engine.native.scheduler import Moves, Room
 from thinkery.engine.native.sequence import Sample
-from thinkery.model.attention import packed_causal
+from thinkery.model.attention import Attend, attention
 from thinkery.model.transformer import Transformer
+
+PART = 512
+"""Tokens of a text that go through the network at once."""
 
 
 class FixedRunner:
-    """Every decoding step has `max_rows` rows over `max_length` positions, every prompt goes through alone, padded.
+    """Every decoding step has `max_rows` rows over `max_length` positions; a prompt goes through alone, in parts of one
+    length over `max_length` positions too.
 
     That a row's place in the batch does not matter either is up to the processor's matrix kernels; `rows_agree`
     tries it out.
@@ -35,29 +39,43 @@ class FixedRunner:
         self.device = weight.device
         self.cache = Cache(network.shape, weight.dtype, weight.device)
         self.cache.resize(max_rows, max_length)
+        self.part = min(PART, max_length)
+        self.parts = -(-max_length // self.part)
 
-    def make_room(self, room: Room) -> None:
+    def make_room(self, room: Room, unplaced: int) -> None:
         """All the room there is was made at the start."""
 
-    def fresh(self, text: Sequence[int], salt: str) -> int:
-        """How many tokens of a text are not known yet: all."""
-        return len(text)
+    def open(self, text: Sequence[int], salt: str) -> Reading:
+        """Nothing is known of any text."""
+        return Reading(text, salt)
 
-    def prefixes(self, texts: Sequence[Sequence[int]], salts: Sequence[str]) -> list[Prefix]:
-        """One text per pass, with padding behind it, which causal attention cannot see."""
-        return [self.padded_pass(text) for text in texts]
+    def portion(self, reading: Reading, tokens: int) -> int:
+        """Whole parts, so that where a text is cut does not depend on what is beside it; at least one."""
+        return min(reading.missing, max(self.part, tokens // self.part * self.part)) if tokens > 0 else 0
 
-    def padded_pass(self, text: Sequence[int]) -> Prefix:
-        """The work on one text."""
-        n, length = len(text), self.max_length
-        hidden_TD, kv_XITKE = recorded(
-            self.network, [*text, *[0] * (length - n)], range(length), packed_causal([length], self.device)
-        )
-        return Prefix(hidden_TD[n - 1], kv_XITKE[:, :, :n])
+    def read(self, readings: Sequence[Reading]) -> None:
+        """One part of one text per pass, with padding behind it, which causal attention cannot see."""
+        for reading in readings:
+            if not reading.kv_XITKE.numel():
+                reading.kv_XITKE = buffer(self.network, self.parts * self.part).zero_()
+            while reading.done < reading.end:
+                self.pass_part(reading)
 
-    def place(self, prefixes: Sequence[Prefix], rows: Sequence[Sample], first: int) -> None:
+    def pass_part(self, reading: Reading) -> None:
+        """The next part of a text."""
+        start = reading.done
+        tokens = reading.text[start : start + self.part]
+        idle = self.part - len(tokens)
+        seen_TL = torch.ones(self.part, self.parts * self.part, dtype=torch.bool, device=self.device).tril(start)
+        tokens_T = torch.tensor([*tokens, *[0] * idle], device=self.device)
+        places_T = torch.arange(start, start + self.part, device=self.device)
+        hidden_TD = self.network(tokens_T, places_T, over_part(reading.kv_XITKE, start, seen_TL))
+        reading.hidden_D, reading.done = hidden_TD[len(tokens) - 1], start + len(tokens)
+
+    def place(self, readings: Sequence[Reading], rows: Sequence[Sample], first: int) -> None:
         """Write the whole text into the row's slot."""
-        fill(self.cache, [(slot, prefix.kv_XITKE) for slot, prefix in enumerate(prefixes, first)])
+        texts = [reading.kv_XITKE[:, :, : len(reading.text)] for reading in readings]
+        fill(self.cache, list(enumerate(texts, first)))
 
     def decode(self, rows: Sequence[Sample]) -> Tensor:
         """Feed every row its last token, and idle rows token 0."""
@@ -91,8 +109,22 @@ class FixedRunner:
 
     def rows_agree(self) -> bool:
         """Whether equal rows come out equal to the last bit wherever they stand in the batch."""
-        prefix = self.padded_pass([0, 0, 0])
-        fill(self.cache, [(slot, prefix.kv_XITKE) for slot in range(self.max_rows)])
+        reading = Reading([0, 0, 0], "", end=3)
+        self.read([reading])
+        fill(self.cache, [(slot, reading.kv_XITKE[:, :, :3]) for slot in range(self.max_rows)])
         hidden_BD = self.advance([0] * self.max_rows, [4] * self.max_rows)
         logits_BV = self.network.logits(hidden_BD)
         return bool((hidden_BD == hidden_BD[0]).all() and (logits_BV == logits_BV[0]).all())
+
+
+def over_part(kv_XITKE: Tensor, start: int, seen_TL: Tensor) -> Attend:
+    """Attention of part of a text, which begins at `start`, to all there is room for."""
+
+    def attend(layer: int, q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor) -> Tensor:
+        keys_LKE, values_LKE = kv_XITKE[:, layer]
+        here = slice(start, start + len(q_THE))
+        keys_LKE[here], values_LKE[here] = k_TKE, v_TKE
+        q, k, v = (x.transpose(0, 1)[None] for x in (q_THE, keys_LKE, values_LKE))
+        return attention(q, k, v, seen_TL[None, None])[0].transpose(0, 1)
+
+    return attend

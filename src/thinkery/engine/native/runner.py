@@ -1,4 +1,4 @@
-"""The network over the cache: prompts many at once, then one token of every running sample.
+"""The network over the cache: prompts many at once or a part at a time, then one token of every running sample.
 
 Shapes: B rows, T tokens of packed texts, D width, K key/value heads, E head width; X = 2 (keys, values), I layers.
 """
@@ -24,7 +24,11 @@ from thinkery.model.attention import Attend, packed_causal
 from thinkery.model.transformer import Shape, Transformer
 
 PREFILL_TOKENS = 8192
-"""Prompt tokens that go through the network at once; bounds the memory of activations."""
+"""Tokens that whole texts may have when they go through the network together, padded to the longest of them."""
+
+
+LONG = 512
+"""Tokens from which on a text is copied by itself, and room is not made for texts that may come."""
 
 
 class Network(Protocol):
@@ -47,14 +51,29 @@ class Sampled(Protocol):
     def logits(self, hidden_TD: Tensor) -> Tensor: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Prefix:
-    """A text's hidden state at its last token, and its keys and values in every layer, empty where none are kept."""
+@dataclass(slots=True, eq=False)
+class Reading:
+    """The work on a text, which may take several passes, a part of the text in each."""
 
-    hidden_D: Tensor
-    kv_XITKE: Tensor = field(default_factory=partial(torch.empty, 0))
+    text: Sequence[int]
+    salt: str
     known: int = 0
-    """How many of its tokens were not computed for it."""
+    """How many of its first tokens were not computed for it."""
+    done: int = 0
+    """Tokens that are computed."""
+    end: int = 0
+    """How many it will be after the next pass."""
+    hidden_D: Tensor = field(default_factory=partial(torch.empty, 0))
+    """Hidden state at the last token that is computed."""
+    kv_XITKE: Tensor = field(default_factory=partial(torch.empty, 0))
+    """Keys and values in every layer, empty where none are kept; of tokens that are not computed yet, anything."""
+    beginning: Sequence[Tensor] = ()
+    """Those of the known tokens, block by block, until they are copied."""
+
+    @property
+    def missing(self) -> int:
+        """Tokens that the next pass leaves to later ones."""
+        return len(self.text) - self.end
 
 
 class Runner(Protocol):
@@ -63,20 +82,24 @@ class Runner(Protocol):
     cache_tokens: int
     """How many tokens of everything in flight there is memory for."""
 
-    def make_room(self, room: Room) -> None:
-        """Hold a batch that takes so much, which is known to fit."""
+    def make_room(self, room: Room, unplaced: int) -> None:
+        """Hold a batch that takes so much, which is known to fit, beside so many tokens of a text that is half read."""
         ...
 
-    def fresh(self, text: Sequence[int], salt: str) -> int:
-        """How many tokens of a text are not known yet."""
+    def open(self, text: Sequence[int], salt: str) -> Reading:
+        """The work on a text before anything is computed for it."""
         ...
 
-    def prefixes(self, texts: Sequence[Sequence[int]], salts: Sequence[str]) -> list[Prefix]:
-        """The work on each text, to be placed for any number of samples."""
+    def portion(self, reading: Reading, tokens: int) -> int:
+        """How many more tokens of a text one step takes, where it should compute at most so many."""
         ...
 
-    def place(self, prefixes: Sequence[Prefix], rows: Sequence[Sample], first: int) -> None:
-        """Remember prefix i for row i; the rows stand in slots from `first` on."""
+    def read(self, readings: Sequence[Reading]) -> None:
+        """Compute each text up to its `end`; what is complete can be placed for any number of samples."""
+        ...
+
+    def place(self, readings: Sequence[Reading], rows: Sequence[Sample], first: int) -> None:
+        """Remember text i for row i; the rows stand in slots from `first` on."""
         ...
 
     def decode(self, rows: Sequence[Sample]) -> Tensor:
@@ -117,65 +140,86 @@ class CachedRunner:
         self.cache_tokens = memory // token_bytes(network.shape, self.dtype)
         self.sharing: tuple[tuple[list[tuple[int, int]], int], Sharing] | None = None
 
-    def make_room(self, room: Room) -> None:
-        """Slots double, so that copies are rare; their length fits what is read, because every step reads it whole."""
+    def make_room(self, room: Room, unplaced: int) -> None:
+        """Slots double while they are short, so that copies are rare; their length fits what is read."""
         prompts, own = self.prompts, self.own
         have = Room(prompts.slots, prompts.capacity, own.slots, own.capacity)
+        prompt, text = fitted(have.prompt, room.prompt), fitted(have.own, room.own)
         wanted = Room(
-            grown(have.shares, room.shares, self.max_rows),
-            fitted(have.prompt, room.prompt),
-            grown(have.rows, room.rows, self.max_rows),
-            fitted(have.own, room.own),
-        )
+            grown(have.shares, room.shares, self.max_rows, prompt), prompt,
+            grown(have.rows, room.rows, self.max_rows, text), text,
+        )  # fmt: skip
         if wanted.tokens > self.cache_tokens:
             wanted = room
-        self.blocks.shrink(self.cache_tokens - wanted.tokens)
-        if wanted != have:
-            prompts.resize(wanted.shares, wanted.prompt)
-            own.resize(wanted.rows, wanted.own)
+        self.blocks.shrink(self.cache_tokens - wanted.tokens - unplaced)
+        prompts.resize(wanted.shares, wanted.prompt)
+        own.resize(wanted.rows, wanted.own)
 
-    def fresh(self, text: Sequence[int], salt: str) -> int:
-        """How many tokens of a text are not known yet."""
-        return len(text) - self.blocks.known(text, salt)
+    def open(self, text: Sequence[int], salt: str) -> Reading:
+        """Beginnings that are known are not computed."""
+        blocks = self.blocks.find(text, salt)
+        known = BLOCK * len(blocks)
+        return Reading(text, salt, known, known, known, beginning=blocks)
 
-    def prefixes(self, texts: Sequence[Sequence[int]], salts: Sequence[str]) -> list[Prefix]:
-        """Texts of similar length share a pass through the network; beginnings that are known are not computed."""
-        pasts = [self.blocks.find(text, salt) for text, salt in zip(texts, salts, strict=True)]
-        fresh = [len(text) - length_of(past) for text, past in zip(texts, pasts, strict=True)]
-        found: dict[int, Prefix] = {}
-        for numbers in chunks(fresh, PREFILL_TOKENS):
-            found.update(zip(numbers, self.pass_of([(texts[i], pasts[i]) for i in numbers]), strict=True))
-        for i, (text, salt) in enumerate(zip(texts, salts, strict=True)):
-            self.blocks.keep(text, salt, found[i].kv_XITKE)
-        self.blocks.shrink(self.cache_tokens - self.prompts.tokens - self.own.tokens)
-        return [found[i] for i in range(len(texts))]
+    def portion(self, reading: Reading, tokens: int) -> int:
+        """Any number of tokens is as good as any other."""
+        return min(reading.missing, max(0, tokens))
 
-    def pass_of(self, texts: Sequence[tuple[Sequence[int], Tensor | None]]) -> list[Prefix]:
-        """One causal pass over what follows the known beginnings."""
-        pasts, starts = [past for _, past in texts], [length_of(past) for _, past in texts]
-        lengths = [len(text) - start for (text, _), start in zip(texts, starts, strict=True)]
-        tokens = [token for (text, _), start in zip(texts, starts, strict=True) for token in text[start:]]
-        places = [place for (text, _), start in zip(texts, starts, strict=True) for place in range(start, len(text))]
-        attend = after(pasts, lengths) if any(starts) else packed_causal(lengths, self.device)
-        hidden_TD, kv_XITKE = recorded(self.network, tokens, places, attend)
-        lasts = torch.tensor(lengths).cumsum(0) - 1
-        parts = kv_XITKE.split(lengths, dim=2)
-        whole = [
-            part if past is None else torch.cat((past, part), dim=2) for past, part in zip(pasts, parts, strict=True)
-        ]
-        return [Prefix(*parts) for parts in zip(hidden_TD[lasts.to(self.device)], whole, starts, strict=True)]
+    def read(self, readings: Sequence[Reading]) -> None:
+        """Whole texts of similar length share a pass; parts of texts, and what follows known beginnings, share one."""
+        whole = [reading for reading in readings if not reading.done and not reading.missing]
+        parts = [reading for reading in readings if reading.done or reading.missing]
+        for numbers in chunks([reading.end for reading in whole], PREFILL_TOKENS):
+            self.pass_whole([whole[i] for i in numbers])
+        if parts:
+            self.pass_parts(parts)
+        unplaced = sum(len(reading.text) for reading in readings if reading.missing)
+        for reading in readings:
+            if not reading.missing:
+                self.blocks.keep(reading.text, reading.salt, reading.kv_XITKE)
+        self.blocks.shrink(self.cache_tokens - self.prompts.tokens - self.own.tokens - unplaced)
 
-    def place(self, prefixes: Sequence[Prefix], rows: Sequence[Sample], first: int) -> None:
+    def pass_whole(self, readings: Sequence[Reading]) -> None:
+        """One causal pass over texts from their beginning to their end."""
+        lengths = [reading.end for reading in readings]
+        tokens = [token for reading in readings for token in reading.text]
+        places = [place for n in lengths for place in range(n)]
+        hidden_TD, kv_XITKE = recorded(self.network, tokens, places, packed_causal(lengths, self.device))
+        for reading, kv in zip(readings, kv_XITKE.split(lengths, dim=2), strict=True):
+            reading.kv_XITKE = kv
+        advanced(readings, hidden_TD)
+
+    def pass_parts(self, readings: Sequence[Reading]) -> None:
+        """One pass over the next part of each text, which sees what is before it."""
+        for reading in readings:
+            if not reading.kv_XITKE.numel():
+                self.make_buffer(reading)
+        tokens = [token for reading in readings for token in reading.text[reading.done : reading.end]]
+        places = [place for reading in readings for place in range(reading.done, reading.end)]
+        attend = after([(reading.kv_XITKE, reading.done, reading.end) for reading in readings])
+        tokens_T, places_T = (torch.tensor(x, device=self.device) for x in (tokens, places))
+        advanced(readings, self.network(tokens_T, places_T, attend))
+
+    def make_buffer(self, reading: Reading) -> None:
+        """Room for a whole text's keys and values, each head's in one piece, with those that are known."""
+        n = len(reading.text)
+        self.blocks.shrink(self.cache_tokens - self.prompts.tokens - self.own.tokens - n)
+        reading.kv_XITKE = buffer(self.network, n)
+        for number, block in enumerate(reading.beginning):
+            reading.kv_XITKE[:, :, number * BLOCK : (number + 1) * BLOCK] = block
+        reading.beginning = ()
+
+    def place(self, readings: Sequence[Reading], rows: Sequence[Sample], first: int) -> None:
         """Write prompts where their shares are, and what rows said to their own slots."""
         shares, own = [], []
-        for slot, (prefix, row) in enumerate(zip(prefixes, rows, strict=True), first):
+        for slot, (reading, row) in enumerate(zip(readings, rows, strict=True), first):
             n, share = row.shared, row.share
             assert share is not None
             if n and not share.filled:
                 share.filled = True
-                shares.append((share.slot, prefix.kv_XITKE[:, :, :n]))
-            if prefix.kv_XITKE.shape[2] > n:
-                own.append((slot, prefix.kv_XITKE[:, :, n:]))
+                shares.append((share.slot, reading.kv_XITKE[:, :, :n]))
+            if len(reading.text) > n:
+                own.append((slot, reading.kv_XITKE[:, :, n:]))
         fill(self.prompts, shares)
         fill(self.own, own)
 
@@ -248,14 +292,32 @@ def recorded(
     return network(torch.tensor(tokens, device=device), torch.tensor(places, device=device), recording), kv_XITKE
 
 
+def buffer(network: Transformer | PackedTransformer, tokens: int) -> Tensor:
+    """Room for keys and values kv_XITKE of so many tokens, those of one head side by side."""
+    shape, (dtype, device) = network.shape, format_of(network)
+    size = (2, shape.num_hidden_layers, shape.num_key_value_heads, tokens, shape.head_dim)
+    return torch.empty(size, dtype=dtype, device=device).transpose(2, 3)
+
+
+def advanced(readings: Sequence[Reading], hidden_TD: Tensor) -> None:
+    """Note that each text is computed up to its end; the hidden states are those of the new tokens."""
+    lasts = torch.tensor([reading.end - reading.done for reading in readings]).cumsum(0) - 1
+    for reading, hidden_D in zip(readings, hidden_TD[lasts.to(hidden_TD.device)], strict=True):
+        reading.hidden_D, reading.done = hidden_D, reading.end
+
+
 def fill(cache: Cache, parts: Sequence[tuple[int, Tensor]]) -> None:
-    """Write texts, given as (slot, kv_XITKE), from the beginning of their slots on."""
-    if not parts:
+    """Write texts, given as (slot, kv_XITKE), from the beginning of their slots on; short ones together."""
+    for slot, kv_XITKE in parts:
+        if kv_XITKE.shape[2] >= LONG:
+            cache.write_text(slot, kv_XITKE)
+    short = [(slot, kv) for slot, kv in parts if kv.shape[2] < LONG]
+    if not short:
         return
-    lengths = torch.tensor([kv.shape[2] for _, kv in parts])
-    slots_N = torch.tensor([slot for slot, _ in parts]).repeat_interleave(lengths)
+    lengths = torch.tensor([kv.shape[2] for _, kv in short])
+    slots_N = torch.tensor([slot for slot, _ in short]).repeat_interleave(lengths)
     positions_N = torch.cat([torch.arange(n) for n in lengths.tolist()])
-    keys_INKE, values_INKE = torch.cat([kv for _, kv in parts], dim=2)
+    keys_INKE, values_INKE = torch.cat([kv for _, kv in short], dim=2)
     slots_N, positions_N = slots_N.to(keys_INKE.device), positions_N.to(keys_INKE.device)
     for layer, (k_NKE, v_NKE) in enumerate(zip(keys_INKE, values_INKE, strict=True)):
         cache.write(layer, slots_N, positions_N, k_NKE, v_NKE)
@@ -273,11 +335,6 @@ def token_bytes(shape: Shape, dtype: torch.dtype) -> int:
     return 2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim * dtype.itemsize
 
 
-def length_of(past: Tensor | None) -> int:
-    """Tokens of a known beginning."""
-    return 0 if past is None else past.shape[2]
-
-
 def chunks(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
     """Indices in order of length, in runs that hold at most `limit` tokens when padded (or one index)."""
     run: list[int] = []
@@ -290,9 +347,12 @@ def chunks(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
         yield run
 
 
-def grown(have: int, need: int, most: int) -> int:
-    """Slots for `need`: those there are where they suffice, else the next power of two, from 16 to `most`."""
-    return have if need <= have else min(max(16, 1 << (need - 1).bit_length()), most)
+def grown(have: int, need: int, most: int, length: int) -> int:
+    """Slots for `need`: those there are where they suffice, else the next power of two; at least 16 where they are
+    short, and at most four times as many as are needed where they are long."""
+    if need <= have and (length < LONG or have < 4 * need):
+        return have
+    return min(max(16 if length < LONG else 1, 1 << (need - 1).bit_length() if need else 0), most)
 
 
 def fitted(have: int, need: int) -> int:

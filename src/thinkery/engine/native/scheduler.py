@@ -2,6 +2,9 @@
 
 Memory is given out as it is needed: a sample is admitted when it fits beside what everyone holds now, and when the
 running ones outgrow the cache, the youngest goes back to wait and is computed again later.
+
+A step computes so many tokens of prompts and no more. The first in the queue gets them all; what is left over goes to
+those behind it. So there is never more than one text of which a part is done, and nobody overtakes it.
 """
 
 from __future__ import annotations
@@ -60,20 +63,36 @@ class Scheduler:
         """What the running samples take."""
         return room_of(self.rows)
 
-    def admit(self, to_compute: Callable[[Sample], int]) -> list[Sample]:
-        """Move waiting samples into rows, at the end, and return them: the first that fits, and others for as long as
-        `prefill` tokens `to_compute` are not exceeded."""
-        before, room, tokens = len(self.rows), self.room, 0
+    @property
+    def half_read(self) -> Sample | None:
+        """The waiting sample of whose text a part is done: the first, if any."""
+        first = self.queue[0].waiting[0] if self.queue else None
+        return first if first is not None and first.reading is not None and first.reading.missing else None
+
+    def admit(self, take: Callable[[Sample, int], tuple[int, bool]]) -> list[Sample]:
+        """Move waiting samples into rows, at the end, and return them.
+
+        `take(sample, tokens)` is asked to compute at most so many tokens of the next sample's text in this step, and
+        says how many it takes and whether the text is complete with them.
+        """
+        before, room, left = len(self.rows), self.room, self.prefill
         while self.queue and len(self.rows) < self.max_batch:
             prompt = self.queue[0]
-            room = room.joined_by(prompt.waiting[0], shares=0 if joinable(prompt.share) else 1)
-            tokens += to_compute(prompt.waiting[0])
-            if room.tokens > self.cache_tokens or (tokens > self.prefill and len(self.rows) > before):
+            room = self.joined(room, prompt.waiting[0])
+            if room.tokens > self.cache_tokens:
+                break
+            taken, complete = take(prompt.waiting[0], left)
+            left -= taken
+            if not complete:
                 break
             self.seat(prompt.waiting.popleft())
             if not prompt.waiting:
                 self.queue.popleft()
         return self.rows[before:]
+
+    def joined(self, room: Room, sample: Sample) -> Room:
+        """What a batch takes with this sample too."""
+        return room.joined_by(sample, shares=0 if joinable(sample.prompt.share) else 1)
 
     def seat(self, sample: Sample) -> None:
         """Give a sample a row, and a share of its prompt."""
@@ -87,8 +106,12 @@ class Scheduler:
         self.rows.append(sample)
 
     def preempt(self) -> None:
-        """Send the youngest samples back to wait until the others have room for their next tokens."""
+        """Take memory from the youngest until the others have room for their next tokens: from a text that is half
+        read, then from samples, which wait again."""
         staying = sorted((s for s in self.rows if s.finish is None), key=lambda sample: sample.admission)
+        half_read = self.half_read
+        if half_read is not None and self.joined(room_of(staying), half_read).tokens > self.cache_tokens:
+            half_read.reading = None
         while room_of(staying).tokens > self.cache_tokens:
             youngest = staying.pop()
             youngest.leave()

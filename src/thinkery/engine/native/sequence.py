@@ -30,7 +30,7 @@ class Prompt:
     deadline: float
     """On the clock of `time.monotonic`; infinite where there is none."""
     waiting: deque[Sample] = field(default_factory=deque)
-    prefix: Any = None
+    reading: Any = None
     """The runner's work on the prompt, kept until no sample waits."""
     known: int = 0
     """Its first tokens that earlier requests had computed."""
@@ -70,6 +70,8 @@ class Sample:
     """How many samples ran before it."""
     alternatives: tuple[tuple[int, float], ...] = ()
     """Beside its latest token."""
+    again: Any = None
+    """The runner's work on its text where it has to be computed once more, because it had to make room."""
 
     @property
     def text(self) -> tuple[int, ...]:
@@ -107,6 +109,18 @@ class Sample:
     def follow(self, version: int) -> None:
         """Other weights sample from now on."""
         self.earlier, self.version = self.spans, version
+
+    @property
+    def reading(self) -> Any:
+        """The runner's work on its text: that on the prompt, until it has said something."""
+        return self.again if self.tokens else self.prompt.reading
+
+    @reading.setter
+    def reading(self, work: Any) -> None:
+        if self.tokens:
+            self.again = work
+        else:
+            self.prompt.reading = work
 
     def leave(self) -> None:
         """Stop running."""

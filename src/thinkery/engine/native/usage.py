@@ -11,4 +11,4 @@ def cache_usage(engine: NativeEngine) -> float:
     runner = engine.runner
     if not isinstance(runner, CachedRunner):
         return 0.0
-    return (engine.scheduler.room.tokens + runner.blocks.tokens) / runner.cache_tokens
+    return (engine.scheduler.room.tokens + engine.unplaced + runner.blocks.tokens) / runner.cache_tokens
