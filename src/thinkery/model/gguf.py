@@ -10,7 +10,7 @@ import io
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tokenizers import Regex, pre_tokenizers
@@ -18,12 +18,16 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.pre_tokenizers import PreTokenizer
 
 from thinkery.errors import EnvironmentLacks, InputError
-from thinkery.model.hf import empty, save_model, shape_from_config
+from thinkery.model.hf import empty, require_room, save_model, shape_from_config
 from thinkery.model.tokenizer import Tokenizer
-from thinkery.model.transformer import Transformer
+from thinkery.model.transformer import Shape, Transformer
 from thinkery.model.weights import fill
 
+if TYPE_CHECKING:
+    from gguf import GGUFReader
+
 ARCHITECTURES = ("llama",)
+_DAMAGED = "the file is damaged or something else: copy or download it again"
 
 
 def convert(path: str | Path, folder: str | Path) -> None:
@@ -32,8 +36,11 @@ def convert(path: str | Path, folder: str | Path) -> None:
     Raises InputError for an architecture other than Llama's, EnvironmentLacks without the `gguf` package.
     """
     path = Path(path)
-    header = _header(path)
+    reader = _reader(path)
+    header = _header(reader)
     _check_architecture(path, header)
+    numbers = sum(int(tensor.n_elements) for tensor in reader.tensors)
+    require_room(2 * numbers, where=str(path))  # once as transformers reads it, once as ours
     network = _network(path)
     save_model(folder, network, _tokenizer(path, header), card=_card(path, header))
 
@@ -41,11 +48,34 @@ def convert(path: str | Path, folder: str | Path) -> None:
 def read_tokenizer(path: str | Path) -> Tokenizer:
     """The tokenizer and chat template of a .gguf file alone."""
     path = Path(path)
-    return _tokenizer(path, _header(path))
+    return _tokenizer(path, _header(_reader(path)))
 
 
-def _header(path: Path) -> dict[str, Any]:
-    """The scalar and text fields of the file."""
+def read_shape(path: Path) -> Shape:
+    """The shape that the header declares, without reading the weights."""
+    reader = _reader(path)
+    header = _header(reader)
+    _check_architecture(path, header)
+    try:
+        width, heads = header["llama.embedding_length"], header["llama.attention.head_count"]
+        return Shape(
+            family="llama",
+            vocab_size=len(reader.fields["tokenizer.ggml.tokens"].data),
+            hidden_size=width,
+            intermediate_size=header["llama.feed_forward_length"],
+            num_hidden_layers=header["llama.block_count"],
+            num_attention_heads=heads,
+            num_key_value_heads=header.get("llama.attention.head_count_kv", heads),
+            head_dim=width // heads,
+        )
+    except KeyError as error:
+        raise InputError(
+            "the file's header is not whole", where=str(path), found=f"no {error}", hint=_DAMAGED
+        ) from None
+
+
+def _reader(path: Path) -> GGUFReader:
+    """The file, opened."""
     try:
         from gguf import GGUFReader
     except ImportError as error:
@@ -55,9 +85,14 @@ def _header(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError("no such file", where=str(path))
     try:
-        fields = GGUFReader(path).fields
+        return GGUFReader(path)
     except (ValueError, IndexError) as error:
-        raise InputError("not a GGUF file", where=str(path), found=str(error)) from error
+        raise InputError("not a GGUF file", where=str(path), found=str(error), hint=_DAMAGED) from error
+
+
+def _header(reader: GGUFReader) -> dict[str, Any]:
+    """The scalar and text fields of the file."""
+    fields = reader.fields
     return {name: field.contents() for name, field in fields.items() if len(field.data) == 1}
 
 
