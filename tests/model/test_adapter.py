@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from thinkery.errors import InputError
-from thinkery.model.adapter import Adapted
-from thinkery.model.hf import load_model, save_model
+from thinkery.model.adapter import Adapted, read_shape
+from thinkery.model.hf import check_model, load_model, save_model
 
 SIZES = {
     "vocab_size": 260,
@@ -121,8 +121,37 @@ def test_pickled_weights_are_refused(tokenizer, tmp_path):
     model = write(tmp_path, CONFIGS["gpt2"], tokenizer)
     (tmp_path / "model.safetensors").unlink()
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(InputError, match="transformers cannot load this model"):
+    with pytest.raises(InputError, match="pickled weights can run code"):
         load_model(tmp_path)
+
+
+@pytest.mark.parametrize("family", ["nonesuch", "t5"])
+def test_what_is_no_causal_language_model_is_refused_before_any_weight_is_read(family, tokenizer, tmp_path):
+    write(tmp_path, CONFIGS["gpt2"], tokenizer)
+    check_model(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": family}))
+    with pytest.raises(InputError, match=rf"transformers cannot load this model .*{family}"):
+        check_model(tmp_path)
+
+
+def test_a_configuration_alone_gives_the_shape_of_the_model(tokenizer, tmp_path):
+    write(tmp_path, CONFIGS["gpt2"], tokenizer)
+    (tmp_path / "model.safetensors").rename(tmp_path / "aside")
+    shape = read_shape(tmp_path)
+    (tmp_path / "aside").rename(tmp_path / "model.safetensors")
+    assert shape == load_model(tmp_path)[0].shape
+
+
+def test_a_refusal_says_everything_itself(tokenizer, tmp_path, capfd):
+    write(tmp_path, CONFIGS["gpt2"], tokenizer)
+    capfd.readouterr()
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["transformer.ln_f.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match="of one and the same model"):
+        load_model(tmp_path)
+    assert capfd.readouterr().err == ""
 
 
 def test_code_that_comes_with_the_weights_is_not_run(tokenizer, tmp_path):

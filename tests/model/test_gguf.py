@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from thinkery.core import Message
 from thinkery.errors import EnvironmentLacks, InputError
-from thinkery.model.gguf import convert, export, read_tokenizer
+from thinkery.model.gguf import convert, export, read_shape, read_tokenizer
 from thinkery.model.gguf.layout import CUTS
 from thinkery.model.hf import load_model
 from thinkery.model.locate import locate
@@ -127,6 +127,22 @@ def test_another_familys_file_is_refused(network, tmp_path):
     write_gguf(tmp_path / "phi.gguf", network, architecture="phi3")
     with pytest.raises(InputError, match=r"only GGUF files of llama, qwen2, qwen3 are read .*'phi3'"):
         convert(tmp_path / "phi.gguf", tmp_path / "folder")
+    with pytest.raises(InputError, match=r"only GGUF files of llama, qwen2, qwen3 are read .*'phi3'"):
+        read_shape(tmp_path / "phi.gguf")
+
+
+def test_the_header_alone_gives_the_shape(network, tmp_path):
+    write_gguf(tmp_path / "tiny.gguf", network)
+    assert read_shape(tmp_path / "tiny.gguf") == network.shape
+
+
+def test_a_header_without_sizes_is_refused(tmp_path):
+    writer = gguf.GGUFWriter(tmp_path / "bare.gguf", "llama")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(InputError, match="does not say embedding_length"):
+        read_shape(tmp_path / "bare.gguf")
 
 
 def test_a_file_that_is_not_gguf_is_refused(tmp_path):

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from thinkery.errors import InputError
+from thinkery.errors import EnvironmentLacks, InputError
 from thinkery.model.hf import check_model, config_from_shape, load_model, save_model, shape_from_config
 from thinkery.model.transformer import Shape, Transformer
 
@@ -205,6 +205,29 @@ def test_a_look_at_the_headers_finds_an_unsupported_variant(folder):
     edit_config(folder, hidden_act="gelu")
     with pytest.raises(InputError, match="hidden_act 'gelu'"):
         check_model(folder)
+
+
+def test_a_configuration_that_lacks_a_size_is_refused_by_name(folder):
+    edit_config(folder, hidden_size=None)
+    for look in (check_model, load_model):
+        with pytest.raises(InputError, match=r"config\.json: .*lacks what a llama model has \(found no hidden_size\)"):
+            look(folder)
+
+
+def test_weights_that_exceed_the_memory_are_refused_before_any_is_read(folder):
+    config = {"vocab_size": 10**12, "tie_word_embeddings": True}
+    edit_config(folder, **config)
+    shapes = {name: list(weight.shape) for name, weight in load_file(folder / "model.safetensors").items()}
+    shapes["model.embed_tokens.weight"] = [10**12, 32]
+    shapes.pop("lm_head.weight", None)
+    header = {name: {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
+    text = json.dumps(header).encode()
+    (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
+    for look in (check_model, load_model):
+        with pytest.raises(
+            EnvironmentLacks, match=r"too little memory to load this model \(found its weights need 128 TB"
+        ):
+            look(folder)
 
 
 def test_a_missing_shard_is_named(tokenizer, build, tmp_path):

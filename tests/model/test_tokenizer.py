@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 import tokenizers
@@ -140,6 +141,12 @@ def test_chatting_needs_a_template_and_an_end_of_sequence(tokenizer):
     with pytest.raises(InputError, match="no end-of-sequence token"):
         require_chat(Tokenizer(tokenizer.backend, template="x"))
     assert require_chat(tokenizer) == chat.THINK_CHAT
+
+
+def test_what_a_tokenizer_lacks_is_told_with_the_folder_it_came_from(tokenizer, tmp_path):
+    replace(tokenizer, template=None).save(tmp_path)
+    with pytest.raises(InputError, match=f"{tmp_path}: the tokenizer has no chat template\n  try: put a chat_template"):
+        require_chat(Tokenizer.load(tmp_path))
 
 
 def test_a_tokenizer_of_the_old_files_is_converted(tmp_path):

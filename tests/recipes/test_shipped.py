@@ -76,7 +76,13 @@ def test_a_recipe_that_makes_its_base_plans_it_from_its_size(name: str, million:
 
 
 @pytest.mark.parametrize(
-    ("name", "step", "billion"), [("qwen-1.5b", "distill", 1.54), ("qwen-7b", "distill", 7.61), ("r1", "zero", 32.76)]
+    ("name", "step", "billion"),
+    [
+        ("qwen-1.5b", "distill", 1.54),
+        ("qwen-7b", "distill", 7.61),
+        ("qwen-32b", "distill", 32.76),
+        ("r1", "zero", 32.76),
+    ],
 )
 def test_large_recipes_plan_without_their_weights(name: str, step: str, billion: float) -> None:
     if data_root() is None:
@@ -88,7 +94,7 @@ def test_large_recipes_plan_without_their_weights(name: str, step: str, billion:
     assert any("of memory" in warning for warning in made.warnings)
 
 
-@pytest.mark.parametrize(("name", "lr"), [("qwen-1.5b", 1e-4), ("qwen-7b", 8e-5)])
+@pytest.mark.parametrize(("name", "lr"), [("qwen-1.5b", 1e-4), ("qwen-7b", 8e-5), ("qwen-32b", 6e-5)])
 def test_distillations_have_the_papers_numbers(name: str, lr: float) -> None:
     sft = open_recipe([name], environ={}).loaded.config.distill.sft
     assert (sft.policy.lr, sft.policy.schedule, sft.policy.final_lr_share) == (lr, "cosine", 0.1)

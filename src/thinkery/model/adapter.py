@@ -15,7 +15,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import logging
 
 from thinkery.errors import InputError
@@ -35,12 +41,11 @@ class Adapted(nn.Module):
     def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> Adapted:
         """Read a model folder; raises InputError when transformers does not know the architecture, when weights
         do not fit it, or when it is not a causal decoder with a linear head."""
+        check_architecture(folder)
         try:
-            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             with quiet():
                 loaded: Any = AutoModelForCausalLM.from_pretrained(
                     folder,
-                    config=config,
                     dtype=dtype,
                     use_safetensors=True,
                     local_files_only=True,
@@ -48,12 +53,7 @@ class Adapted(nn.Module):
                     output_loading_info=True,
                 )
         except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-            raise InputError(
-                "transformers cannot load this model",
-                where=str(folder),
-                found=str(error).strip().splitlines()[0],
-                hint="a causal language model with safetensors weights that needs no remote code",
-            ) from error
+            raise _unloadable(folder, str(error)) from error
         model, report = loaded
         _check_report(report, folder)
         network = cls(model)
@@ -116,14 +116,48 @@ class _Head:
         return logits_TV if self._cap is None else torch.tanh(logits_TV / self._cap) * self._cap
 
 
+def check_architecture(folder: Path) -> None:
+    """Raise InputError for a folder whose configuration transformers knows no causal language model for."""
+    _architecture(folder)
+
+
+def read_shape(folder: Path) -> Shape:
+    """The shape that a folder's configuration declares, without reading the weights."""
+    config = _architecture(folder)
+    with quiet(), torch.device("meta"):
+        return _shape(AutoModelForCausalLM.from_config(config))
+
+
+def _architecture(folder: Path) -> PretrainedConfig:
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unloadable(folder, str(error)) from error
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise _unloadable(folder, f"model_type {config.model_type!r}, which is no causal language model")
+    return config
+
+
+def _unloadable(folder: Path, found: str) -> InputError:
+    return InputError(
+        "transformers cannot load this model",
+        where=str(folder),
+        found=found.strip().splitlines()[0],
+        hint="a causal language model with safetensors weights that needs no remote code",
+    )
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the progress bars of transformers."""
-    shown = logging.is_progress_bar_enabled()
+    """Without the progress bars of transformers, and without its warnings: what matters of them, we say."""
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()
 
@@ -137,6 +171,7 @@ def _check_report(report: dict[str, Any], folder: Path) -> None:
             "the weights are not those of the architecture in config.json",
             where=str(folder),
             found="; ".join(f"{kind}: {', '.join(names[:8])}" for kind, names in found.items()),
+            hint="take config.json and weights of one and the same model",
         )
 
 

@@ -15,16 +15,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from thinkery.errors import InputError
+from thinkery.errors import EnvironmentLacks, InputError
 from thinkery.model.tokenizer import Tokenizer, read_json
 from thinkery.model.transformer import Shape, Transformer
 from thinkery.model.weights import SHARD_BYTES, check_fit, fill, read_headers, read_weights, write_weights
+from thinkery.pipeline.files import size_text
+from thinkery.pipeline.memory import memory
 
 if TYPE_CHECKING:
     from thinkery.model.adapter import Adapted
 
 FAMILIES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 """`model_type` → architecture of the families that are our own `Transformer`."""
+NEEDED = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "max_position_embeddings", "rms_norm_eps",
+)  # fmt: skip
+"""What config.json must say of each of them."""
 
 
 def load_model(folder: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Transformer | Adapted, Tokenizer]:
@@ -32,6 +39,7 @@ def load_model(folder: str | Path, dtype: torch.dtype = torch.float32) -> tuple[
     folder = Path(folder)
     config = read_config(folder)
     tokenizer = Tokenizer.load(folder)
+    require_room(_numbers(read_headers(folder)), where=str(folder), dtype=dtype)
     network = _load_network(folder, config, dtype)
     if tokenizer.vocab_size > network.shape.vocab_size:
         raise InputError(
@@ -44,9 +52,10 @@ def load_model(folder: str | Path, dtype: torch.dtype = torch.float32) -> tuple[
 
 
 def check_model(folder: str | Path) -> None:
-    """Raise InputError for what would keep `load_model` from loading a folder, or the model from ending a text.
+    """Raise InputError for what would keep `load_model` from loading a folder, or the model from ending a text, and
+    EnvironmentLacks where its weights exceed the memory.
 
-    Of weights only names and shapes are read; those of other families than ours are left to transformers.
+    Of weights only names and shapes are read; whether those of other families than ours fit is left to transformers.
     """
     folder = Path(folder)
     config = read_config(folder)
@@ -54,8 +63,25 @@ def check_model(folder: str | Path) -> None:
     headers = read_headers(folder)
     if config.get("model_type") in FAMILIES:
         with torch.device("meta"):
-            network = Transformer(shape_from_config(config))
+            network = Transformer(shape_from_config(config, where=str(folder / "config.json")))
         check_fit(network, _learnt(headers, network.shape), where=str(folder))
+    else:
+        from thinkery.model.adapter import check_architecture
+
+        check_architecture(folder)
+    require_room(_numbers(headers), where=str(folder))
+
+
+def require_room(numbers: int, *, where: str, dtype: torch.dtype = torch.float32) -> None:
+    """Raise EnvironmentLacks where so many numbers do not fit into the memory that is free."""
+    needed, free = numbers * dtype.itemsize, memory()[1]
+    if needed > free:
+        raise EnvironmentLacks(
+            "too little memory to load this model",
+            where=where,
+            found=f"its weights need {size_text(needed)}, {size_text(free)} are free",
+            hint="a smaller model, a larger machine, or an endpoint that serves it",
+        )
 
 
 def save_model(
@@ -91,11 +117,18 @@ def read_config(folder: Path) -> dict[str, Any]:
     return read_json(folder / "config.json")
 
 
-def shape_from_config(config: Mapping[str, Any]) -> Shape:
+def shape_from_config(config: Mapping[str, Any], *, where: str = "config.json") -> Shape:
     """The shape of a Llama, Qwen2 or Qwen3 config.json, as transformers 4 or 5 writes it."""
     family = config.get("model_type", "")
     if family not in FAMILIES:
-        raise InputError(f"not one of {', '.join(FAMILIES)}", where="config.json", found=f"model_type {family!r}")
+        raise InputError(f"not one of {', '.join(FAMILIES)}", where=where, found=f"model_type {family!r}")
+    if missing := [key for key in NEEDED if not config.get(key)]:
+        raise InputError(
+            f"the configuration lacks what a {family} model has",
+            where=where,
+            found=f"no {', '.join(missing)}",
+            hint="take the config.json that belongs to these weights",
+        )
     _refuse_variants(config)
     theta, scaling = _rope(config)
     heads = config["num_attention_heads"]
@@ -179,7 +212,7 @@ def _load_network(folder: Path, config: Mapping[str, Any], dtype: torch.dtype) -
         from thinkery.model.adapter import Adapted
 
         return Adapted.load(folder, dtype)
-    network = empty(shape_from_config(config), dtype)
+    network = empty(shape_from_config(config, where=str(folder / "config.json")), dtype)
     fill(network, _learnt(read_weights(folder), network.shape), where=str(folder))
     return network
 
@@ -188,6 +221,10 @@ def _learnt(weights: Mapping[str, Tensor], shape: Shape) -> dict[str, Tensor]:
     """The tensors of a folder that a network of this shape has; some writers keep more."""
     copied = {"lm_head.weight"} if shape.tie_word_embeddings else set()
     return {k: v for k, v in weights.items() if k not in copied and not k.endswith("rotary_emb.inv_freq")}
+
+
+def _numbers(headers: Mapping[str, Tensor]) -> int:
+    return sum(tensor.numel() for tensor in headers.values())
 
 
 def _dtype_of(network: Transformer) -> torch.dtype:

@@ -28,6 +28,8 @@ class Tokenizer:
     pad: str = ""
     template: str | None = None
     stops: frozenset[int] = field(default_factory=frozenset)
+    folder: str = field(default="", compare=False)
+    """Where it was read, for errors to name."""
 
     @classmethod
     def load(cls, folder: str | Path) -> Tokenizer:
@@ -45,6 +47,7 @@ class Tokenizer:
             pad=_special(specials, "pad_token"),
             template=_template(folder, settings),
             stops=_stops(folder),
+            folder=str(folder),
         )
 
     def save(self, folder: str | Path) -> None:
@@ -77,7 +80,7 @@ class Tokenizer:
         """The token that ends a turn; raises InputError when the tokenizer declares none."""
         token = self.backend.token_to_id(self.eos) if self.eos else None
         if token is None:
-            raise InputError("the tokenizer has no end-of-sequence token", hint=_EOS_HINT)
+            raise InputError("the tokenizer has no end-of-sequence token", where=self.folder, hint=_EOS_HINT)
         return token
 
     @property
@@ -165,10 +168,12 @@ def require_chat(tokenizer: Tokenizer) -> str:
     if tokenizer.template is None:
         raise InputError(
             "the tokenizer has no chat template",
-            hint="give it one with Tokenizer.with_template, such as chat.R1_ZERO or chat.THINK_CHAT",
+            where=tokenizer.folder,
+            hint="put a chat_template.jinja into its folder, or name one: `--template chat`, a recipe's `template`, in "
+            "Python Tokenizer.with_template",
         )
     if not tokenizer.eos:
-        raise InputError("the tokenizer has no end-of-sequence token", hint=_EOS_HINT)
+        raise InputError("the tokenizer has no end-of-sequence token", where=tokenizer.folder, hint=_EOS_HINT)
     return tokenizer.template
 
 

@@ -16,6 +16,8 @@ from thinkery.errors import InputError
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9
+_TOGETHER = "take config.json and weights of one and the same model"
+_DAMAGED = "the file is damaged or cut short: copy or download it again"
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -25,7 +27,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         try:
             weights.update(load_file(path))
         except (SafetensorError, OSError) as error:
-            raise InputError("weights cannot be read", where=str(path), found=str(error)) from error
+            raise InputError("weights cannot be read", where=str(path), found=str(error), hint=_DAMAGED) from error
     return weights
 
 
@@ -44,7 +46,7 @@ def _header(path: Path) -> dict[str, Any]:
                 raise ValueError("its header does not end")
             header = json.loads(file.read(length))
     except (ValueError, OSError) as error:
-        raise InputError("weights cannot be read", where=str(path), found=str(error)) from error
+        raise InputError("weights cannot be read", where=str(path), found=str(error), hint=_DAMAGED) from error
     header.pop("__metadata__", None)
     return header
 
@@ -86,7 +88,12 @@ def _files(folder: Path) -> list[Path]:
     if (folder / INDEX).exists():
         names = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
         if missing := [name for name in names if not (folder / name).is_file()]:
-            raise InputError("shards are missing", where=str(folder), found=f"no {', '.join(missing)}")
+            raise InputError(
+                "shards are missing",
+                where=str(folder),
+                found=f"no {', '.join(missing)}",
+                hint="copy or download the model again",
+            )
         return [folder / Path(name).name for name in names]
     if (folder / SINGLE).exists():
         return [folder / SINGLE]
@@ -98,7 +105,9 @@ def _files(folder: Path) -> list[Path]:
             found=", ".join(pickled),
             hint="convert them with transformers: model.save_pretrained(folder)",
         )
-    raise InputError("no model.safetensors in the folder", where=str(folder))
+    raise InputError(
+        "no model.safetensors in the folder", where=str(folder), hint="copy or download the model's safetensors files"
+    )
 
 
 def _shards(weights: Mapping[str, Tensor], shard_bytes: int) -> list[dict[str, Tensor]]:
@@ -118,7 +127,10 @@ def _check_names(missing: set[str], extra: set[str], where: str) -> None:
     problems = [f"{kind}: {_listed(names)}" for kind, names in (("missing", missing), ("extra", extra)) if names]
     if problems:
         raise InputError(
-            "the weights are not those of the architecture in config.json", where=where, found="; ".join(problems)
+            "the weights are not those of the architecture in config.json",
+            where=where,
+            found="; ".join(problems),
+            hint=_TOGETHER,
         )
 
 
@@ -129,7 +141,7 @@ def _check_shapes(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor], w
         if weights[name].shape != parameter.shape
     ]
     if wrong:
-        raise InputError("weights have the wrong shape", where=where, found=_listed(wrong))
+        raise InputError("weights have the wrong shape", where=where, found=_listed(wrong), hint=_TOGETHER)
 
 
 def _listed(names: list[str] | set[str], most: int = 8) -> str:

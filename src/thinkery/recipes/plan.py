@@ -20,14 +20,13 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 from thinkery.engine import EngineConfig
-from thinkery.errors import EnvironmentLacks
-from thinkery.model.hf import read_config, shape_from_config
+from thinkery.model.gguf import read_shape
+from thinkery.model.hf import FAMILIES, read_config, shape_from_config
 from thinkery.model.locate import EMBEDDED, locate
 from thinkery.model.transformer import Shape
 from thinkery.pipeline.step import Step, ordered
@@ -276,27 +275,14 @@ def fetched_shape(name: str) -> Shape:
     if name in KNOWN:
         return KNOWN[name]
     found = locate(name)
-    return gguf_shape(found) if found.suffix == ".gguf" else shape_from_config(read_config(found))
+    if found.suffix == ".gguf":
+        return read_shape(found)
+    config = read_config(found)
+    if config.get("model_type") not in FAMILIES:
+        from thinkery.model.adapter import read_shape as adapted_shape  # transformers, slow to import
 
-
-def gguf_shape(path: Path) -> Shape:
-    """The shape that the header of a .gguf file of the Llama family declares."""
-    if find_spec("gguf") is None:
-        raise EnvironmentLacks("reading .gguf files needs the gguf package", where=str(path), hint="pip install gguf")
-    from gguf import GGUFReader
-
-    fields = GGUFReader(path).fields
-    width, heads = (int(fields[f"llama.{name}"].contents()) for name in ("embedding_length", "attention.head_count"))
-    return Shape(
-        family="llama",
-        vocab_size=len(fields["tokenizer.ggml.tokens"].data),
-        hidden_size=width,
-        intermediate_size=int(fields["llama.feed_forward_length"].contents()),
-        num_hidden_layers=int(fields["llama.block_count"].contents()),
-        num_attention_heads=heads,
-        num_key_value_heads=int(fields["llama.attention.head_count_kv"].contents()),
-        head_dim=width // heads,
-    )
+        return adapted_shape(found)
+    return shape_from_config(config, where=str(found / "config.json"))
 
 
 def rows_of(step: Step, rows: Mapping[str, int]) -> int:

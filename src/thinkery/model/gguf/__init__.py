@@ -3,7 +3,7 @@
 `read` makes a Hugging Face folder of a file, `write` a file of a network; `layout` is what both know of the format.
 """
 
-from thinkery.model.gguf.read import convert, read_tokenizer
+from thinkery.model.gguf.read import convert, read_shape, read_tokenizer
 from thinkery.model.gguf.write import TYPES, check_exportable, export
 
-__all__ = ["TYPES", "check_exportable", "convert", "export", "read_tokenizer"]
+__all__ = ["TYPES", "check_exportable", "convert", "export", "read_shape", "read_tokenizer"]

@@ -19,12 +19,13 @@ from torch import Tensor
 
 from thinkery.errors import InputError
 from thinkery.model.gguf.layout import CUTS, FACTORS, halved, library, rotated_heads, scaling_of, tensor_names
-from thinkery.model.hf import FAMILIES, empty, save_model
+from thinkery.model.hf import FAMILIES, empty, require_room, save_model
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.model.transformer import Shape, Transformer
 from thinkery.model.weights import fill
 
 _FOLDER_INSTEAD = "take the model's safetensors folder instead"
+_DAMAGED = "the file is damaged or something else: copy or download it again"
 
 
 def convert(path: str | Path, folder: str | Path) -> None:
@@ -36,6 +37,7 @@ def convert(path: str | Path, folder: str | Path) -> None:
     reader = _reader(path)
     header = _header(reader)
     _check_architecture(path, header)
+    require_room(sum(int(tensor.n_elements) for tensor in reader.tensors), where=str(path))
     network = _network(path, reader, header)
     save_model(folder, network, _tokenizer(path, reader, header), card=_card(path, header))
 
@@ -47,6 +49,15 @@ def read_tokenizer(path: str | Path) -> Tokenizer:
     return _tokenizer(path, reader, _header(reader))
 
 
+def read_shape(path: str | Path) -> Shape:
+    """The shape that the header declares, without reading the weights."""
+    path = Path(path)
+    reader = _reader(path)
+    header = _header(reader)
+    _check_architecture(path, header)
+    return _shape(path, header, {tensor.name: tensor for tensor in reader.tensors})
+
+
 def _reader(path: Path) -> Any:
     gguf = library(str(path))
     if not path.is_file():
@@ -54,7 +65,7 @@ def _reader(path: Path) -> Any:
     try:
         return gguf.GGUFReader(path)
     except (ValueError, IndexError) as error:
-        raise InputError("not a GGUF file", where=str(path), found=str(error)) from error
+        raise InputError("not a GGUF file", where=str(path), found=str(error), hint=_DAMAGED) from error
 
 
 def _header(reader: Any) -> dict[str, Any]:
@@ -88,7 +99,7 @@ def _shape(path: Path, header: Mapping[str, Any], stored: Mapping[str, Any]) -> 
     def number(name: str, default: Any = None) -> Any:
         found = header.get(f"{family}.{name}", default)
         if found is None:
-            raise InputError(f"the file does not say {name}", where=str(path), hint=_FOLDER_INSTEAD)
+            raise InputError(f"the file does not say {name}", where=str(path), hint=_DAMAGED)
         return found
 
     hidden, heads = number("embedding_length"), number("attention.head_count")
@@ -186,7 +197,7 @@ def _byte_level(path: Path, reader: Any, header: Mapping[str, Any]) -> Tokenizer
     tokens, types = listed("tokens"), listed("token_type")
     if not tokens or len(types) != len(tokens):
         found = f"{len(tokens)} tokens, {len(types)} types"
-        raise InputError("the file does not list its tokens", where=str(path), found=found, hint=_FOLDER_INSTEAD)
+        raise InputError("the file does not list its tokens", where=str(path), found=found, hint=_DAMAGED)
     ids = {text: id for id, (text, type) in enumerate(zip(tokens, types, strict=True)) if type != TokenType.UNUSED}
     merges = [tuple(pair.split(" ")) for pair in listed("merges")]
     backend = Backend(BPE(ids, merges))
