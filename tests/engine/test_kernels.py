@@ -14,12 +14,13 @@ from thinkery.engine.native.cache import Cache
 from thinkery.engine.native.kernels import HEADS, Compiled
 from thinkery.engine.native.packed import Plain
 from thinkery.errors import EnvironmentLacks
+from thinkery.model.compiled import compiler, library
 from thinkery.model.transformer import Transformer
 
 EPS = 1e-5
 NEAR = {torch.float32: 2e-6, torch.bfloat16: 2e-2}
 
-pytestmark = pytest.mark.skipif(kernels.compiler() is None, reason="no C++ compiler")
+pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
 
 
 @pytest.mark.parametrize("dtype", NEAR, ids=str)
@@ -99,6 +100,6 @@ def test_what_the_compiler_says_reaches_the_user(tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", str(script))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(EnvironmentLacks, match="do not compile") as raised:
-        kernels.library.__wrapped__()
+        library.__wrapped__(kernels.SOURCE)
     assert "no such instruction" in str(raised.value)
     assert not list((tmp_path / "thinkery").iterdir())

@@ -8,9 +8,10 @@ from functools import partial
 import pytest
 import torch
 
-from thinkery.engine.native.kernels import Compiled, compiler
+from thinkery.engine.native.kernels import Compiled
 from thinkery.engine.native.packed import PackedTransformer, Plain, can_pack
 from thinkery.model.attention import packed_causal, positions
+from thinkery.model.compiled import compiler
 from thinkery.model.transformer import Transformer
 
 LENGTHS = [5, 1, 9]

@@ -3,54 +3,17 @@
 // Compiled on first use by engine/native/kernels.py, which also says what each pointer is. Numbers are read as float32
 // or bfloat16, added up in float32, and rounded once when they are written. A row's result depends on that row alone.
 //
-// GCC's vector extensions stand for the processor's registers: 8 numbers are as many of them as it takes.
+// Registers hold 8 numbers at once (model/vectors.h).
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <vector>
 
-#ifdef __AVX2__
-#include <immintrin.h>
-#endif
+#define LANES 8
+#include "vectors.h"
 
 namespace {
-
-constexpr int W = 8;
-typedef float Wide __attribute__((vector_size(4 * W), aligned(4)));
-typedef uint32_t WideBits __attribute__((vector_size(4 * W), aligned(4)));
-typedef int32_t WideInts __attribute__((vector_size(4 * W), aligned(4)));
-typedef uint16_t Half __attribute__((vector_size(2 * W), aligned(2)));
-
-struct bfloat16 {
-    uint16_t bits;
-};
-
-Wide load(const float* from) { return *reinterpret_cast<const Wide*>(from); }
-
-Wide load(const bfloat16* from) {
-#ifdef __AVX2__  // one instruction, for which GCC 12 takes four
-    __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
-    return (Wide)_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16);
-#else
-    return (Wide)(__builtin_convertvector(*reinterpret_cast<const Half*>(from), WideBits) << 16);
-#endif
-}
-
-void store(float* to, Wide x) { *reinterpret_cast<Wide*>(to) = x; }
-
-void store(bfloat16* to, Wide x) {  // to the nearest, ties to even; a NaN stays one
-    WideBits bits = (WideBits)x;
-    WideBits rounded = bits + 0x7fff + ((bits >> 16) & 1);
-    WideBits kept = (WideBits)(x != x) & (bits | 0x400000);
-    *reinterpret_cast<Half*>(to) = __builtin_convertvector((kept | (~(WideBits)(x != x) & rounded)) >> 16, Half);
-}
-
-float sum(Wide x) {
-    typedef float Four __attribute__((vector_size(16)));
-    Four a = __builtin_shufflevector(x, x, 0, 1, 2, 3) + __builtin_shufflevector(x, x, 4, 5, 6, 7);
-    return (a[0] + a[2]) + (a[1] + a[3]);
-}
 
 #define UNROLLED _Pragma("GCC unroll 16")
 
@@ -80,23 +43,6 @@ void mix(const float* weights, int64_t stride, const T* values, int64_t n, float
         }
     UNROLLED for (int q = 0; q < Q; q++)
         UNROLLED for (int e = 0; e < E / W; e++) store(out + q * E + e * W, total[q][e]);
-}
-
-// e to the power of each number within 2e-7 of its size (the polynomial of Cephes); below -87 nearly 0.
-Wide exponential(Wide x) {
-    const Wide low = Wide{} - 87.0f, high = Wide{} + 88.0f;
-    x = x < low ? low : x;
-    x = x > high ? high : x;
-    const float rounder = 12582912.0f;  // 1.5 * 2^23: what is added to it is rounded to a whole number
-    Wide n = (x * 1.44269504f + rounder) - rounder;
-    Wide r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    Wide y = r * 1.9875691500e-4f + 1.3981999507e-3f;
-    y = y * r + 8.3334519073e-3f;
-    y = y * r + 4.1665795894e-2f;
-    y = y * r + 1.6666665459e-1f;
-    y = y * r + 5.0000001201e-1f;
-    y = y * r * r + r + 1.0f;
-    return y * (Wide)((__builtin_convertvector(n, WideInts) + 127) << 23);
 }
 
 // Makes n scores weights that sum to 1; there is room for as many as make whole registers.

@@ -1,4 +1,4 @@
-"""`kernels.cpp` from Python: compiled for this processor on first use, kept in the user's cache, called by ctypes.
+"""`kernels.cpp` from Python (`model/compiled.py`).
 
 PyTorch does the same in several passes over memory each, and its product of a few queries with many keys is several
 times as slow on a CPU. Without a compiler, or for widths that do not fill registers, `packed.Plain` and
@@ -9,26 +9,18 @@ Shapes: T tokens or B rows, D width, N heads, H of them queries and K keys, E he
 
 from __future__ import annotations
 
-import ctypes
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
-from functools import cache
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from thinkery.engine.native.cache import Cache
-from thinkery.errors import EnvironmentLacks
 from thinkery.model.attention import Attend
+from thinkery.model.compiled import compiler, function
 from thinkery.model.transformer import Shape
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-ffp-contract=fast", "-fopenmp", "-shared", "-fPIC")
 
 LANES = 8
 """Numbers that the kernels handle at once."""
@@ -41,7 +33,7 @@ class Compiled:
     """The arithmetic of `packed.Plain`, and attention to the caches, by compiled functions."""
 
     def __init__(self, dtype: torch.dtype, eps: float) -> None:
-        name = str(dtype).removeprefix("torch.")
+        name, declared = str(dtype).removeprefix("torch."), partial(function, SOURCE)
         self.eps = eps
         self.attend = declared(f"attend_{name}", pointers=11, integers=9)
         self.norm = declared(f"norm_{name}", pointers=3, integers=2, floats=1)
@@ -95,66 +87,3 @@ def suits(shape: Shape) -> bool:
     """Whether a decoder's widths fill the kernels' registers, and there are kernels here."""
     widths = shape.hidden_size, shape.intermediate_size
     return shape.head_dim in HEADS and not any(width % LANES for width in widths) and compiler() is not None
-
-
-def compiler() -> str | None:
-    """The C++ compiler, where there is one."""
-    return shutil.which(os.environ.get("CXX", "g++"))
-
-
-def declared(name: str, pointers: int, integers: int, floats: int = 0) -> ctypes._NamedFuncPointer:
-    """A function of the library that takes so many pointers, then integers, then floats."""
-    function = getattr(library(), name)
-    function.argtypes = [ctypes.c_void_p] * pointers + [ctypes.c_int64] * integers + [ctypes.c_float] * floats
-    function.restype = None
-    return function
-
-
-@cache
-def library() -> ctypes.CDLL:
-    """The compiled functions; compiles them where nobody has on this processor (seconds), for all who come later.
-
-    Raises EnvironmentLacks with what the compiler says when it fails.
-    """
-    path = folder() / f"kernels-{fingerprint()}.so"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as made:
-            new = Path(made) / path.name
-            command = [str(compiler()), *FLAGS, str(SOURCE), "-o", str(new)]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                raise EnvironmentLacks(
-                    "the kernels of the built-in engine do not compile",
-                    where=" ".join(command),
-                    found=done.stderr.strip()[-2000:],
-                    hint='repair the compiler, or set the engine\'s kernels = "torch"',
-                )
-            new.replace(path)
-    return ctypes.CDLL(str(path))
-
-
-def folder() -> Path:
-    """Where compiled kernels are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "thinkery"
-
-
-def fingerprint() -> str:
-    """Names what was compiled, how, by what and for which processor."""
-    version = subprocess.run([str(compiler()), "--version"], capture_output=True, text=True).stdout
-    parts = (
-        SOURCE.read_text(),
-        *FLAGS,
-        version,
-        platform.machine(),
-        torch.backends.cpu.get_cpu_capability(),
-        processor(),
-    )
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-
-
-def processor() -> str:
-    """What the processor can do, as Linux tells it."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
