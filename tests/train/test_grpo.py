@@ -142,6 +142,17 @@ def test_the_trainers_own_probabilities_can_replace_the_samplers(make_policy, ru
         torch.testing.assert_close(a, b, atol=2e-3, rtol=1e-2)
 
 
+@pytest.mark.parametrize(("dtype", "corrected"), [("model", [False] * 3), ("bfloat16", [False, True, True])])
+def test_the_trainers_probabilities_are_taken_once_the_samplers_are_measured_apart(make_policy, run, dtype, corrected):
+    policy = make_policy(lr=1e-3)
+    policy.network.initialise(torch.Generator().manual_seed(0), std=1.0)
+    with open_engine(policy.network, policy.tokenizer, EngineConfig(max_batch=32, max_len=64, dtype=dtype)) as engine:
+        grpo(run, Grpo(**SMALL), policy, engine, TASKS, Rubric(low=low))
+    rows = metrics(run)
+    assert ["policy/effective_samples" in row for row in rows] == corrected
+    assert all((row["policy/mismatch_kl"] > 1e-3) == (dtype == "bfloat16") for row in rows)
+
+
 def test_leaving_out_groups_without_spread_changes_nothing_without_kl(make_policy, tmp_path):
     def sometimes(task: Task, completion: Completion) -> float:
         return 1.0 if task.id in {"t0", "t1", "t2"} else low(task, completion)

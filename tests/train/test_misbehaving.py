@@ -202,10 +202,10 @@ def test_a_verifier_that_breaks_half_way_leaves_the_peak_behind(rings):
 
 def test_a_sampler_of_another_format_disagrees_with_the_trainer(rings):
     rough = EngineConfig(max_batch=32, max_len=64, dtype="bfloat16")
-    rung = rings(1e-3, Rubric(low=low), updates=2, engine=rough, std=1.0)
+    rung = rings(1e-3, Rubric(low=low), updates=2, engine=rough, std=1.0, old_logprobs="sampler")
     assert rung["mismatch"]["setting"] == "grpo.old_logprobs"
-    assert "mismatch" not in rings(1e-3, Rubric(low=low), updates=2, engine=rough, std=1.0, old_logprobs="trainer")
-    assert "mismatch" not in rings(1e-3, Rubric(low=low), updates=2, std=1.0)
+    assert "mismatch" not in rings(1e-3, Rubric(low=low), updates=2, engine=rough, std=1.0)
+    assert "mismatch" not in rings(1e-3, Rubric(low=low), updates=2, std=1.0, old_logprobs="sampler")
 
 
 def test_a_verifier_that_breaks_on_some_answers_leaves_them_ungraded(rings):

@@ -58,6 +58,8 @@ Tasks = Sequence[Task] | Callable[[int], Sequence[Task]]
 Judge = Rubric | Callable[[int], Rubric]
 STEP = ("rollout", "grading", "waiting", "delivery", "update")
 """Phases that make up the time of a step."""
+MISMATCH = 1e-3
+"""Nats a token between sampler and trainer beyond which the sampler's probabilities are not taken as they are."""
 REMEMBERED = 400
 """Updates of history that the alarms look at."""
 
@@ -106,11 +108,12 @@ class Grpo(Config):
     """Weight the KL term with the ratio (V3.2)."""
     off_policy_bound: float | None = None
     """Mean log(old / now) beyond which a response with negative advantage is left out (V3.2)."""
-    old_logprobs: Literal["sampler", "trainer"] = "sampler"
-    """Whose probabilities the ratio is taken against: the sampler's own, right for the built-in engine, or computed
-    again by the trainer, for engines whose arithmetic differs."""
+    old_logprobs: Literal["auto", "sampler", "trainer"] = "auto"
+    """Whose probabilities the ratio is taken against: the sampler's own, or those that the trainer computes again, for
+    engines whose arithmetic differs. "auto" computes them again from the moment on that the two are measured further
+    apart than 0.001 nats a token (`policy/mismatch_kl`), and while they are."""
     correction_cap: float = 2.0
-    """Upper bound of the importance weight trainer / sampler, used with `old_logprobs = "trainer"`."""
+    """Upper bound of the importance weight trainer / sampler, used where the trainer's probabilities are."""
     ahead: int = Field(default=0, ge=0, json_schema_extra={"key": "when set"})
     """Rollouts that are sampled while earlier ones are learnt, by engines in other processes (`engine.processes`); at 0
     sampling and learning take turns. Samples are then `ahead` rollouts older, which a stage corrects for by
@@ -123,7 +126,8 @@ class Grpo(Config):
     """Tokens by which samples are continued before those that have ended are counted, with `spare` only; 0: a sixteenth
     of the longest completion."""
     skip_no_spread: bool = False
-    """Leave groups with equal rewards out of the forward pass; only their KL term is lost."""
+    """Leave groups with equal rewards out of the forward pass: it is shorter, their KL term is lost, and the entropy
+    that is told is that of the other groups."""
     resample: int = 0
     """Extra questions a rollout may ask to replace groups with equal rewards (DAPO's dynamic sampling)."""
     max_ungraded: float = 0.2
@@ -224,14 +228,15 @@ def grpo(
             sampled(run, schedule.ranks, cfg, engine, tasks, rubric, policy.updates, progress)
         ):
             progress.pool, progress.flights = rollout.pool, rollout.flights
+            now = settled(cfg, progress.history)
             with clock("update"):
-                slots = compare(cfg, policy, baseline, rollout.slots)
+                slots = compare(now, policy, baseline, rollout.slots)
             shared, beside = share_of(clock.lap(), rollout.updates), share_of(beside, rollout.updates)
             for number, share in enumerate(parts(slots, rollout.updates)):
                 examples = [example for slot in share for example in slot.learnt]
                 age = staleness(policy, share)
                 with clock("update"):
-                    update = learn(cfg, policy, examples, fresh=number == 0 and not (cfg.ahead or cfg.spare))
+                    update = learn(now, policy, examples, fresh=number == 0 and not (cfg.ahead or cfg.spare))
                     judged = baseline.learn(examples, total=cfg.updates)
                     schedule.moved()
                 metrics = report(policy, share, update, added(shared, clock.lap()), beside)
@@ -393,6 +398,15 @@ def gather(ask: Callable[[int], list[Group]], count: int, budget: int) -> list[S
     return slots
 
 
+def settled(cfg: Grpo, history: Sequence[Mapping[str, float]]) -> Grpo:
+    """The settings with `old_logprobs` decided by the mismatch that was measured last."""
+    if cfg.old_logprobs != "auto":
+        return cfg
+    seen = [row["policy/mismatch_kl"] for row in history if "policy/mismatch_kl" in row]
+    apart = bool(seen) and seen[-1] > MISMATCH
+    return cfg.model_copy(update={"old_logprobs": "trainer" if apart else "sampler"})
+
+
 def compare(cfg: Grpo, policy: Policy, baseline: Baseline, slots: Sequence[Slot]) -> list[Slot]:
     """The slots with what is learnt from them: their graded attempts, with advantages."""
     renew_reference(cfg, policy)
@@ -534,7 +548,7 @@ def record(
 
 def answered(cfg: Grpo) -> tuple[str, ...]:
     """Kinds of alarms that the settings take care of: the trainer's own probabilities make up for any sampler."""
-    return ("mismatch",) if cfg.old_logprobs == "trainer" else ()
+    return () if cfg.old_logprobs == "sampler" else ("mismatch",)
 
 
 def checkpoint_due(run: Run, cfg: Grpo, step: int, updates: int) -> bool:
