@@ -50,7 +50,8 @@ class NativeEngine:
         self.tokenizer, self.eos_ids = tokenizer, tokenizer.eos_ids
         self.max_len, self.version = max_len, version
         self.scheduler = Scheduler(max_batch, runner.cache_tokens, prefill)
-        self.submitted, self.changes = 0, changes(learner)
+        self.parameters = tuple(learner.parameters())
+        self.submitted, self.changes = 0, changes(self.parameters)
 
     def submit(self, request: Request) -> str:
         """Queue a request; raises InputError when prompt and completion cannot fit, RunFailed after a missed `bump`."""
@@ -111,7 +112,8 @@ class NativeEngine:
         Samples in flight go on under the new weights with their text so far; their completions carry the version
         they began with.
         """
-        self.version, self.changes = version, changes(self.learner)
+        self.parameters = tuple(self.learner.parameters())
+        self.version, self.changes = version, changes(self.parameters)
         refresh(self.network, self.learner)
         self.runner.forget()
         for prompt in self.scheduler.queue:
@@ -148,7 +150,7 @@ class NativeEngine:
 
     def require_known_weights(self) -> None:
         """Raise RunFailed if the learner's tensors have changed and nobody said so."""
-        if changes(self.learner) != self.changes:
+        if changes(self.parameters) != self.changes:
             raise RunFailed(
                 f"the weights are not those of version {self.version}, which the engine samples from",
                 hint="call bump(version) on the engine after changing them",
@@ -261,9 +263,9 @@ class NativeEngine:
         self.runner.move(rows, shares)
 
 
-def changes(network: Network) -> int:
-    """How often parameters have been written to in place."""
-    return sum(parameter._version for parameter in network.parameters())
+def changes(parameters: Sequence[Tensor]) -> int:
+    """How often these have been written to in place."""
+    return sum(parameter._version for parameter in parameters)
 
 
 @torch.no_grad()

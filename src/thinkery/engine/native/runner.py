@@ -142,6 +142,11 @@ class CachedRunner:
         self.cache_tokens = memory // token_bytes(network.shape, self.dtype)
         self.sharing: tuple[tuple[list[tuple[int, int]], int], Sharing] | None = None
 
+    @property
+    def spare(self) -> int:
+        """Tokens for which there is memory beside the room of what is in flight."""
+        return self.cache_tokens - self.prompts.tokens - self.own.tokens
+
     def make_room(self, room: Room, unplaced: int) -> None:
         """Slots double while they are short, so that copies are rare; their length fits what is read."""
         prompts, own = self.prompts, self.own
@@ -179,7 +184,7 @@ class CachedRunner:
         for reading in readings:
             if not reading.missing:
                 self.blocks.keep(reading.text, reading.salt, reading.kv_XITKE)
-        self.blocks.shrink(self.cache_tokens - self.prompts.tokens - self.own.tokens - unplaced)
+        self.blocks.shrink(self.spare - unplaced)
 
     def pass_whole(self, readings: Sequence[Reading]) -> None:
         """One causal pass over texts from their beginning to their end."""
@@ -207,7 +212,7 @@ class CachedRunner:
     def make_buffer(self, reading: Reading) -> None:
         """Room for a whole text's keys and values, each head's in one piece, with those that are known."""
         n = len(reading.text)
-        self.blocks.shrink(self.cache_tokens - self.prompts.tokens - self.own.tokens - n)
+        self.blocks.shrink(self.spare - n)
         reading.kv_XITKE = buffer(self.network, n)
         for number, block in enumerate(reading.beginning):
             reading.kv_XITKE[:, :, number * BLOCK : (number + 1) * BLOCK] = block
