@@ -12,7 +12,7 @@ from thinkery.engine import EngineConfig, Request, generate, open_engine
 from thinkery.engine.native import kernels
 from thinkery.engine.native.attention import after
 from thinkery.engine.native.cache import Cache
-from thinkery.engine.native.few import MOST, can_decode_few, most_rows
+from thinkery.engine.native.few import MOST, most_rows, patience
 from thinkery.engine.native.kernels import HEADS, Compiled
 from thinkery.engine.native.packed import Plain
 from thinkery.errors import EnvironmentLacks
@@ -207,7 +207,8 @@ def test_one_call_reads_the_weights_where_they_are_and_follows_them_at_a_bump(sh
     request = Request((1,), Sampling(max_tokens=5, temperature=0.0), prompt=(5, 6, 7))
     with open_engine(network, tokenizer, EngineConfig()) as engine:
         engine.eos_ids = frozenset()
-        few = engine.network.few
+        list(generate(engine, [request]))
+        few = engine.network.few.made
         assert few.head.data_ptr() == network.lm_head.weight.data_ptr()
         assert few.layers[0][0].data_ptr() == network.blocks[0].self_attn.q_proj.weight.data_ptr()
         for factor in (1.0, -1.5):
@@ -229,9 +230,22 @@ def test_how_many_rows_are_few_depends_on_the_network(shape, monkeypatch):
         assert most_rows(drawn(shape)) == rows
 
 
-def test_a_large_network_in_another_format_is_not_held_a_second_time(shape, monkeypatch):
+def test_weights_in_another_format_are_copied_once_that_is_worth_it(shape, tokenizer, monkeypatch):
+    """Steps of few rows since the weights changed: three without the copy, then with it; the first token needs none."""
     network = drawn(shape)
-    assert can_decode_few(network, torch.bfloat16)
     monkeypatch.setattr("thinkery.engine.native.few.SMALL", 1000)
-    assert not can_decode_few(network, torch.bfloat16)
-    assert can_decode_few(network, torch.float32)
+    assert patience(network, torch.float32) == 0
+    assert patience(network, torch.bfloat16) == 32
+    monkeypatch.setattr("thinkery.engine.native.few.PATIENCE", 3)
+    with open_engine(network, tokenizer, EngineConfig(dtype="bfloat16")) as engine:
+        engine.eos_ids = frozenset()
+        for version in range(2):
+            engine.bump(version)
+            engine.submit(Request((1,), Sampling(max_tokens=9), prompt=(5, 6, 7)))
+            made = []
+            while not made or engine.scheduler.rows:
+                engine.step()
+                made.append(engine.network.few.made is not None)
+            assert made == [False] * 4 + [True] * 5
+    monkeypatch.setattr("thinkery.engine.native.few.LARGE", 2000)
+    assert patience(network, torch.bfloat16) is None

@@ -1,8 +1,8 @@
 """A decoding step of few rows in one call of a compiled function (`kernels.cpp:decode`).
 
 With one row, or with a small network, a step is short: calling some two hundred operations from Python takes as long as
-what they compute. Here weights are read as they are in the network, so that no other copy is needed where it has the
-format that is sampled in; every layer's norms, products, rotation and attention are one loop over them.
+what they compute. Here every layer's norms, products, rotation and attention are one loop over weights as they stand in
+the network. Where that has another format than the one sampled in, there is a copy of them once it is worth its making.
 
 Shapes: B rows, D width, V vocabulary, L positions, E head width.
 """
@@ -21,8 +21,11 @@ from thinkery.engine.native.kernels import declared
 from thinkery.engine.native.sequence import Sample
 from thinkery.model.transformer import Transformer
 
-SMALL = 2**26
-"""Bytes of weights of which there may be another copy, in the format that is sampled in."""
+SMALL, LARGE = 2**26, 2**29
+"""Bytes of weights of which there may be another copy from the beginning, and at all."""
+
+PATIENCE = 32
+"""Steps of few rows after which a larger copy is made: these cost about as much more as its making."""
 
 OPERATIONS = 10**9
 """Multiplications in one step up to which this is faster than products of packed weights."""
@@ -52,7 +55,6 @@ class FewRows:
         self.embeddings_VD = model["embed_tokens"].weight
         self.step = declared(f"decode_{name}", pointers=4, integers=0, floats=1)
         self.multiply = declared(f"head_{name}", pointers=4, integers=4)
-        self.most = most_rows(source)
         self.angles = torch.empty(2, 0, source.shape.head_dim // 2)
         self.pointers: tuple[tuple[int, ...], Any] | None = None
 
@@ -107,11 +109,35 @@ class FewRows:
         return self.pointers[1]
 
 
-def can_decode_few(source: Transformer, dtype: torch.dtype) -> bool:
-    """Whether a network's weights can be read where they are, or are small enough to be there twice."""
+class Few:
+    """`FewRows` of a network where that is possible, made when it is worth it."""
+
+    def __init__(self, source: Transformer, dtype: torch.dtype) -> None:
+        self.source, self.dtype = source, dtype
+        self.most, self.patience = most_rows(source), patience(source, dtype)
+        self.made: FewRows | None = None
+
+    def rows(self, count: int) -> FewRows | None:
+        """What computes a step of so many rows, if they are few; to be asked once a step."""
+        if count > self.most or self.patience is None:
+            return None
+        self.patience -= 1
+        if self.made is None and self.patience < 0:
+            self.made = FewRows(self.source, self.dtype)
+        return self.made
+
+    def head(self, count: int) -> FewRows | None:
+        """What computes the logits of so many rows, if they are few."""
+        return self.made if count <= self.most else None
+
+
+def patience(source: Transformer, dtype: torch.dtype) -> int | None:
+    """Steps to wait before weights are copied, 0 where they need not be or are small; None where they are too large."""
     size = sum(parameter.numel() for parameter in source.parameters()) * dtype.itemsize
-    plain = all(type(layer) is nn.Linear for block in source.blocks for layer in linears(block))
-    return size <= SMALL or (plain and source.lm_head.weight.dtype == dtype)
+    in_place = all(type(layer) is nn.Linear for block in source.blocks for layer in linears(block))
+    if size <= SMALL or (in_place and source.lm_head.weight.dtype == dtype):
+        return 0
+    return PATIENCE if size <= LARGE else None
 
 
 def most_rows(source: Transformer) -> int:

@@ -234,8 +234,8 @@ class CachedRunner:
 
     def decode(self, rows: Sequence[Sample]) -> Tensor:
         """Feed every row its last token."""
-        few = self.network.few if isinstance(self.network, PackedTransformer) else None
-        if few and len(rows) <= few.most:
+        packed = self.network if isinstance(self.network, PackedTransformer) else None
+        if packed and packed.few and (few := packed.few.rows(len(rows))):
             return few.decode(rows, self.prompts, self.own)
         tokens_B = torch.tensor([row.tokens[-1] for row in rows], device=self.device)
         own_B = torch.tensor([row.length - row.shared for row in rows], device=self.device)
