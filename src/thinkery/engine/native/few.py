@@ -27,10 +27,10 @@ SMALL, LARGE = 2**26, 2**29
 PATIENCE = 32
 """Steps of few rows after which a larger copy is made: these cost about as much more as its making."""
 
-OPERATIONS = 10**9
+OPERATIONS = 3 * 10**8
 """Multiplications in one step up to which this is faster than products of packed weights."""
 
-MOST = 64
+MOST = 32
 """Rows that are computed together at most."""
 
 

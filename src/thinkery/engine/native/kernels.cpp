@@ -534,6 +534,10 @@ void dots(const T* w, const T* x, int64_t n, float* out) {
 }
 
 #ifdef DOTS
+__m512 interleaved(__m512 a, __m512 b) { return _mm512_unpacklo_ps(a, b) + _mm512_unpackhi_ps(a, b); }
+
+__m512 halved(__m512 a, __m512 b) { return _mm512_shuffle_f32x4(a, b, 0x88) + _mm512_shuffle_f32x4(a, b, 0xdd); }
+
 template <int O, int R>
 void dots(const bfloat16* w, const bfloat16* x, int64_t n, float* out) {
     __m512 total[O][R];
@@ -547,8 +551,20 @@ void dots(const bfloat16* w, const bfloat16* x, int64_t n, float* out) {
             UNROLLED for (int r = 0; r < R; r++) total[o][r] = _mm512_dpbf16_ps(total[o][r], weights, columns[r]);
         }
     }
-    UNROLLED for (int r = 0; r < R; r++)
-        UNROLLED for (int o = 0; o < O; o++) out[r * O + o] = _mm512_reduce_add_ps(total[o][r]);
+    if constexpr (O == 4) {  // the sums of all registers at once, an addition for every two that are interleaved
+        __m512 four[4];
+        UNROLLED for (int i = 0; i < 4; i++) {
+            const int r = i < R ? i : 0;
+            __m512 first = interleaved(total[0][r], total[1][r]), second = interleaved(total[2][r], total[3][r]);
+            __m512d a = _mm512_castps_pd(first), b = _mm512_castps_pd(second);
+            four[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b)) + _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+        }
+        __m512 sums = halved(halved(four[0], four[1]), halved(four[2], four[3]));
+        _mm512_mask_storeu_ps(out, (1u << (4 * R)) - 1, sums);
+    } else {
+        UNROLLED for (int r = 0; r < R; r++)
+            UNROLLED for (int o = 0; o < O; o++) out[r * O + o] = _mm512_reduce_add_ps(total[o][r]);
+    }
 }
 #endif
 
