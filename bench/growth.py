@@ -1,16 +1,23 @@
-"""How sampling grows with the number of sequences and with the length of the prompt: `python -m bench.growth`
+"""How sampling grows with the number of sequences and the length of the prompt, and what a long prompt does to others:
 
-Writes bench/results/growth.json and docs/images/growth.svg. SmolLM2-135M in bfloat16, random prompts, one run of each
-size after a warm-up; about two minutes.
+    python -m bench.growth                          everything, about ten minutes
+    python -m bench.growth sequences                a part: sequences, lengths, others
+    python -m bench.growth lengths 16384 32704      some lengths; those that were measured before stay
+
+Writes bench/results/growth.json and docs/images/growth.svg. A model of SmolLM2-135M's shape with random weights and
+32,768 positions, in bfloat16; random prompts, one run of each size after a warm-up.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 import time
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import matplotlib
@@ -20,63 +27,140 @@ from bench.peers.__main__ import located
 from bench.peers.worker import peak_bytes
 from bench.recipe import machine
 from thinkery.core import Sampling
-from thinkery.engine import EngineConfig, NativeEngine, Request, generate, open_engine
+from thinkery.engine import EngineConfig, NativeEngine, Request, open_engine
 from thinkery.model.hf import load_model
+from thinkery.model.tokenizer import Tokenizer
+from thinkery.model.transformer import Transformer
 
 matplotlib.use("svg")
 from matplotlib import pyplot as plt
 
 ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "bench" / "results" / "growth.json"
 SEQUENCES = (1, 2, 4, 8, 16, 32, 64, 128)
-LENGTHS = (128, 512, 1024, 2048, 4096, 8000)
+LENGTHS = (128, 512, 1024, 2048, 4096, 8192, 16384, 32704)
+PARTS = (128, 256, 512, 1024, 2048, 8192)
+"""Tokens of prompts in one step, `EngineConfig.prefill`."""
+NEW = 64
+POSITIONS = 32768
 
 
 def main() -> None:
     """Measure, write, draw."""
+    what, *some = sys.argv[1:] or ["all"]
     torch.set_num_threads(os.cpu_count() or 1)
-    network, tokenizer = load_model(located("smollm2"))
-    network.requires_grad_(False)
-    with open_engine(network, tokenizer, EngineConfig(dtype="bfloat16", kv_memory=8.0)) as engine:
-        engine.eos_ids = frozenset()
-        sampled(engine, 4, 100, 8, 0)
-        found = {
-            "date": date.today().isoformat(),
-            "machine": machine() | {"threads": torch.get_num_threads()},
-            "sequences": [sampled(engine, count, 100, 64, 1000 + count) for count in SEQUENCES],
-            "lengths": [sampled(engine, 1, length, 64, 2000 + length) for length in LENGTHS],
-        }
-    (ROOT / "bench" / "results" / "growth.json").write_text(json.dumps(found, indent=1) + "\n")
+    network, tokenizer = random_model()
+    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    found |= {"date": date.today().isoformat(), "machine": machine() | {"threads": torch.get_num_threads()}}
+    if what in ("all", "sequences"):
+        with engine_of(network, tokenizer) as engine:
+            sampled(engine, 4, 100, 8)
+            found["sequences"] = [sampled(engine, count, 100, NEW) for count in SEQUENCES]
+    if what in ("all", "lengths"):
+        known = {one["prompt"]: one for one in found.get("lengths", ()) if one["prompt"] in LENGTHS}
+        for length in map(int, some or LENGTHS):
+            with engine_of(network, tokenizer) as engine:
+                sampled(engine, 1, 100, 8)
+                forget_peak()
+                known[length] = sampled(engine, 1, length, NEW)
+        found["lengths"] = [known[length] for length in sorted(known)]
+    if what in ("all", "others"):
+        found["others"] = [disturbed(network, tokenizer, prefill) for prefill in PARTS]
+    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
     draw(found)
 
 
-def sampled(engine: NativeEngine, count: int, prompt: int, new: int, seed: int) -> dict[str, Any]:
-    """Sequences with prompts of their own: the time until the first tokens, the speed after them, and memory."""
-    shape = (count, prompt)
-    prompts = torch.randint(100, 40_000, shape, generator=torch.Generator().manual_seed(seed)).tolist()
-    began = time.perf_counter()
-    list(generate(engine, [Request((i,), Sampling(max_tokens=1), prompt=tuple(p)) for i, p in enumerate(prompts)]))
+def random_model() -> tuple[Transformer, Tokenizer]:
+    """SmolLM2's shape and tokenizer; the weights are drawn."""
+    network, tokenizer = load_model(located("smollm2"))
+    drawn = Transformer(replace(network.shape, max_position_embeddings=POSITIONS))
+    drawn.initialise(torch.Generator().manual_seed(0))
+    return drawn.to(torch.bfloat16).requires_grad_(False), tokenizer
+
+
+def engine_of(network: Transformer, tokenizer: Tokenizer, **settings: Any) -> Any:
+    """An engine, and nothing in it yet."""
+    return open_engine(network, tokenizer, EngineConfig(dtype="bfloat16", **settings))
+
+
+def request(seed: int, length: int, new: int) -> Request:
+    """A prompt of its own; nothing but its length ends the answer."""
+    drawn = torch.randint(100, 40_000, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+    return Request((seed,), Sampling(max_tokens=new), prompt=tuple(drawn))
+
+
+def sampled(engine: NativeEngine, count: int, prompt: int, new: int) -> dict[str, Any]:
+    """Sequences with prompts of their own: the time until all have their first token, the speed after that, memory."""
+    engine.eos_ids = frozenset()
+    for i in range(count):
+        engine.submit(request(1000 * count + i, prompt, new))
+    began, begun = time.perf_counter(), set()
+    while len(begun) < count:
+        begun |= {event.request for event in engine.step()}
     first = time.perf_counter() - began
-    began = time.perf_counter()
-    list(generate(engine, [Request((i,), Sampling(max_tokens=new), prompt=tuple(p)) for i, p in enumerate(prompts)]))
+    already = sum(len(row.tokens) for row in engine.scheduler.rows)
+    began, ended = time.perf_counter(), 0
+    while engine.scheduler.rows:
+        ended += len(engine.step())
     rest = time.perf_counter() - began
+    assert already + ended == count * new
     found = {
         "sequences": count,
         "prompt": prompt,
+        "prompt_s": round(first, 3),
         "prompt_tokens_per_s": round(count * prompt / first, 1),
-        "tokens_per_s": round(count * new / rest, 1),
+        "tokens_per_s": round(ended / rest, 1),
         "peak_gb": round(peak_bytes() / 1e9, 2),
     }
-    print(found)
+    print(found, flush=True)
     return found
+
+
+def disturbed(network: Transformer, tokenizer: Tokenizer, prefill: int) -> dict[str, Any]:
+    """Four sequences are under way when a prompt of 4,096 tokens arrives: their steps before and until it has begun."""
+    with engine_of(network, tokenizer, prefill=prefill) as engine:
+        engine.eos_ids = frozenset()
+        for i in range(4):
+            engine.submit(request(i, 100, 400))
+        engine.step()
+        before = [timed(engine)[0] for _ in range(16)]
+        long, meanwhile, told = engine.submit(request(9, 4096, 2)), [], set()
+        while long not in told:
+            seconds, told = timed(engine)
+            meanwhile.append(seconds)
+    found = {
+        "prefill": prefill,
+        "step_s": round(median(before), 4),
+        "step_meanwhile_s": round(median(meanwhile), 4),
+        "longest_step_s": round(max(meanwhile), 4),
+        "steps": len(meanwhile),
+        "prompt_s": round(sum(meanwhile), 3),
+    }
+    print(found, flush=True)
+    return found
+
+
+def timed(engine: NativeEngine) -> tuple[float, set[str]]:
+    """One step: its seconds, and the requests that it brought news of."""
+    began = time.perf_counter()
+    told = {event.request for event in engine.step()}
+    return time.perf_counter() - began, told
+
+
+def forget_peak() -> None:
+    """From now on `peak_bytes` is the most memory held since (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def draw(found: dict[str, Any]) -> None:
     """Speed against sequences, and against the length of the prompt."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
-    left.plot(SEQUENCES, [one["tokens_per_s"] for one in found["sequences"]], "o-")
+    many, long = found["sequences"], found["lengths"]
+    left.plot([one["sequences"] for one in many], [one["tokens_per_s"] for one in many], "o-")
     left.set(xscale="log", xlabel="sequences", ylabel="new tokens/s", title="prompts of 100 tokens")
-    right.plot(LENGTHS, [one["tokens_per_s"] for one in found["lengths"]], "o-", label="new tokens, prompt known")
-    right.plot(LENGTHS, [one["prompt_tokens_per_s"] for one in found["lengths"]], "s--", label="the prompt's tokens")
+    lengths = [one["prompt"] for one in long]
+    right.plot(lengths, [one["tokens_per_s"] for one in long], "o-", label="new tokens after the prompt")
+    right.plot(lengths, [one["prompt_tokens_per_s"] for one in long], "s--", label="the prompt's tokens")
     right.set(xscale="log", yscale="log", xlabel="tokens of the prompt", ylabel="tokens/s", title="one sequence")
     right.legend(frameon=False)
     for axes in (left, right):

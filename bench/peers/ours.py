@@ -37,7 +37,8 @@ def sample(turns: Turns, work: Work, material: Material, options: dict[str, str]
     """Continue prompts."""
     network, tokenizer = load_model(material.folder)
     network.requires_grad_(False).to(options["device"])
-    with open_engine(network, tokenizer, EngineConfig(dtype="bfloat16")) as engine:
+    room = {"max_batch": 64, "max_len": 1024} if options["device"] == "cuda" else {}  # so that steps are recorded
+    with open_engine(network, tokenizer, EngineConfig(dtype="bfloat16", **room)) as engine:
         engine.eos_ids = frozenset()
 
         def once(work: Work, number: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from thinkery.config import Config
 from thinkery.engine.base import Engine, Event, Request, generate
 from thinkery.engine.native.engine import NativeEngine
 from thinkery.engine.native.fixed import FixedRunner
+from thinkery.engine.native.graphs import GraphRunner
 from thinkery.engine.native.kernels import Compiled, suits
 from thinkery.engine.native.packed import PackedTransformer, Plain, can_pack
 from thinkery.engine.native.runner import CachedRunner, Network, Runner, token_bytes
@@ -51,6 +52,9 @@ class EngineConfig(Config):
     kernels: Literal["compiled", "torch"] = Field(default="compiled", json_schema_extra={"key": False})
     """What computes between matrix products on a CPU: our own functions, compiled on first use where there is a C++
     compiler, or PyTorch's, which are slower."""
+    graphs: Literal["fitting", "off"] = Field(default="fitting", json_schema_extra={"key": False})
+    """On a CUDA device, decode by recorded graphs where `kv_memory` has room for `max_batch` rows of `max_len` tokens;
+    or never."""
     deterministic: bool = False
     """Make every sample independent of its neighbours to the last bit, in float32 and at a cost: each step
     computes `max_batch` rows over `max_len` positions, so set both as low as the task allows."""
@@ -69,6 +73,8 @@ def open_engine(
     sampled = sampled_network(network, cfg)
     if cfg.deterministic:
         runner = fixed_runner(sampled, cfg, max_len)
+    elif isinstance(sampled, Transformer) and records_graphs(*place_of(sampled), cfg, max_len):
+        runner = GraphRunner(sampled, cfg.max_batch, max_len, int(cfg.kv_memory * 2**30))
     elif isinstance(sampled, Transformer | PackedTransformer):
         runner = CachedRunner(sampled, cfg.max_batch, int(cfg.kv_memory * 2**30))
     else:
@@ -81,6 +87,18 @@ def open_engine(
         yield engine
     finally:
         engine.release()
+
+
+def records_graphs(device: torch.device, token: int, cfg: EngineConfig, max_len: int) -> bool:
+    """Whether decoding steps are recorded: as configured, on a CUDA device, where every row has its room for tokens of
+    so many bytes."""
+    return device.type == "cuda" and cfg.graphs != "off" and cfg.max_batch * max_len * token <= cfg.kv_memory * 2**30
+
+
+def place_of(network: Transformer) -> tuple[torch.device, int]:
+    """Where a network is, and how many bytes of keys and values a token has there."""
+    weight = network.lm_head.weight
+    return weight.device, token_bytes(network.shape, weight.dtype)
 
 
 def longest_text(network: Network, cfg: EngineConfig) -> int:

@@ -67,20 +67,23 @@ inline float sum(Wide x) {
 }
 
 // e to the power of each number within 2e-7 of its size (the polynomial of Cephes); below -87 nearly 0.
-inline Wide exponential(Wide x) {
-    const Wide low = Wide{} - 87.0f, high = Wide{} + 88.0f;
+template <class Floats, class Ints>
+inline Floats exponential_of(Floats x) {
+    const Floats low = Floats{} - 87.0f, high = Floats{} + 88.0f;
     x = x < low ? low : x;
     x = x > high ? high : x;
     const float rounder = 12582912.0f;  // 1.5 * 2^23: what is added to it is rounded to a whole number
-    Wide n = (x * 1.44269504f + rounder) - rounder;
-    Wide r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    Wide y = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    Floats n = (x * 1.44269504f + rounder) - rounder;
+    Floats r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    Floats y = r * 1.9875691500e-4f + 1.3981999507e-3f;
     y = y * r + 8.3334519073e-3f;
     y = y * r + 4.1665795894e-2f;
     y = y * r + 1.6666665459e-1f;
     y = y * r + 5.0000001201e-1f;
     y = y * r * r + r + 1.0f;
-    return y * (Wide)((__builtin_convertvector(n, WideInts) + 127) << 23);
+    return y * (Floats)((__builtin_convertvector(n, Ints) + 127) << 23);
 }
+
+inline Wide exponential(Wide x) { return exponential_of<Wide, WideInts>(x); }
 
 }  // namespace

@@ -25,6 +25,8 @@ class Cache:
         empty = [torch.zeros(0, self.heads, 0, shape.head_dim, dtype=dtype, device=device)]
         self.keys: list[Tensor] = empty * shape.num_hidden_layers
         self.values: list[Tensor] = empty * shape.num_hidden_layers
+        self.made = 0
+        """How often it was made anew, somewhere else in memory."""
 
     @property
     def slots(self) -> int:
@@ -45,6 +47,7 @@ class Cache:
         """Change the room, layer by layer so that little is held twice; what fits is kept."""
         if (slots, capacity) == (self.slots, self.capacity):
             return
+        self.made += 1
         for store in (self.keys, self.values):
             for layer, old in enumerate(store):
                 # zeros, because masked positions are multiplied by 0 and must not be NaN

@@ -50,7 +50,8 @@ class NativeEngine:
         self.tokenizer, self.eos_ids = tokenizer, tokenizer.eos_ids
         self.max_len, self.version = max_len, version
         self.scheduler = Scheduler(max_batch, runner.cache_tokens, prefill)
-        self.submitted, self.changes = 0, changes(learner)
+        self.parameters = tuple(learner.parameters())
+        self.submitted, self.changes = 0, changes(self.parameters)
         self.full: list[Sample] = []
         """Samples that had begun elsewhere and have no room to go on."""
 
@@ -118,7 +119,8 @@ class NativeEngine:
         Samples in flight go on under the new weights with their text so far; their completions say how many tokens
         each version sampled.
         """
-        self.version, self.changes = version, changes(self.learner)
+        self.parameters = tuple(self.learner.parameters())
+        self.version, self.changes = version, changes(self.parameters)
         for sample in (*self.scheduler.rows, *(one for prompt in self.scheduler.queue for one in prompt.waiting)):
             sample.follow(version)
         refresh(self.network, self.learner)
@@ -164,7 +166,7 @@ class NativeEngine:
 
     def require_known_weights(self) -> None:
         """Raise RunFailed if the learner's tensors have changed and nobody said so."""
-        if changes(self.learner) != self.changes:
+        if changes(self.parameters) != self.changes:
             raise RunFailed(
                 f"the weights are not those of version {self.version}, which the engine samples from",
                 hint="call bump(version) on the engine after changing them",
@@ -276,9 +278,9 @@ class NativeEngine:
         self.runner.move(rows, shares)
 
 
-def changes(network: Network) -> int:
-    """How often parameters have been written to in place."""
-    return sum(parameter._version for parameter in network.parameters())
+def changes(parameters: Sequence[Tensor]) -> int:
+    """How often these have been written to in place."""
+    return sum(parameter._version for parameter in parameters)
 
 
 @torch.no_grad()

@@ -9,6 +9,8 @@ Shapes: T tokens or B rows, D width, N heads, H of them queries and K keys, E he
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -35,7 +37,8 @@ class Compiled:
     def __init__(self, dtype: torch.dtype, eps: float) -> None:
         name, declared = str(dtype).removeprefix("torch."), partial(function, SOURCE)
         self.eps = eps
-        self.attend = declared(f"attend_{name}", pointers=11, integers=9)
+        self.attend = declared(f"attend_{name}", pointers=11, integers=10)
+        self.read = declared(f"read_{name}", pointers=3, integers=6)
         self.norm = declared(f"norm_{name}", pointers=3, integers=2, floats=1)
         self.rotate = declared(f"rotate_{name}", pointers=3, integers=4)
         self.gate = declared(f"gate_{name}", pointers=2, integers=2)
@@ -77,10 +80,48 @@ class Compiled:
             tensors = (q_BHE, k_BKE, v_BKE, *caches, out_BHE)
             strides = (q_BHE.stride(0), k_BKE.stride(0), v_BKE.stride(0))
             sizes = (len(kept[0]), H, K, E, prompts.capacity, own.capacity)
-            self.attend(*(x.data_ptr() for x in tensors), *rows, *sizes, *strides)
+            self.attend(*(x.data_ptr() for x in tensors), *rows, *sizes, *strides, torch.get_num_threads())
             return out_BHE
 
         return attend
+
+    def after(self, parts: Sequence[tuple[Tensor, int, int]]) -> Attend:
+        """What `attention.after` does."""
+        firsts = list(itertools.accumulate((end - done for _, done, end in parts), initial=0))
+
+        def attend(layer: int, q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor) -> Tensor:
+            texts = []
+            for (kv_XITKE, done, end), first in zip(parts, firsts, strict=False):
+                here, (keys_TKE, values_TKE) = slice(first, first + end - done), kv_XITKE[:, layer]
+                keys_TKE[done:end], values_TKE[done:end] = k_TKE[here], v_TKE[here]
+                texts += [keys_TKE.data_ptr(), values_TKE.data_ptr(), first, done, end]
+                texts += [keys_TKE.stride(1), keys_TKE.stride(0)]
+            return self.seen(q_THE, k_TKE.shape[1], texts)
+
+        return attend
+
+    def causal(self, lengths: Sequence[int]) -> Attend:
+        """What `model.attention.packed_causal` does."""
+        firsts = list(itertools.accumulate(lengths, initial=0))
+
+        def attend(layer: int, q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor) -> Tensor:
+            if k_TKE.stride() != v_TKE.stride():
+                k_TKE, v_TKE = k_TKE.contiguous(), v_TKE.contiguous()
+            texts, (token, head, _) = [], k_TKE.stride()
+            for first, length in zip(firsts, lengths, strict=False):
+                place = first * token * k_TKE.itemsize
+                texts += [k_TKE.data_ptr() + place, v_TKE.data_ptr() + place, first, 0, length, head, token]
+            return self.seen(q_THE, k_TKE.shape[1], texts)
+
+        return attend
+
+    def seen(self, q_THE: Tensor, K: int, texts: list[int]) -> Tensor:
+        """out_THE, what queries see of their texts, each given as a `kernels.cpp:Text`."""
+        T, H, E = q_THE.shape
+        out_THE, described = q_THE.new_empty(T, H, E), torch.tensor(texts)
+        pointers = q_THE.data_ptr(), described.data_ptr(), out_THE.data_ptr()
+        self.read(*pointers, len(texts) // 7, q_THE.stride(0), H, K, E, torch.get_num_threads())
+        return out_THE
 
 
 def suits(shape: Shape) -> bool:

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from thinkery.engine.native.few import Few
+from thinkery.engine.native.kernels import Compiled
 from thinkery.model.attention import Attend
 from thinkery.model.transformer import Transformer, rotate
 
@@ -58,6 +60,7 @@ class PackedTransformer:
         self.embeddings_VD = model["embed_tokens"].weight.detach()
         self.layers = [Layer.of(block, self.dtype) for block in model["layers"]]
         self.head = Linear.of(self.dtype, self.source.lm_head, norm=model["norm"])
+        self.few = Few(self.source, self.dtype) if isinstance(self.arithmetic, Compiled) else None
 
     def __call__(self, tokens_T: Tensor, positions_T: Tensor, attend: Attend) -> Tensor:
         """Hidden states hidden_TD, normed; the final norm's weight is part of the head."""
@@ -79,7 +82,8 @@ class PackedTransformer:
 
     def logits(self, hidden_TD: Tensor) -> Tensor:
         """Next-token logits logits_TV."""
-        return self.head(hidden_TD)
+        few = self.few.head(len(hidden_TD)) if self.few else None
+        return few.logits(hidden_TD) if few else self.head(hidden_TD)
 
 
 @dataclass(frozen=True, slots=True)

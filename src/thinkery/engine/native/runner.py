@@ -134,11 +134,18 @@ class CachedRunner:
     def __init__(self, network: Transformer | PackedTransformer, max_rows: int, memory: int) -> None:
         self.network, self.max_rows = network, max_rows
         self.dtype, self.device = format_of(network)
+        arithmetic = network.arithmetic if isinstance(network, PackedTransformer) else None
+        self.compiled = arithmetic if isinstance(arithmetic, Compiled) else None
         self.prompts = Cache(network.shape, self.dtype, self.device)
         self.own = Cache(network.shape, self.dtype, self.device)
         self.blocks = Blocks()
         self.cache_tokens = memory // token_bytes(network.shape, self.dtype)
         self.sharing: tuple[tuple[list[tuple[int, int]], int], Sharing] | None = None
+
+    @property
+    def spare(self) -> int:
+        """Tokens for which there is memory beside the room of what is in flight."""
+        return self.cache_tokens - self.prompts.tokens - self.own.tokens
 
     def make_room(self, room: Room, unplaced: int) -> None:
         """Slots double while they are short, so that copies are rare; their length fits what is read."""
@@ -177,14 +184,15 @@ class CachedRunner:
         for reading in readings:
             if not reading.missing:
                 self.blocks.keep(reading.text, reading.salt, reading.kv_XITKE)
-        self.blocks.shrink(self.cache_tokens - self.prompts.tokens - self.own.tokens - unplaced)
+        self.blocks.shrink(self.spare - unplaced)
 
     def pass_whole(self, readings: Sequence[Reading]) -> None:
         """One causal pass over texts from their beginning to their end."""
         lengths = [reading.end for reading in readings]
         tokens = [token for reading in readings for token in reading.text]
         places = [place for n in lengths for place in range(n)]
-        hidden_TD, kv_XITKE = recorded(self.network, tokens, places, packed_causal(lengths, self.device))
+        attend = self.compiled.causal(lengths) if self.compiled else packed_causal(lengths, self.device)
+        hidden_TD, kv_XITKE = recorded(self.network, tokens, places, attend)
         for reading, kv in zip(readings, kv_XITKE.split(lengths, dim=2), strict=True):
             reading.kv_XITKE = kv
         advanced(readings, hidden_TD)
@@ -196,14 +204,15 @@ class CachedRunner:
                 self.make_buffer(reading)
         tokens = [token for reading in readings for token in reading.text[reading.done : reading.end]]
         places = [place for reading in readings for place in range(reading.done, reading.end)]
-        attend = after([(reading.kv_XITKE, reading.done, reading.end) for reading in readings])
+        parts = [(reading.kv_XITKE, reading.done, reading.end) for reading in readings]
+        attend = self.compiled.after(parts) if self.compiled else after(parts)
         tokens_T, places_T = (torch.tensor(x, device=self.device) for x in (tokens, places))
         advanced(readings, self.network(tokens_T, places_T, attend))
 
     def make_buffer(self, reading: Reading) -> None:
         """Room for a whole text's keys and values, each head's in one piece, with those that are known."""
         n = len(reading.text)
-        self.blocks.shrink(self.cache_tokens - self.prompts.tokens - self.own.tokens - n)
+        self.blocks.shrink(self.spare - n)
         reading.kv_XITKE = buffer(self.network, n)
         for number, block in enumerate(reading.beginning):
             reading.kv_XITKE[:, :, number * BLOCK : (number + 1) * BLOCK] = block
@@ -225,12 +234,15 @@ class CachedRunner:
 
     def decode(self, rows: Sequence[Sample]) -> Tensor:
         """Feed every row its last token."""
+        packed = self.network if isinstance(self.network, PackedTransformer) else None
+        if packed and packed.few and (few := packed.few.rows(len(rows))):
+            return few.decode(rows, self.prompts, self.own)
         tokens_B = torch.tensor([row.tokens[-1] for row in rows], device=self.device)
         own_B = torch.tensor([row.length - row.shared for row in rows], device=self.device)
-        if isinstance(self.network, PackedTransformer) and isinstance(self.network.arithmetic, Compiled):
+        if self.compiled:
             slots_B = torch.tensor([row.share.slot if row.share else 0 for row in rows])
             shared_B = torch.tensor([row.shared for row in rows])
-            attend = self.network.arithmetic.over_caches(self.prompts, self.own, slots_B, shared_B, own_B - 1)
+            attend = self.compiled.over_caches(self.prompts, self.own, slots_B, shared_B, own_B - 1)
             return self.network(tokens_B, shared_B + own_B - 1, attend)
         if not any(row.shared for row in rows):
             return self.network(tokens_B, own_B - 1, over_cache(self.own, own_B - 1))

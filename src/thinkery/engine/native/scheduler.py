@@ -149,13 +149,11 @@ def own_room(sample: Sample) -> int:
 
 def room_of(rows: Iterable[Sample]) -> Room:
     """What these samples take."""
-    rows = list(rows)
-    return Room(
-        shares=len({id(sample.share) for sample in rows}),
-        prompt=max((sample.shared for sample in rows), default=0),
-        rows=len(rows),
-        own=max(map(own_room, rows), default=0),
-    )
+    shares, prompt, count, own = set(), 0, 0, 0
+    for sample in rows:
+        shares.add(sample.share)
+        prompt, own, count = max(prompt, sample.shared), max(own, own_room(sample)), count + 1
+    return Room(len(shares), prompt, count, own)
 
 
 def joinable(share: Share | None) -> bool:
