@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from tests.train.conftest import tiny_network, tiny_tokenizer
 from tests.train.test_policy import EXAMPLES, imitation, train
