@@ -15,6 +15,7 @@ from tests.train.ranked import train
 from thinkery.errors import ConfigError, RankLost
 from thinkery.model.hf import save_model
 from thinkery.pipeline.artifact import Model
+from thinkery.pipeline.files import read_rows
 from thinkery.pipeline.ranks import ALONE, Ranks
 from thinkery.pipeline.run import Run
 from thinkery.train.policy import PolicyConfig, open_policy
@@ -56,7 +57,7 @@ def on_two_ranks(place: Path, *jobs: str) -> None:
     command = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(RANKED))
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, str(place / "model"), str(place), *jobs], env=env, capture_output=True, text=True, timeout=300
+        [*command, str(place / "model"), str(place), *jobs], env=env, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr
 
@@ -91,13 +92,26 @@ def test_a_run_that_one_rank_asked_to_stop_continues_on_one_rank_and_then_on_two
 
 
 @pytest.mark.slow
-def test_ranks_that_sample_ahead_stop_together_and_ask_what_was_not_learnt_again(place: Path) -> None:
-    on_two_ranks(place, "stop-ahead/ahead/fsdp/6")
-    assert not (place / "stop-ahead.pt").exists()
-    on_two_ranks(place, "stop-ahead/ahead/fsdp/0")
-    curves = Run(place / "stop-ahead", "ahead").curves()
+def test_ranks_that_sample_ahead_stop_together_and_ask_what_was_not_learnt_again(tmp_path: Path) -> None:
+    save_model(tmp_path / "model", tiny_network(), tiny_tokenizer())
+    on_two_ranks(tmp_path, "run/ahead/fsdp/6")
+    assert not (tmp_path / "run.pt").exists()
+    on_two_ranks(tmp_path, "run/ahead/fsdp/0")
+    curves = Run(tmp_path / "run", "ahead").curves()
     assert [row["step"] for row in curves] == list(range(1, 21))
-    assert (place / "stop-ahead.pt").exists()
+    newest_of = {n: max(map(newest_version, read_rows(path))) for n, path in recorded(tmp_path / "run").items()}
+    assert (newest_of[5], newest_of[7], newest_of[9]) == (2, 6, 6)  # begun at updates 2, 6 (again), 6
+    assert (tmp_path / "run.pt").exists()
+
+
+def recorded(run: Path) -> dict[int, Path]:
+    """The attempts of each update."""
+    return Run(run, "ahead").recorded()
+
+
+def newest_version(row: dict) -> int:
+    """Of the weights that sampled an attempt's last token."""
+    return row["versions"][-1][0] if "versions" in row else row["version"]
 
 
 def newest(run: Path) -> Path:
