@@ -2,12 +2,16 @@
 
 The samples of one update get lengths from a log-normal distribution, as long-tailed as reasoning is, and go to engines,
 one on each GPU, that continue as many at a time as their cache holds. A token of b samples takes the longer of
-computing 2 P b flops and reading the weights, and the reading of the cache. Then all GPUs learn, each 8 P flops for its
-share of the tokens (forward, back, reference), and sum gradients. As the code does (`train/policy.py`), everything is
-float32: a GPU holds its part of 20 P bytes, or its machine's memory does (`policy.offload`), and the 4 P of whole
-weights to sample from. With `grpo.spare` the samples of several updates are in flight, as `train/flights.py` has them.
+computing 2 P b flops and reading the weights, and the reading of the cache. With `grpo.spare` the samples of several
+updates are in flight, as `train/flights.py` has them.
 
-The rates are assumed, not measured: a share of what the makers of a GPU promise. Nothing here was run on one.
+Then all GPUs learn, each 8 P flops for its share of the tokens (forward, back, reference); for every micro-batch the
+weights go over the network three times and the gradient once, block by block (FSDP2). As the code does
+(`train/policy.py`), everything is float32: a GPU holds its part of 20 P bytes, or its machine's memory does
+(`policy.offload`), and the 4 P of whole weights to sample from.
+
+The rates are assumed, not measured: a share of what the makers of a GPU promise. Nothing here was run on one; on a
+small network and two cores `bench/cluster.py` sets it beside the clock.
 """
 
 from __future__ import annotations
@@ -42,6 +46,8 @@ class Gpu:
     memory: float = 80e9
     network: float = 25e9
     """Bytes a second to other machines."""
+    collective_s: float = 5e-5
+    """What a call among all GPUs costs at least."""
     host: float = 25e9
     """Bytes a second to the memory of its machine."""
     latency_s: float = 0.002
@@ -106,13 +112,15 @@ def phases(
 ) -> dict[str, float]:
     """Seconds of each phase of an update that learns from completions of these lengths."""
     P, tokens = parameters(shape), sum(lengths) + prompt * len(lengths)
+    batches = math.ceil(tokens / gpus / max(g.policy.micro_batch_tokens, tokens / len(lengths)))
+    calls = 4 * batches * (shape.num_hidden_layers + 1) * gpu.collective_s
     ends = [sampling_s(lengths[n::gpus], slots, shape, gpu, prompt) for n in range(min(gpus, len(lengths)))]
     return {
         "sampling": sum(ends) / gpus,
         "the longest samples": max(ends) - sum(ends) / gpus,
         "learning": 8 * P * tokens / gpu.flops / gpus,
-        "weights and gradients": g.minibatches * 3 * 4 * P / gpu.network if gpus > 1 else 0.0,
-        "off-loading": g.minibatches * 3 * 4 * P / gpus / gpu.host if offloads(g.policy) else 0.0,
+        "weights and gradients": (4 * batches + 1) * 4 * P / gpu.network + calls if gpus > 1 else 0.0,
+        "off-loading": 4 * batches * 4 * P / gpus / gpu.host if offloads(g.policy) else 0.0,
     }
 
 
