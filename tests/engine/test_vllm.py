@@ -113,9 +113,37 @@ def follows_the_weights(engine: VllmEngine, network, tokenizer) -> None:
     assert len({event.completion.tokens for event in ask(engine, 8)}) > 1
 
 
+def goes_on_under_other_weights(engine: VllmEngine, network, tokenizer) -> None:
+    """Samples that were cut are continued by the next version, and keep what the first had sampled."""
+    first = [event.completion for event in ask(engine, 8, max_tokens=4)]
+    cut = [n for n, one in enumerate(first) if one.finish == "length"]
+    assert cut
+    moved(network)
+    engine.bump(engine.version + 1)
+    seeds, begun = tuple(cut), tuple(first[n] for n in cut)
+    request = Request(seeds, Sampling(max_tokens=9), (Message("user", "What is 3 + 4?"),), begun=begun)
+    [(_, events)] = generate(engine, [request])
+    agreed = Policy(network, tokenizer, PolicyConfig())
+    for old, event in zip(begun, events, strict=True):
+        new = event.completion
+        assert (new.tokens[:4], new.logprobs[:4], new.version) == (old.tokens, old.logprobs, old.version)
+        assert new.spans == ((old.version, 4), (engine.version, len(new.tokens) - 4))
+        [expected] = agreed.logprobs([Example([*event.prompt, *new.tokens], learn_from=len(event.prompt))])
+        torch.testing.assert_close(torch.tensor(new.logprobs[4:]), torch.tensor(expected[4:]), atol=1e-3, rtol=0)
+        assert (torch.tensor(new.logprobs[:4]) - torch.tensor(expected[:4])).abs().max() > 1e-3
+    full = Request(seeds, Sampling(max_tokens=4), (Message("user", "What is 3 + 4?"),), begun=begun)
+    [(_, events)] = generate(engine, [full])
+    assert [event.completion for event in events] == list(begun)
+
+
 def test_samples_are_those_of_the_weights_that_were_delivered_last(tiny, tmp_path):
     with copied(*tiny, tmp_path) as engine:
         follows_the_weights(engine, *tiny)
+
+
+def test_samples_that_were_cut_go_on_under_other_weights(tiny, tmp_path):
+    with copied(*tiny, tmp_path) as engine:
+        goes_on_under_other_weights(engine, *tiny)
 
 
 def test_weights_that_did_not_arrive_end_the_run_though_the_version_is_right(tiny, tmp_path):
@@ -159,6 +187,7 @@ def test_what_is_missing_is_said(tiny, tmp_path):
 def test_a_server_of_vllm_follows_the_weights(tiny):
     with open_vllm(*tiny, FLOAT.model_copy(update={"python": PYTHON})) as engine:
         follows_the_weights(engine, *tiny)
+        goes_on_under_other_weights(engine, *tiny)
 
 
 @pytest.mark.slow
@@ -168,3 +197,4 @@ def test_a_server_of_vllm_follows_the_weights(tiny):
 def test_vllm_in_this_process_follows_the_weights(tiny):
     with open_vllm(*tiny, FLOAT) as engine:
         follows_the_weights(engine, *tiny)
+        goes_on_under_other_weights(engine, *tiny)

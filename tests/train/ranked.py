@@ -60,14 +60,15 @@ def imitate(run: Run, policy: Policy) -> None:
 
 
 def train(ranks: Ranks, model: Path, folder: Path, job: str) -> None:
-    """One job: NAME/LOOP/SHARDING[+OFFLOAD]/STOP. It continues what is in `folder`/NAME; STOP is the update after which
-    the last rank asks to stop, 0 for none. At the end rank 0 writes weights and losses to NAME.pt."""
+    """One job: NAME/LOOP/SHARDING[+cpu|+split]/STOP. It continues what is in `folder`/NAME; STOP is the update after
+    which the last rank asks to stop, 0 for none. At the end rank 0 writes weights and losses to NAME.pt."""
     name, loop, sharding, stop = job.split("/")
     attempt = ranks.tell(1 + (folder / name).exists())
     run = Run(folder / name, loop, seed=5, ranks=ranks, attempt=attempt)
-    activations = "recomputed" if sharding == "fsdp" else "kept"  # which changes no bit
     place, _, host = sharding.partition("+")
-    places = {"sharding": place, "offload": host or "none", "activations": activations}
+    activations = "recomputed" if place == "fsdp" and host != "cpu" else "kept"  # which changes no bit
+    split = {"sequences": "split"} if host == "split" else {"offload": host or "none"}
+    places = {"sharding": place, "activations": activations, **split}
     cfg = PolicyConfig(lr=1e-3, micro_batch_tokens=96, weight_decay=0.1, **places)  # type: ignore[arg-type]
     with open_policy(run, Model(model, {"folder": "."}), cfg) as policy:
         ask_to_stop(run, policy, int(stop))

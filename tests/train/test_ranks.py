@@ -12,10 +12,14 @@ import torch
 from tests.train.conftest import tiny_network, tiny_tokenizer
 from tests.train.ranked import train
 
-from thinkery.errors import RankLost
+from thinkery.errors import ConfigError, RankLost
 from thinkery.model.hf import save_model
+from thinkery.pipeline.artifact import Model
+from thinkery.pipeline.files import read_rows
 from thinkery.pipeline.ranks import ALONE, Ranks
 from thinkery.pipeline.run import Run
+from thinkery.train.policy import PolicyConfig, open_policy
+from thinkery.train.sequences import require_dealable
 from thinkery.train.share import dealt
 
 RANKED = Path(__file__).with_name("ranked.py")
@@ -24,6 +28,8 @@ AHEAD = ("ahead/replicated", "ahead/fsdp")
 """Sampled one rollout ahead by a process of each rank, with questions carried over."""
 HOST = ("grpo/replicated+cpu", "grpo/fsdp+cpu", "sft/fsdp+cpu")
 """With the optimizer, or all parts, in the host's memory."""
+SPLIT = ("grpo/fsdp+split", "sft/fsdp+split")
+"""With a part of every sequence on each rank."""
 
 
 class Seat(Ranks):
@@ -40,7 +46,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_model(place / "model", tiny_network(), tiny_tokenizer())
     for loop in ("sft", "grpo", "ahead"):
         train(ALONE, place / "model", place, f"one-{loop}/{loop}/replicated/0")
-    whole = [f"two-{kind.replace('/', '-')}/{kind}/0" for kind in (*WHOLE, *AHEAD, *HOST)]
+    whole = [f"two-{kind.replace('/', '-')}/{kind}/0" for kind in (*WHOLE, *AHEAD, *HOST, *SPLIT)]
     halves = [f"part-{kind.replace('/', '-')}/{kind}/6" for kind in WHOLE]
     on_two_ranks(place, *whole, *halves)
     return place
@@ -51,7 +57,7 @@ def on_two_ranks(place: Path, *jobs: str) -> None:
     command = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(RANKED))
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, str(place / "model"), str(place), *jobs], env=env, capture_output=True, text=True, timeout=300
+        [*command, str(place / "model"), str(place), *jobs], env=env, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr
 
@@ -66,7 +72,7 @@ def assert_equal(place: Path, name: str, loop: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [*WHOLE, *AHEAD, *HOST])
+@pytest.mark.parametrize("kind", [*WHOLE, *AHEAD, *HOST, *SPLIT])
 def test_two_ranks_make_the_losses_and_weights_of_one(place: Path, kind: str) -> None:
     assert_equal(place, f"two-{kind.replace('/', '-')}", kind.partition("/")[0])
 
@@ -86,13 +92,26 @@ def test_a_run_that_one_rank_asked_to_stop_continues_on_one_rank_and_then_on_two
 
 
 @pytest.mark.slow
-def test_ranks_that_sample_ahead_stop_together_and_ask_what_was_not_learnt_again(place: Path) -> None:
-    on_two_ranks(place, "stop-ahead/ahead/fsdp/6")
-    assert not (place / "stop-ahead.pt").exists()
-    on_two_ranks(place, "stop-ahead/ahead/fsdp/0")
-    curves = Run(place / "stop-ahead", "ahead").curves()
+def test_ranks_that_sample_ahead_stop_together_and_ask_what_was_not_learnt_again(tmp_path: Path) -> None:
+    save_model(tmp_path / "model", tiny_network(), tiny_tokenizer())
+    on_two_ranks(tmp_path, "run/ahead/fsdp/6")
+    assert not (tmp_path / "run.pt").exists()
+    on_two_ranks(tmp_path, "run/ahead/fsdp/0")
+    curves = Run(tmp_path / "run", "ahead").curves()
     assert [row["step"] for row in curves] == list(range(1, 21))
-    assert (place / "stop-ahead.pt").exists()
+    newest_of = {n: max(map(newest_version, read_rows(path))) for n, path in recorded(tmp_path / "run").items()}
+    assert (newest_of[5], newest_of[7], newest_of[9]) == (2, 6, 6)  # begun at updates 2, 6 (again), 6
+    assert (tmp_path / "run.pt").exists()
+
+
+def recorded(run: Path) -> dict[int, Path]:
+    """The attempts of each update."""
+    return Run(run, "ahead").recorded()
+
+
+def newest_version(row: dict) -> int:
+    """Of the weights that sampled an attempt's last token."""
+    return row["versions"][-1][0] if "versions" in row else row["version"]
 
 
 def newest(run: Path) -> Path:
@@ -163,6 +182,38 @@ with joined(os.environ) as ranks:
 """
 
 
+SAVED = """
+import os
+import torch
+from tests.train.conftest import tiny_network, tiny_tokenizer
+from torch.autograd.graph import saved_tensors_hooks
+from thinkery.pipeline.ranks import joined
+from thinkery.train.batch import Example, pack
+from thinkery.train.policy import Policy, PolicyConfig
+from thinkery.train.sequences import SplitPolicy
+torch.set_num_threads(1)
+[batch] = pack([Example([n % 250 for n in range(200)], learn_from=8)], 200)
+
+def saved(policy):
+    kept = {}
+    def pack_hook(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+    with saved_tensors_hooks(pack_hook, lambda tensor: tensor):
+        logprobs, _ = policy.forward(batch)
+        found = sum(kept.values())
+        logprobs.sum().backward()
+    return found, logprobs.detach()
+
+with joined(os.environ) as ranks:
+    cfg = PolicyConfig(sharding="fsdp", sequences="split")
+    whole, expected = saved(Policy(tiny_network(), tiny_tokenizer(), PolicyConfig()))
+    part, logprobs = saved(SplitPolicy(tiny_network(), tiny_tokenizer(), cfg, ranks=ranks))
+    torch.testing.assert_close(logprobs, expected, atol=1e-5, rtol=0)
+    assert part < 0.6 * whole, (part, whole)
+"""
+
+
 def on_two(script: str) -> tuple[list[int], str]:
     """Run a script on two ranks: how each ended, and what rank 0 said of errors."""
     from thinkery.launch.local import environments
@@ -177,6 +228,27 @@ def on_two(script: str) -> tuple[list[int], str]:
 
 def test_a_rank_that_waits_for_one_that_is_gone_says_so() -> None:
     assert f"{RankLost.__name__}: rank 0 of 2: another process of this run has ended" in on_two(LOST)[1]
+
+
+def test_a_rank_with_half_of_a_sequence_keeps_about_half_for_the_backward_pass() -> None:
+    assert on_two(SAVED) == ([0, 0], "")
+
+
+def test_heads_that_cannot_be_dealt_and_ranks_that_hold_whole_weights_do_not_split_sequences(tmp_path: Path) -> None:
+    class Three(Seat):
+        def tell(self, item):
+            return item
+
+    save_model(tmp_path / "model", tiny_network(), tiny_tokenizer())
+    run = Run(tmp_path / "run", "zero", ranks=Three(0, 3))
+    model = Model(tmp_path / "model", {"folder": "."})
+    with (
+        pytest.raises(ConfigError, match=r"policy\.sequences: only sharded ranks split sequences"),
+        open_policy(run, model, PolicyConfig(sequences="split")),
+    ):
+        pass
+    with pytest.raises(ConfigError, match=r"cannot be dealt.*4 heads, 2 of keys, 3 ranks"):
+        require_dealable(tiny_network().shape, 3)
 
 
 def test_a_second_thread_gathers_beside_the_first_and_hears_when_another_rank_has_left() -> None:

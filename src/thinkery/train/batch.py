@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from thinkery.model.attention import Attend, packed_causal
 from thinkery.model.shared import Group, shared_causal, shared_positions
 from thinkery.model.transformer import Transformer
 
@@ -92,10 +93,23 @@ class Batch:
 
     def hidden(self, network: Any) -> Tensor:
         """hidden_TD of the network on these tokens."""
-        if all(len(parts) == 1 for _, parts in self.groups):
+        if self.alone:
             return network.packed(self.tokens_T, self.lengths)
+        return network(self.tokens_T, self.positions(), self.attend())
+
+    @property
+    def alone(self) -> bool:
+        """Whether no sequence shares its prompt."""
+        return all(len(parts) == 1 for _, parts in self.groups)
+
+    def positions(self) -> Tensor:
+        """positions_T: every sequence goes on where its prompt ends."""
+        return shared_positions(self.groups, self.tokens_T.device)
+
+    def attend(self) -> Attend:
+        """How the tokens see each other."""
         device = self.tokens_T.device
-        return network(self.tokens_T, shared_positions(self.groups, device), shared_causal(self.groups, device))
+        return packed_causal(self.lengths, device) if self.alone else shared_causal(self.groups, device)
 
 
 def pack(examples: Sequence[Example], max_tokens: int, device: torch.device | str = "cpu") -> list[Batch]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from thinkery.core import Completion, Group, Sampling, Task, seed_of
@@ -139,7 +139,7 @@ class Flights:
                 "task": task_to_row(one.task),
                 "out": one.out,
                 "prompt": one.prompt,
-                "said": [[n, asdict(said)] for n, said in one.said.items()],
+                "said": [[n, row_of(said)] for n, said in one.said.items()],
                 "spans": one.spans,
             }
             for one in self.open
@@ -178,6 +178,11 @@ def advance(
 def judged_flight(flight: Flight, rubric: Rubric) -> tuple[tuple[int, str], Group]:
     """A question that has ended, with its scores."""
     return flight.key, flight.group(rubric)
+
+
+def row_of(said: Completion) -> dict[str, Any]:
+    """A completion for a checkpoint; `asdict` would copy every token."""
+    return {each.name: getattr(said, each.name) for each in fields(said)}
 
 
 def said_of(row: Mapping[str, Any]) -> Completion:

@@ -68,6 +68,9 @@ class PolicyConfig(LearnerConfig):
     about ten times as high."""
     sharding: Literal["replicated", "fsdp"] = Field(default="replicated", json_schema_extra={"key": False})
     """What each of several processes holds: all weights, gradients and moments, or an equal part of them (FSDP2)."""
+    sequences: Literal["whole", "split"] = Field(default="whole", json_schema_extra={"key": False})
+    """What each of several processes computes: micro-batches of its own, or ("split", with `sharding = "fsdp"` only) a
+    part of every sequence, for contexts whose activations one cannot hold."""
     offload: Literal["none", "cpu"] = Field(default="none", json_schema_extra={"key": False})
     """What is held in the host's memory instead of the accelerator's: nothing, or ("cpu") the optimizer and the weights
     that it moves, and with `sharding = "fsdp"` all that a rank has a part of. Adapters (`lora`) stay where they are."""

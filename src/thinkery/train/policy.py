@@ -51,9 +51,10 @@ def open_policy(run: Run, model: Model, cfg: PolicyConfig) -> Iterator[Policy]:
     if cfg.lora:
         policy = LoraPolicy(network, tokenizer, cfg, lora=cfg.lora, seed=run.seed, ranks=run.ranks)
     elif sharded:
-        from thinkery.train.shards import ShardedPolicy  # a third of torch's own time to import
-
-        policy = ShardedPolicy(network, tokenizer, cfg, ranks=run.ranks)
+        policy = kind_in_parts(cfg)(network, tokenizer, cfg, ranks=run.ranks)
+    elif cfg.sequences == "split" and run.ranks is not ALONE:
+        hint = 'set policy.sharding = "fsdp", or policy.sequences = "whole"'
+        raise ConfigError("only sharded ranks split sequences", where="policy.sequences", found=cfg.sharding, hint=hint)
     elif cfg.offload == "cpu":
         from thinkery.train.offload import OffloadedPolicy  # which is built on this file
 
@@ -64,6 +65,17 @@ def open_policy(run: Run, model: Model, cfg: PolicyConfig) -> Iterator[Policy]:
         yield policy
     finally:
         policy.close()
+
+
+def kind_in_parts(cfg: PolicyConfig) -> Callable[..., Policy]:
+    """The kind of policy whose weights are in parts, imported here because that takes a third of torch's own time."""
+    if cfg.sequences == "split":
+        from thinkery.train.sequences import SplitPolicy
+
+        return SplitPolicy
+    from thinkery.train.shards import ShardedPolicy
+
+    return ShardedPolicy
 
 
 def require_memory(folder: Path, cfg: PolicyConfig, *, parts: int = 1) -> None:
@@ -129,7 +141,11 @@ class Policy(Learner):
     def forward(self, batch: Batch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """(logprobs_C, entropies_C) of the learnt tokens; gradients flow through the first only."""
         self.tokens_passed += len(batch.tokens_T)
-        return token_logprobs(self.network, batch, temperature, self.cfg)
+        return self.logprobs_of(self.network, batch, temperature)
+
+    def logprobs_of(self, network: Any, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
+        """(logprobs_C, entropies_C) of the learnt tokens under a network of this kind."""
+        return token_logprobs(network, batch, temperature, self.cfg)
 
     @torch.no_grad()
     def logprobs(
@@ -143,7 +159,7 @@ class Policy(Learner):
         """Log-probabilities under `network` of the learnt tokens of this rank's examples, empty for the others'."""
 
         def logprobs(batch: Batch) -> Tensor:
-            return token_logprobs(network, batch, temperature, self.cfg)[0]
+            return self.logprobs_of(network, batch, temperature)[0]
 
         share = self.share(partial(self.pack, examples))
         return per_example(len(examples), self.in_step(share, logprobs), logprobs)
