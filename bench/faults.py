@@ -6,12 +6,13 @@ Every trial runs eight updates of `tiny`'s R1-Zero, sized down, on one machine o
 network namespaces, and does one thing to it at a random update. What then stops is continued by the same command. At
 the end every update and every sample must be in the record once, and the weights must be those of an undisturbed run,
 bit for bit. Trials that are done are kept in `--dir`; with `--for SECONDS` none is begun later, and the same command
-goes on.
+goes on. Several of these commands may work on one `--dir` at a time.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import gzip
 import json
 import os
@@ -122,7 +123,7 @@ class Trial:
         """Wait a moment; where a node's Ray has ended by itself, start it again, as Kubernetes does."""
         for node in self.nodes[1:]:
             if node.ray is not None and node.ray.poll() is not None:
-                node.kill()
+                node.kill(spare=[pid for process in self.processes for pid in family(process.pid)])
                 node.start_ray(self.nodes[0], processors=2)
         time.sleep(0.05)
 
@@ -145,27 +146,34 @@ def main() -> None:
     began = time.monotonic()
     args.dir.mkdir(parents=True, exist_ok=True)
     planned = plan(args.trials, args.seed)
-    left = [number for number in range(args.trials) if not (args.dir / f"{number:02d}.json").exists()]
+
+    def done(number: int) -> Path:
+        """Where the result of a trial is kept."""
+        return args.dir / f"{number:02d}.json"
+
+    left = [number for number in range(args.trials) if not done(number).exists()]
     with ExitStack() as stack:
         nodes = stack.enter_context(cluster())
         calm(args.dir, nodes)
 
-        def lane(numbers: Sequence[int]) -> bool:
-            """Do trials one after the other; whether there was time for all."""
+        def lane(numbers: Sequence[int]) -> None:
+            """Do trials one after the other while there is time."""
             for number in numbers:
                 if time.monotonic() - began > args.seconds:
-                    return False
-                found = tried(args.dir, number, planned[number], nodes, args.seed)
-                (args.dir / f"{number:02d}.json").write_text(json.dumps(found) + "\n")
-                print(f"{number:02d} {found}", flush=True)
-            return True
+                    return
+                with claimed(args.dir / f"{number:02d}.lock") as ours:
+                    if ours and not done(number).exists():
+                        found = tried(args.dir, number, planned[number], nodes, args.seed)
+                        done(number).write_text(json.dumps(found) + "\n")
+                        print(f"{number:02d} {found}", flush=True)
 
-        on_nodes = [number for number in left if KINDS[planned[number]][0] in (on_the_cluster, ranks_apart)]
+        on_nodes = [number for number in left if KINDS[planned[number]][0] in ON_NODES]
         beside = [number for number in left if number not in on_nodes]
         with ThreadPoolExecutor(2) as lanes:  # most of a trial is waiting
-            if not all(lanes.map(lane, (on_nodes, beside))):
-                sys.exit(RankLost.exit_code)
-    rows = [json.loads((args.dir / f"{number:02d}.json").read_text()) for number in range(args.trials)]
+            list(lanes.map(lane, (on_nodes, beside)))
+    if not all(done(number).exists() for number in range(args.trials)):
+        sys.exit(RankLost.exit_code)
+    rows = [json.loads(done(number).read_text()) for number in range(args.trials)]
     command = f"python -m bench.faults --trials {args.trials} --seed {args.seed}"
     write("faults", {
         "date": date.today().isoformat(), "machine": machine(), "command": command,
@@ -197,6 +205,18 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "record_complete": sum(row["record_complete"] for row in rows),
         "weights_equal": sum(row["weights_equal"] for row in rows),
     }
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[bool]:
+    """Whether what the file stands for is ours for as long as the block, or this process, lasts."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 @contextmanager
@@ -259,7 +279,8 @@ def tried(dir: Path, number: int, kind: str, nodes: list[Node], seed: int) -> di
         folder = fresh(dir / f"trial-{number:02d}", None)
         if kind == "a disk that is full":
             stack.enter_context(small_disk(folder))
-        trial = Trial(fresh_in(folder, dir / "base"), nodes, random.Random(f"{seed} {number}"))
+        here = nodes if setting in ON_NODES else []
+        trial = Trial(fresh_in(folder, dir / "base"), here, random.Random(f"{seed} {number}"))
         stack.callback(trial.kill)
         try:
             found |= disturbed(trial, setting, fault)
@@ -356,6 +377,10 @@ def ranks_apart(trial: Trial) -> None:
         (node, command(), {**common, "RANK": str(rank), "GLOO_SOCKET_IFNAME": "eth0"})
         for rank, node in enumerate(trial.nodes)
     ]
+
+
+ON_NODES = (on_the_cluster, ranks_apart)
+"""Settings that take the nodes, one trial at a time."""
 
 
 # What is done to it: each says whether the run must end of it, and how to undo it. ----------------------------------

@@ -61,10 +61,8 @@ class Pulse:
         self.every_s = min(max(cfg.silence_s / 20, 0.05), 10.0)
         self.silence = dict.fromkeys(range(1, count) if rank == 0 else [0], 0.0)
         self.last = dict.fromkeys(self.silence, "")
-        self.met = 0
-        """How often the ranks have met."""
         self.apart = 0.0
-        """Seconds since then."""
+        """Seconds since the ranks have met, in blocks that all work on."""
         self.shared = 0
         """How many blocks this rank is in that all ranks work on."""
         self.ended = threading.Event()
@@ -112,7 +110,6 @@ class Pulse:
 
     def meet(self) -> None:
         """The ranks have met."""
-        self.met += 1
         self.apart = 0.0
 
     def missing(self) -> RankLost | None:
