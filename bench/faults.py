@@ -340,8 +340,8 @@ def goes_on(trial: Trial) -> bool:
 
 
 def allowed(fault: Fault) -> tuple[int, ...]:
-    """The exit codes of a run that can be resumed: of a rank that was killed also the signal, of a full disk also 1."""
-    return (75, -signal.SIGKILL) if fault is not fill_the_disk else (75, 1)
+    """The exit codes of a run that can be resumed: 75; 1 where a person has to make room, and where Ray ends it."""
+    return (75, 1) if fault in (fill_the_disk, kill_the_head) else (75,)
 
 
 def last_words(folder: Path) -> str:
@@ -417,7 +417,7 @@ def kill_the_node(trial: Trial) -> tuple[bool, Undo]:
 
 
 def kill_the_head(trial: Trial) -> tuple[bool, Undo]:
-    """Ray's own processes beside the learner, on the node that knows of all others."""
+    """Ray's own processes beside the learner, on the node that knows of all others; Ray may end the learner too."""
     head, other = trial.nodes
     head.kill(spare=family(trial.processes[0].pid))
 
