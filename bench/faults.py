@@ -58,7 +58,7 @@ skip_no_spread = false
 checkpoint_every = 2
 eval_every = 20
 """
-LIMIT_S = 180.0
+LIMIT_S = 300.0
 """In how many seconds a run must have stopped or gone on after a fault; a minute of it may be the fault's own."""
 PORT = 29500
 """Where ranks on two nodes meet."""
