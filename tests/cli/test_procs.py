@@ -52,11 +52,21 @@ def run(folder: Path, *words: str, at_update: int = 0, press: Callable[[int], No
         return p.wait(120), "".join(seen)
 
 
-def kill_rank_1(launcher: int) -> None:
-    """Kill the second process that the launcher has started."""
+def signal_rank_1(launcher: int, number: int) -> None:
+    """Send a signal to the second process that the launcher has started."""
     children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
     (one,) = (pid for pid in children if b"RANK=1" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
-    os.kill(int(one), signal.SIGKILL)
+    os.kill(int(one), number)
+
+
+def kill_rank_1(launcher: int) -> None:
+    """As the system does when memory is short."""
+    signal_rank_1(launcher, signal.SIGKILL)
+
+
+def stop_rank_1(launcher: int) -> None:
+    """It lives, and closes no connection."""
+    signal_rank_1(launcher, signal.SIGSTOP)
 
 
 def updates(folder: Path) -> list[int]:
@@ -84,6 +94,18 @@ def test_a_run_on_two_processes_is_stopped_killed_and_continued_and_ends_on_one(
     assert re.search(r"rank 1 was killed \(found SIGKILL\)\s+try: the same command continues", err)
 
     code, err = run(folder)
+    assert code == 0, err
+    assert updates(folder) == list(range(1, 41))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["replicated", "fsdp"])
+def test_a_rank_that_says_nothing_ends_the_run_resumable(folder: Path, sharding: str) -> None:
+    words = ("--procs", "2", f"zero.grpo.policy.sharding={sharding}")
+    code, err = run(folder, *words, "watchdog.silence_s=3", at_update=2, press=stop_rank_1)
+    assert code == 75, err
+    assert re.search(r"rank 1 has given no sign of life for 3 s \(found rank 1 was last seen at \w+/[\w/]+.py:\d+", err)
+    code, err = run(folder, *words)
     assert code == 0, err
     assert updates(folder) == list(range(1, 41))
 

@@ -15,7 +15,7 @@ from thinkery.core import Sampling
 from thinkery.engine import Request, generate
 from thinkery.engine import pool as pools
 from thinkery.engine.pool import open_pool
-from thinkery.errors import InputError, RunFailed
+from thinkery.errors import InputError, RunFailed, Stalled
 from thinkery.model.transformer import Transformer
 
 POOL = FIXED.model_copy(update={"processes": 2})
@@ -105,6 +105,29 @@ def test_what_a_lost_process_had_not_finished_is_sampled_by_others_once(engine, 
     assert answers(engine, requests()) == alone(network, tokenizer, requests())
 
 
+def test_a_process_that_says_nothing_is_given_up_and_its_samples_are_sampled_by_others(
+    engine, network, tokenizer, monkeypatch
+):
+    monkeypatch.setattr(engine, "cfg", engine.cfg.model_copy(update={"patience_s": 2.0}))
+    asked, lost = requests(5), engine.lost
+    stopped = engine.places[0].link.worker
+    os.kill(stopped.pid, signal.SIGSTOP)
+    began = time.monotonic()
+    assert answers(engine, asked) == alone(network, tokenizer, asked)
+    assert 2.0 < time.monotonic() - began < 60
+    assert (engine.lost - lost, stopped.exitcode) == (1, -signal.SIGKILL)
+
+
+def test_where_no_process_starts_in_time_the_run_stops_resumable(network, tokenizer):
+    hurried = POOL.model_copy(update={"processes": 1, "start_s": 0.01})
+    with (
+        pytest.raises(Stalled, match=r"engine.start_s: none of 1 engines has started in 0.01 s") as stalled,
+        open_pool(network, tokenizer, hurried) as engine,
+    ):
+        engine.submit(requests(1)[0])
+    assert stalled.value.exit_code == 75
+
+
 def test_weights_that_did_not_arrive_end_the_run_though_the_version_is_right(engine, network):
     stale = engine.snapshot(engine.version + 1)
     moved(network)
@@ -124,7 +147,7 @@ def test_what_a_process_cannot_do_is_said_here(engine):
 
 
 def test_too_many_lost_processes_end_the_run(engine, monkeypatch):
-    monkeypatch.setattr(pools, "RESTARTS", engine.lost)
+    monkeypatch.setattr(pools, "RESTARTS", 0)
     os.kill(engine.places[0].link.worker.pid, signal.SIGKILL)
-    with pytest.raises(RunFailed, match="engines were lost"):
+    with pytest.raises(RunFailed, match="engines in a row were lost"):
         answers(engine, requests(20))

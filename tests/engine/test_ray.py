@@ -112,6 +112,6 @@ def test_weights_that_did_not_arrive_end_the_run(engine, network):
 def test_more_engines_than_the_cluster_has_processors_for_are_refused(started, network, tokenizer):
     with (
         pytest.raises(ConfigError, match="no room for 99 engines"),
-        open_pool(network, tokenizer, TWO.model_copy(update={"processes": 99})),
+        open_pool(network, tokenizer, TWO.model_copy(update={"processes": 99, "start_s": 1.0})),
     ):
         pass

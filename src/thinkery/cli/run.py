@@ -59,7 +59,7 @@ def main(args: argparse.Namespace) -> int:
         return 0
     if args.procs > 1 and "RANK" not in os.environ:
         return start_ranks(args.procs, directory)
-    with joined(os.environ) as ranks:
+    with joined(os.environ, chosen.config.watchdog) as ranks:
         if ranks.rank:
             assist(steps, ranks)
             return 0

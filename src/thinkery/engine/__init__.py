@@ -49,6 +49,11 @@ class EngineConfig(Config):
     `local` for one of this machine alone. `processes` is their number, 0 as many as there is room for."""
     threads: int = Field(default=1, ge=1, json_schema_extra={"key": False})
     """Threads of each of these processes or actors."""
+    patience_s: float = Field(default=600.0, gt=0, json_schema_extra={"key": False})
+    """Seconds that one of them may say nothing, though it has work, before another does it. A step must take less."""
+    start_s: float = Field(default=600.0, gt=0, json_schema_extra={"key": False})
+    """Seconds that they may take to start, on a cluster also to find room. The others go on without one that takes
+    longer; where there are no others, the run stops, to be continued."""
     kernels: Literal["compiled", "torch"] = Field(default="compiled", json_schema_extra={"key": False})
     """What computes between matrix products on a CPU: our own functions, compiled on first use where there is a C++
     compiler, or PyTorch's, which are slower."""

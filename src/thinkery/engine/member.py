@@ -1,7 +1,8 @@
 """One member of a pool: a copy of the network, the built-in engine around it, and what it is asked.
 
-It is sent `Ask`, `Take` and `Cancel`, and says `Taken`, `Ended`, `Alive` and, in the end, `Broken`. `Members` is what a
-pool asks of the place where they run: processes of this machine (`processes.py`) or actors of a Ray cluster (`ray.py`).
+It is sent `Ask`, `Take` and `Cancel`, and says `Alive` when it has started, then `Taken`, `Ended`, `Alive` and, where
+it cannot go on, `Broken`. `Members` is what a pool asks of the place where they run: processes of this machine
+(`processes.py`) or actors of a Ray cluster (`ray.py`).
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Alive:
-    """Samples go on."""
+    """The member has started, or its samples go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,7 @@ def run_member(connection: Channel, folder: Path, cfg: EngineConfig, dtype: torc
         network, tokenizer = load_model(folder, dtype)
         with ExitStack() as stack:
             engine = stack.enter_context(open_engine(network.to(device).eval(), tokenizer, cfg))
+            connection.send(Alive())
             work(connection, Member(connection, network, engine))
     except ThinkeryError as error:
         connection.send(Broken(error))

@@ -7,8 +7,10 @@ A request goes whole to the member with the fewest samples, so that a group's pr
 function of its seed, wherever it is computed: of a member that is lost, others do again what it had not finished.
 
 A member samples nothing before it has named the version of new weights and given a fixed text the learner's
-log-probabilities; otherwise RunFailed ends the run. Where members run, and how weights come to them, is `Members`'s
-business. Not handled: masks, biases and alternatives of a request, which stay in one process.
+log-probabilities; otherwise RunFailed ends the run. One that says nothing for `patience_s`, though it has something to
+do, is as good as dead. Where nothing is left but members that do not start, Stalled ends the run, which continues when
+there are machines again. Where members run, and how weights come to them, is `Members`'s business. Not handled: masks,
+biases and alternatives of a request, which stay in one process.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from thinkery.core import Completion
 from thinkery.engine import EngineConfig, longest_text, open_engine
 from thinkery.engine.base import Event, LearningEngine, Request
 from thinkery.engine.canary import CANARY, gap, text_logprobs
-from thinkery.engine.member import Ask, Broken, Ended, Link, Members, Said, Take, Taken, Weights
+from thinkery.engine.member import Ask, Broken, Ended, Link, Members, Order, Said, Take, Taken, Weights
 from thinkery.engine.processes import open_processes
 from thinkery.errors import InputError, RunFailed, Stalled
 from thinkery.model.lora import plain_weights
@@ -38,17 +40,14 @@ from thinkery.process import Cancel, Stop
 LOG = logging.getLogger("thinkery.engine")
 """Members that were lost."""
 
-RESTARTS = 10
-"""How many lost members are replaced before the run fails."""
+RESTARTS = 5
+"""How often each member is replaced, on average, with no sample finished in between, before the run fails."""
 
 CANARY_TOKENS = 16
 """Tokens of the canary that are compared."""
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05}
 """How far a member's log-probabilities of the canary may lie from the learner's, in nats a token on average."""
-
-PATIENCE_S = 600.0
-"""How long a member may take to start and to take new weights."""
 
 TICK_S = 1.0
 """How long a step waits for news."""
@@ -91,22 +90,45 @@ class Place:
     """A member as the pool sees it."""
 
     link: Link
+    spare: bool = False
+    """Whether the others need not wait for it to come up: it replaces one that was lost, or takes too long."""
     asked: dict[str, Asked] = field(default_factory=dict)
+    up: bool = False
+    """Whether it has said anything yet; before, nothing is sent to it."""
     ready: bool = False
     """Whether it samples from the weights that were delivered last."""
     unanswered: int = 0
     """Deliveries that it has not confirmed."""
+    since: float = field(default_factory=time.monotonic)
+    """When it last said something, or was given something to do after a rest."""
 
     @property
     def load(self) -> int:
         """Samples that it has not finished."""
         return sum(len(one.out) for one in self.asked.values())
 
+    @property
+    def owes(self) -> bool:
+        """Whether a word of it is due: it starts, takes weights, or samples."""
+        return bool(self.asked) or not self.ready
+
     def deliver(self, snapshot: Snapshot) -> None:
-        """Have it take weights, before which it gets no more requests."""
+        """Have it take weights, before which it gets no more requests; one that starts gets them when it is up."""
+        if self.up:
+            self.tell(snapshot.order)
+            self.unanswered += 1
         self.ready = False
-        self.unanswered += 1
-        self.link.send(snapshot.order)
+
+    def ask(self, one: Asked) -> None:
+        """Give it a request."""
+        self.tell(one.order())
+        self.asked[one.id] = one
+
+    def tell(self, order: Order) -> None:
+        """Send an order; where it had rested, its time runs from now."""
+        if not self.owes:
+            self.since = time.monotonic()
+        self.link.send(order)
 
 
 @contextmanager
@@ -152,7 +174,7 @@ class PoolEngine:
         self.max_len = longest_text(learner, cfg)
         self.version = version
         self.delivered: Snapshot | None = None
-        self.submitted = self.lost = 0
+        self.submitted = self.lost = self.in_a_row = 0
         self.queue: deque[Asked] = deque()
         self.news: list[Event] = []
         self.interrupted = threading.Event()
@@ -184,7 +206,11 @@ class PoolEngine:
         if not self.news:
             self.listen()
         news, self.news = self.news, []
-        return news
+        return news or [Event(one.id, one.out[0]) for one in self.waiting()]  # that patience is ours, not the caller's
+
+    def waiting(self) -> list[Asked]:
+        """Requests that are not finished."""
+        return [*self.queue, *(one for place in self.places for one in place.asked.values())]
 
     def cancel(self, id: str) -> None:
         """Drop a request; its samples end as "cancelled" in the next step's events."""
@@ -220,11 +246,8 @@ class PoolEngine:
         old, self.delivered, self.version = self.delivered, snapshot, snapshot.version
         for place in self.places:
             place.deliver(snapshot)
-        end = time.monotonic() + PATIENCE_S
-        while not all(place.ready for place in self.places):
+        while not (any(one.ready for one in self.places) and all(one.ready or one.spare for one in self.places)):
             self.listen()
-            if time.monotonic() > end:
-                raise Stalled("an engine does not take the weights", found=f"nothing for {PATIENCE_S:g} s")
         if old is not None:
             old.weights.drop()
 
@@ -251,11 +274,10 @@ class PoolEngine:
             if idlest.load >= self.cfg.max_batch:
                 return
             one = self.queue.popleft()
-            idlest.asked[one.id] = one
-            idlest.link.send(one.order())
+            idlest.ask(one)
 
     def listen(self) -> None:
-        """Wait a while for what the members say, and act on it."""
+        """Wait a while for what the members say, and act on it; raises Stalled where all take too long to start."""
         if self.interrupted.is_set():
             raise RunFailed("sampling was interrupted")
         by_link = {place.link: place for place in self.places}
@@ -267,9 +289,29 @@ class PoolEngine:
             else:
                 for said in told:
                     self.hear(by_link[link], said)
+        self.watch()
+
+    def watch(self) -> None:
+        """Give up members that say nothing though they owe it, and the run where none answers or may yet start."""
+        now = time.monotonic()
+        for place in [one for one in self.places if one.up and one.owes and now - one.since > self.cfg.patience_s]:
+            self.lose(place, f"which had said nothing for {self.cfg.patience_s:g} s")
+        late = [one for one in self.places if not one.up and now - one.since > self.cfg.start_s]
+        for place in late:
+            if not place.spare:
+                place.spare = True
+                LOG.warning("an engine has not started in %g s; it joins the others when it does", self.cfg.start_s)
+        if len(late) == len(self.places):
+            raise Stalled(
+                f"none of {len(late)} engines has started in {self.cfg.start_s:g} s",
+                where="engine.start_s",
+                found=f"{len(self.waiting())} requests that wait",
+                hint="look at the machines that sample; the same command continues from the last checkpoint",
+            )
 
     def hear(self, place: Place, said: Said) -> None:
         """Act on what a member says."""
+        place.since = time.monotonic()
         if isinstance(said, Broken):
             raise said.error
         if isinstance(said, Taken):
@@ -278,7 +320,12 @@ class PoolEngine:
                 self.check(said)
                 place.ready = True
         elif isinstance(said, Ended):
+            self.in_a_row = 0
             self.news += [event for one in said.events if (event := self.event(place, one))]
+        elif not place.up:
+            place.up, place.spare = True, False
+            if self.delivered is not None:
+                place.deliver(self.delivered)
         else:
             self.news += [Event(one.id, one.out[0]) for one in place.asked.values()]
 
@@ -310,23 +357,20 @@ class PoolEngine:
                 hint='the weights did not arrive as they are: set engine.processes = 0, or engine.dtype = "float32"',
             )
 
-    def lose(self, place: Place) -> None:
-        """A member has died: another takes its place, and what it had not finished waits again, first in line."""
-        self.lost += 1
+    def lose(self, place: Place, why: str = "which has ended") -> None:
+        """A member is gone: another takes its place, and what it had not finished waits again, first in line."""
+        self.lost, self.in_a_row = self.lost + 1, self.in_a_row + 1
         place.link.kill()
         place.link.end()
         self.places.remove(place)
-        LOG.warning("an engine was lost with %d samples, number %d of this run", place.load, self.lost)
-        if self.lost > RESTARTS:
+        LOG.warning("an engine was lost with %d samples, %s; number %d of this run", place.load, why, self.lost)
+        if self.in_a_row > RESTARTS * self.members.count:
             raise RunFailed(
-                f"{self.lost} engines were lost",
+                f"{self.in_a_row} engines in a row were lost",
                 hint="look for what killed them, such as a lack of memory; the run continues from its last checkpoint",
             )
         self.queue.extendleft(reversed(place.asked.values()))
-        fresh = Place(self.members.start())
-        if self.delivered is not None:
-            fresh.deliver(self.delivered)
-        self.places.append(fresh)
+        self.places.append(Place(self.members.start(), spare=True))
 
     def drop(self, one: Asked) -> None:
         """End what is out of a request."""

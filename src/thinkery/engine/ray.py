@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from thinkery.engine import EngineConfig
 from thinkery.engine.member import Link, Order, Said, run_member
-from thinkery.errors import ConfigError, EnvironmentLacks
+from thinkery.errors import ConfigError, EnvironmentLacks, Stalled
 from thinkery.model.hf import save_model
 from thinkery.model.lora import plain
 from thinkery.model.tokenizer import Tokenizer
@@ -33,12 +34,14 @@ from thinkery.process import END_S
 
 try:
     import ray
-    from ray.exceptions import GetTimeoutError, RayActorError, RayError
+    from ray.exceptions import GetTimeoutError, RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 except ModuleNotFoundError as error:
     raise EnvironmentLacks("engine.ray needs Ray", hint="pip install 'ray[client]'") from error
 
 T = TypeVar("T")
+LOG = logging.getLogger("thinkery.engine")
+"""Machines that are waited for."""
 
 OPTIONS = {"concurrency_groups": {"work": 1, "receive": 1}, "max_restarts": 0, "max_task_retries": 0}
 """Of every actor: its three threads, the default one for `send`; the pool itself sees to what is lost."""
@@ -47,6 +50,10 @@ ANSWER_S = 120.0
 """How long a machine may take to load Thinkery."""
 CONNECT_S = 10.0
 """How long the machine of a cluster may take to answer."""
+HEAD_S = 20.0
+"""How long the head of a cluster may not answer."""
+LOOK_S = 0.5
+"""How often one that waits for machines looks for them."""
 
 
 @contextmanager
@@ -70,7 +77,8 @@ def connected(address: str, processors: int = 0) -> Iterator[None]:
         reach(address)
         ray.init(address, log_to_driver=False, logging_level=logging.WARNING, **own)
     except Exception as error:  # Ray raises a plain Exception where its processes do not start in time
-        found, hint = f"{address}: {error}", 'start Ray there, or set engine.ray = "local"'
+        found = f"{address}: {error}"
+        hint = 'start Ray there, or set engine.ray = "local"; where Ray wants its token, RAY_AUTH_MODE=token'
         raise EnvironmentLacks("no Ray cluster answers", where="engine.ray", found=found, hint=hint) from error
     try:
         yield
@@ -91,6 +99,11 @@ def on_every_machine(work: Callable[[str], T]) -> list[T]:
         raise EnvironmentLacks("a machine of the Ray cluster does not answer", found=str(error), hint=hint) from error
 
 
+def head_of(address: str) -> str:
+    """Where the head of the open cluster listens."""
+    return address if address.startswith("ray://") else ray.get_runtime_context().gcs_address
+
+
 def reach(address: str) -> None:
     """Raise OSError where nobody listens at host:port; Ray itself would try for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
@@ -104,38 +117,67 @@ class Actors:
     def __init__(self, network: Any, tokenizer: Tokenizer, cfg: EngineConfig) -> None:
         own = next(network.parameters())
         self.takes = {"num_cpus": cfg.threads, "num_gpus": int(own.device.type == "cuda")}
-        self.count = count_of(cfg.processes, self.takes)
+        self.count = count_of(cfg.processes, self.takes, patience_s=cfg.start_s)
         alone = cfg.model_copy(update={"processes": 0, "ray": ""})
         options: dict[str, Any] = {**OPTIONS, **self.takes}
         self.actor = ray.remote(**options)(Actor)
         self.args = (ray.put(folder_of(network, tokenizer)), alone, own.dtype, own.device.type)
+        self.head, self.seen = head_of(cfg.ray), time.monotonic()
 
     def start(self) -> ActorLink:
-        """A new actor, which loads the model."""
+        """A new actor, which loads the model; Stalled where the cluster's head is gone."""
+        while not self.look():  # without a head, Ray would not come back from starting one
+            time.sleep(LOOK_S)
         return ActorLink(self.actor.remote(), self.args)
 
     def heard(self, links: Sequence[Link], timeout: float) -> list[Link]:
-        """Those that have said something or died."""
+        """Those that have said something or died; Stalled where the cluster's head is gone."""
         by_answer = {link.answer: link for link in links if isinstance(link, ActorLink)}
-        ready, _ = ray.wait(list(by_answer), num_returns=1, timeout=timeout)
+        ray.wait(list(by_answer), num_returns=1, timeout=timeout)
+        ready, _ = ray.wait(list(by_answer), num_returns=len(by_answer), timeout=0)
+        if not ready and not self.look():
+            time.sleep(LOOK_S)
         return [by_answer[answer] for answer in ready]
+
+    def look(self) -> bool:
+        """Whether the head answers; Stalled where it has not for a while: after a minute, Ray ends this process."""
+        try:
+            reach(self.head)
+            self.seen = time.monotonic()
+            return True
+        except OSError as error:
+            if time.monotonic() - self.seen > HEAD_S:
+                hint = "start Ray there again; the same command continues from the last checkpoint"
+                what = f"the head of the Ray cluster has not answered for {HEAD_S:g} s"
+                raise Stalled(what, where=self.head, found=str(error), hint=hint) from error
+            return False
 
     def store(self, weights: Mapping[str, Tensor]) -> InStore:
         """A copy of the weights in the object store."""
         return InStore(ray.put(save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})))
 
 
-def count_of(wanted: int, takes: Mapping[str, int]) -> int:
-    """The actors that are wanted, at 0 as many as the cluster has processors and GPUs for; ConfigError if too many."""
-    has = ray.cluster_resources()
-    needs = {"CPU": takes["num_cpus"], "GPU": takes["num_gpus"]}
-    room = min(int(has.get(kind, 0)) // n for kind, n in needs.items() if n)
-    if room < max(wanted, 1):
+def count_of(wanted: int, takes: Mapping[str, int], patience_s: float) -> int:
+    """The actors that are wanted, at 0 as many as the cluster has processors and GPUs for.
+
+    Waits for machines that are still to come, back from a fault perhaps; ConfigError where there is no room then.
+    """
+    needs, end = {"CPU": takes["num_cpus"], "GPU": takes["num_gpus"]}, time.monotonic() + patience_s
+    told = False
+    while True:
+        has = ray.cluster_resources()
+        room = min(int(has.get(kind, 0)) // n for kind, n in needs.items() if n)
+        if room >= max(wanted, 1):
+            return wanted or room
         found = ", ".join(f"{has.get(kind, 0):g} {kind}" for kind, n in needs.items() if n)
-        hint = "add machines, or lower engine.processes or engine.threads"
         what = f"the Ray cluster has no room for {max(wanted, 1)} engines"
-        raise ConfigError(what, where="engine.ray", found=found, hint=hint)
-    return wanted or room
+        if time.monotonic() > end:
+            hint = "add machines, or lower engine.processes or engine.threads"
+            raise ConfigError(what, where="engine.ray", found=found, hint=hint)
+        if not told:
+            LOG.warning("%s, but for %s: waiting %g s for more", what, found, patience_s)
+            told = True
+        time.sleep(LOOK_S)
 
 
 def folder_of(network: Any, tokenizer: Tokenizer) -> dict[str, bytes]:
@@ -217,6 +259,7 @@ class ActorLink:
 
     def __init__(self, actor: Any, args: Sequence[Any]) -> None:
         self.actor, self.done, self.answer = actor, actor.work.remote(*args), actor.receive.remote()
+        self.killed = False
 
     def send(self, order: Order) -> None:
         """Tell the actor; one that has died says so by its answer."""
@@ -232,11 +275,13 @@ class ActorLink:
         return said
 
     def end(self) -> None:
-        """Wait for its work, and kill it."""
-        with suppress(RayActorError, GetTimeoutError):
-            ray.get(self.done, timeout=END_S)
-        self.kill()
+        """Wait for its work, and kill it; not for one that was killed, which may be out of reach."""
+        if not self.killed:
+            with suppress(RayError, GetTimeoutError):
+                ray.get(self.done, timeout=END_S)
+            self.kill()
 
     def kill(self) -> None:
         """Kill the actor."""
+        self.killed = True
         ray.kill(self.actor)

@@ -74,7 +74,8 @@ def build(
     what `follow` gives each row of metrics. Of several `ranks` this one is rank 0; the others call `assist`.
 
     Raises WiringError and UsageError before any work, Busy when another process has the directory, HashMismatch when
-    a done step's bytes have changed, Stopped after a first Ctrl-C or SIGTERM, and whatever a stage raises.
+    a done step's bytes have changed, Stopped after a first Ctrl-C or SIGTERM, and whatever a stage raises. DiskFull has
+    exit code 75 where this attempt had got on, so that a job queue tries again, but not for ever.
     """
     order = ordered(steps)
     chosen = select(order, only, start, until)
@@ -91,6 +92,8 @@ def build(
                 _end_badly(home, error)
             if isinstance(error, Stopped):
                 ranks.tell(None)
+            if isinstance(error, DiskFull) and home.events.kept:
+                raise error.resumable() from error.__cause__
             raise
         ranks.tell(None)
         home.events.add("done")
@@ -243,6 +246,7 @@ def _execute(
         what = f"{step.function.__name__} promised a {step.kind} and returned {type(artifact).__name__}"
         raise RunFailed(what, where=f"step {step.name!r}")
     sealed = home.seal(step, artifact, run.finished())
+    home.events.kept = True
     home.events.add("end", step.name, step.key, seconds=sealed.manifest["seconds"], content=sealed.manifest["content"])
     return sealed
 

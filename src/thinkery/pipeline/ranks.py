@@ -4,26 +4,34 @@
         mine = ranks.share(tasks)                         # every task is some rank's
         groups = [group for part in ranks.gather(answers(mine)) for group in part]
 
-Every rank calls the same methods in the same order, from one thread; one that waits for a rank that has gone raises
-RankLost. A second thread has ranks of its own (`beside`), which it leaves when its work is over. Objects and flags
-travel over gloo, tensors over gloo or, on GPUs, NCCL. Torch is imported when there are several ranks and not before.
+Every rank calls the same methods in the same order, from one thread; one that waits for a rank that has gone, or that
+gives no sign of life (`pulse.py`), raises RankLost. A second thread has ranks of its own (`beside`), which it leaves when
+its work is over. Objects and flags travel over gloo, tensors over gloo or, on GPUs, NCCL. Torch is imported when there
+are several ranks and not before.
 """
 
 from __future__ import annotations
 
+import atexit
+import os
+import pickle
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from thinkery.errors import RankLost
+from thinkery.pipeline.pulse import Pulse, Watchdog
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
-PATIENCE = timedelta(days=7)
-"""How long a rank waits for the others, which may be at work on a stage that is not shared."""
+PATIENCE = timedelta(days=365)
+"""How long torch lets a rank wait for the others: for ever, since `Pulse` knows whether they live."""
+LOOK = timedelta(seconds=0.5)
+"""How often one that waits looks whether the others live."""
 BROKEN = ("peer", "gloo", "Gloo", "NCCL", "Broken pipe")
 """Words in what torch says of a connection that has ended."""
 
@@ -78,28 +86,38 @@ ALONE = Ranks()
 class Processes(Ranks):
     """Several processes, joined by torch.distributed's default group, or another; `joined` makes it."""
 
-    def __init__(self, group: Any = None) -> None:
+    def __init__(self, pulse: Pulse, group: Any = None) -> None:
         import torch.distributed as dist
 
-        self.rank, self.count, self.group = dist.get_rank(), dist.get_world_size(), group
+        self.rank, self.count = dist.get_rank(), dist.get_world_size()
+        self.pulse, self.group = pulse, group
 
     def gather(self, item: T) -> list[T]:
         """Every rank's item, by rank."""
+        import torch
         import torch.distributed as dist
 
-        found: list[Any] = [None] * self.count
-        with self.together():
-            dist.all_gather_object(found, item, group=self.group)
-        return found
+        own = _bytes_of(item)
+        sizes = [torch.zeros(1, dtype=torch.long) for _ in range(self.count)]
+        self.meet(dist.all_gather(sizes, torch.tensor([len(own)]), group=self.group, async_op=True))
+        room = int(max(sizes))
+        parts = [torch.empty(room, dtype=torch.uint8) for _ in range(self.count)]
+        padded = torch.zeros(room, dtype=torch.uint8)
+        padded[: len(own)] = own
+        self.meet(dist.all_gather(parts, padded, group=self.group, async_op=True))
+        return [_item_of(part[: int(size)]) for part, size in zip(parts, sizes, strict=True)]
 
     def tell(self, item: T) -> T:
         """Rank 0's item."""
+        import torch
         import torch.distributed as dist
 
-        told = [item]
-        with self.together():
-            dist.broadcast_object_list(told, group=self.group)
-        return told[0]
+        own = _bytes_of(item)
+        size = torch.tensor([len(own)])
+        self.meet(dist.broadcast(size, 0, group=self.group, async_op=True))
+        told = own if self.rank == 0 else torch.empty(int(size), dtype=torch.uint8)
+        self.meet(dist.broadcast(told, 0, group=self.group, async_op=True))
+        return item if self.rank == 0 else _item_of(told)
 
     def any(self, flag: bool) -> bool:
         """Whether it is so on any rank."""
@@ -107,28 +125,54 @@ class Processes(Ranks):
         import torch.distributed as dist
 
         found = torch.tensor(int(flag))
-        with self.together():
-            dist.all_reduce(found, dist.ReduceOp.MAX, group=self.group)
+        self.meet(dist.all_reduce(found, dist.ReduceOp.MAX, group=self.group, async_op=True))
         return bool(found)
 
     def add(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor, in place, by its sum over the ranks."""
         import torch.distributed as dist
 
-        with self.together():
-            for work in [dist.all_reduce(tensor, group=self.group, async_op=True) for tensor in tensors]:
-                assert work is not None
-                work.wait()
+        for tensor, work in [(tensor, dist.all_reduce(tensor, group=self.group, async_op=True)) for tensor in tensors]:
+            if tensor.is_cuda:  # NCCL: this waits for no other rank, and a second wait would end the connection
+                with self.broken():
+                    work.wait()  # pyright: ignore[reportOptionalMemberAccess]
+            else:
+                self.meet(work)
+
+    def meet(self, work: Any) -> None:
+        """Wait for what the ranks do together; RankLost where one has gone or gives no sign of life."""
+        with self.broken():
+            while True:
+                try:
+                    work.wait(LOOK)
+                    break
+                except RuntimeError:
+                    if work.is_completed():  # and it has failed
+                        raise
+                if lost := self.pulse.missing():
+                    raise lost
+        if self.group is None:
+            self.pulse.meet()
 
     @contextmanager
     def together(self) -> Iterator[None]:
         """Inside, a connection that breaks is RankLost; collectives that others call are meant, such as FSDP's."""
+        self.pulse.shared += 1
+        try:
+            with self.broken():
+                yield
+        finally:
+            self.pulse.shared -= 1
+
+    @contextmanager
+    def broken(self) -> Iterator[None]:
+        """Inside, a connection that breaks is RankLost."""
         try:
             yield
         except RuntimeError as error:
             if not any(word in str(error) for word in BROKEN):
                 raise
-            raise RankLost(
+            raise self.pulse.missing() or RankLost(
                 "another process of this run has ended",
                 where=f"rank {self.rank} of {self.count}",
                 found=str(error).splitlines()[0],
@@ -139,7 +183,7 @@ class Processes(Ranks):
         """The same ranks for another thread, whose calls do not mix with this one's; all ask for them at once."""
         import torch.distributed as dist
 
-        return Beside(dist.new_group(backend="gloo", timeout=PATIENCE))
+        return Beside(self.pulse, dist.new_group(backend="gloo", timeout=PATIENCE))
 
 
 class Beside(Processes):
@@ -169,20 +213,49 @@ class Beside(Processes):
             super().gather((True, None))
 
 
+def _bytes_of(item: object) -> Tensor:
+    """An item as bytes; it goes to processes of the same run alone."""
+    import torch
+
+    return torch.frombuffer(bytearray(pickle.dumps(item)), dtype=torch.uint8)
+
+
+def _item_of(told: Tensor) -> Any:
+    """What another rank has made bytes of."""
+    return pickle.loads(told.numpy().tobytes())
+
+
 @contextmanager
-def joined(environ: Mapping[str, str]) -> Iterator[Ranks]:
+def joined(environ: Mapping[str, str], watchdog: Watchdog | None = None) -> Iterator[Ranks]:
     """The ranks that torchrun's variables (WORLD_SIZE and the rest) speak of; one alone where there are none."""
     if int(environ.get("WORLD_SIZE", "1")) < 2:
         yield ALONE
         return
     import torch
     import torch.distributed as dist
+    from torch._C._distributed_c10d import TCPStore
 
     on_gpus = torch.cuda.is_available()
     if on_gpus:
         torch.cuda.set_device(int(environ["LOCAL_RANK"]))
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=PATIENCE)
+    store = TCPStore(environ["MASTER_ADDR"], int(environ["MASTER_PORT"]), is_master=False, wait_for_workers=False)
+    pulse = Pulse(store, dist.get_rank(), dist.get_world_size(), watchdog or Watchdog())
+    ranks = Processes(pulse)
     try:
-        yield Processes()
+        ranks.gather(None)
+        pulse.start()
+        yield ranks
     finally:
-        dist.destroy_process_group()
+        pulse.stop()
+        if pulse.missing():
+            atexit.register(_leave)
+        else:
+            dist.destroy_process_group()
+
+
+def _leave() -> None:
+    """End without closing the connections, in which torch would wait for the rank that is lost."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(RankLost.exit_code)

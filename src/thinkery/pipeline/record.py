@@ -24,6 +24,8 @@ class Events:
 
     def __init__(self, path: Path, attempt: int = 1, listen: Callable[[dict[str, Any]], None] | None = None) -> None:
         self.path, self.attempt, self._listen = path, attempt, listen
+        self.kept = False
+        """Whether this attempt has put work on the disk that the next one need not do again."""
 
     def add(self, kind: str, step: str | None = None, key: str = "", /, **data: Any) -> None:
         """Write one event; `step` is None for what concerns the whole run, `key` tells its executions apart."""

@@ -157,6 +157,7 @@ class Run:
         self.event("checkpoint", at_step=step)
         note = {"marks": self._record.marks(), "seconds": round(self.seconds, 3)}
         write_checkpoint(self.dir / CHECKPOINTS, step, save, note)
+        self._events.kept = True
 
     def latest(self) -> tuple[int, Path] | None:
         """The newest whole checkpoint as (step, folder), None when there is none. Call it first, and once.

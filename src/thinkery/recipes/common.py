@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from thinkery.config import Config
+from thinkery.pipeline.pulse import Watchdog
 from thinkery.sinks import Alerts, Sinks
 
 
 class RecipeConfig(Config):
-    """Base of a recipe's settings: where its curves and alarms go besides the record."""
+    """Base of a recipe's settings: where its curves and alarms go besides the record, and what it waits for."""
 
     sinks: Sinks = Sinks()
     """The experiment trackers that are sent the metrics."""
     alerts: Alerts = Alerts()
     """What is called when an alarm rings."""
+    watchdog: Watchdog = Watchdog()
+    """How long several ranks wait for each other."""
