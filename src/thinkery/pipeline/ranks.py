@@ -5,9 +5,9 @@
         groups = [group for part in ranks.gather(answers(mine)) for group in part]
 
 Every rank calls the same methods in the same order, from one thread; one that waits for a rank that has gone, or that
-gives no sign of life (`pulse.py`), raises RankLost. A second thread has ranks of its own (`beside`), which it leaves when
-its work is over. Objects and flags travel over gloo, tensors over gloo or, on GPUs, NCCL. Torch is imported when there
-are several ranks and not before.
+gives no sign of life (`pulse.py`), raises RankLost. A second thread has ranks of its own (`beside`), which it leaves
+when its work is over. Objects and flags travel over gloo, tensors over gloo or, on GPUs, NCCL. Torch is imported when
+there are several ranks and not before.
 """
 
 from __future__ import annotations
