@@ -207,6 +207,7 @@ def grpo(
                 examples = [example for slot in share for example in slot.learnt]
                 age = staleness(policy, share)
                 with clock("update"):
+                    schedule.learning()
                     update = learn(cfg, policy, examples, fresh=number == 0 and not cfg.ahead)
                     judged = baseline.learn(examples, total=cfg.updates)
                     schedule.moved()
