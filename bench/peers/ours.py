@@ -69,6 +69,7 @@ def grpo(turns: Turns, work: Work, material: Material, options: dict[str, str]) 
             with ending_at(engine, work):
                 groups = list(rollouts(engine, tasks, how, rubric, samples=work.samples, seed=number))
             slots = compare(cfg, policy, GroupBaseline("group_std"), [Slot(group) for group in groups])
+            engine.rest()  # as `thinkery.train.grpo.grpo` does
             update = learn(cfg, policy, [example for slot in slots for example in slot.learnt], fresh=True)
             engine.bump(policy.version)
             tokens = sum(len(rollout.completion.tokens) for group in groups for rollout in group.rollouts)

@@ -477,6 +477,28 @@ def test_an_engine_that_was_not_told_of_new_weights_refuses_to_sample(network, t
         assert answers(engine, [asked(range(5))])[0][0].version == 4
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_at_rest_an_engine_holds_no_copy_and_no_cache_until_the_weights_have_changed(network, tokenizer, dtype):
+    with open_engine(network, tokenizer, EngineConfig(dtype=dtype)) as engine:
+        before = answers(engine, requests(2))
+        engine.rest()
+        assert (engine.runner.own.tokens, engine.runner.prompts.tokens, engine.runner.blocks.tokens) == (0, 0, 0)
+        assert not getattr(engine.network, "layers", None)
+        with pytest.raises(RunFailed, match="not those of version 0"):
+            engine.submit(requests(1)[0])
+        engine.bump(1)
+        again = answers(engine, requests(2))
+        assert [[c.tokens for c in again[i]] for i in range(2)] == [[c.tokens for c in before[i]] for i in range(2)]
+
+
+def test_an_engine_with_samples_in_flight_does_not_rest(network, tokenizer):
+    with open_engine(network, tokenizer, EngineConfig()) as engine:
+        engine.submit(requests(1, tokens=5)[0])
+        engine.step()
+        engine.rest()
+        assert len([event for _ in range(8) for event in engine.step() if event.completion]) == 4
+
+
 def test_broken_weights_raise_instead_of_sampling_nonsense(network, tokenizer):
     with torch.no_grad():
         network.lm_head.weight.fill_(float("nan"))

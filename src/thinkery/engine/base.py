@@ -105,6 +105,15 @@ class LearningEngine(Engine, Protocol):
 
 
 @runtime_checkable
+class RestingEngine(LearningEngine, Protocol):
+    """An engine in the learner's own process, which can make room for it."""
+
+    def rest(self) -> None:
+        """The weights are about to change: let go of what was made of them, until `bump`."""
+        ...
+
+
+@runtime_checkable
 class FollowingEngine(LearningEngine, Protocol):
     """An engine that can sample while its weights learn, because it has a copy of them."""
 

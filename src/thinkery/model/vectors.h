@@ -14,10 +14,10 @@
 namespace {
 
 constexpr int W = LANES;
-typedef float Wide __attribute__((vector_size(4 * W), aligned(4)));
-typedef uint32_t WideBits __attribute__((vector_size(4 * W), aligned(4)));
-typedef int32_t WideInts __attribute__((vector_size(4 * W), aligned(4)));
-typedef uint16_t Half __attribute__((vector_size(2 * W), aligned(2)));
+typedef float Wide __attribute__((vector_size(4 * W), aligned(4), may_alias));
+typedef uint32_t WideBits __attribute__((vector_size(4 * W), aligned(4), may_alias));
+typedef int32_t WideInts __attribute__((vector_size(4 * W), aligned(4), may_alias));
+typedef uint16_t Half __attribute__((vector_size(2 * W), aligned(2), may_alias));
 
 struct bfloat16 {
     uint16_t bits;

@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
-from thinkery.engine.base import FollowingEngine, LearningEngine
+from thinkery.engine.base import FollowingEngine, LearningEngine, RestingEngine
 from thinkery.errors import ConfigError, Stopped
 from thinkery.pipeline.ranks import Ranks
 from thinkery.pipeline.run import Run
@@ -44,6 +44,10 @@ class Schedule(Protocol):
 
     def rollouts(self, works: Iterable[Work[T]]) -> Iterator[Timed[T]]:
         """The results of all works, in order, each when it is to be learnt."""
+        ...
+
+    def learning(self) -> None:
+        """The weights are about to change."""
         ...
 
     def moved(self) -> None:
@@ -91,6 +95,11 @@ class InTurn:
                 made = work(self.clock)
             yield made, {}
 
+    def learning(self) -> None:
+        """Let an engine of this process make room."""
+        if isinstance(self.engine, RestingEngine):
+            self.engine.rest()
+
     def moved(self) -> None:
         """Tell the engine."""
         self.engine.bump(self.learner.version)
@@ -128,6 +137,9 @@ class Ahead:
                 yield self.next()
         while self.begun:
             yield self.next()
+
+    def learning(self) -> None:
+        """Nothing: the engine goes on sampling."""
 
     def moved(self) -> None:
         """Nothing: the engine has a copy, and takes the newest weights with the next work."""

@@ -236,6 +236,7 @@ def grpo(
                 examples = [example for slot in share for example in slot.learnt]
                 age = staleness(policy, share)
                 with clock("update"):
+                    schedule.learning()
                     update = learn(now, policy, examples, fresh=number == 0 and not (cfg.ahead or cfg.spare))
                     judged = baseline.learn(examples, total=cfg.updates)
                     schedule.moved()

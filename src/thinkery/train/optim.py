@@ -54,6 +54,9 @@ class LearnerConfig(Config):
     """Updates with a non-finite loss or gradient, one after the other, that end the run."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of forward and backward passes; weights and optimizer state stay float32."""
+    kernels: Literal["compiled", "torch"] = Field(default="compiled", json_schema_extra={"key": False})
+    """What computes between matrix products in bfloat16 on a CPU: our own functions, compiled on first use where there
+    is a C++ compiler, or PyTorch's, which are slower and need more memory."""
     micro_batch_tokens: int = Field(default=8192, json_schema_extra={"key": False})
     """Most tokens in one forward and backward pass; halved by itself when memory runs out."""
     logits_chunk: int = Field(default=2**24, json_schema_extra={"key": False})
@@ -189,6 +192,7 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
+        torch.autograd.graph.increment_version(self.network.parameters())  # which the fused step leaves as it was
         self.version += 1
 
     def count_bad(self, finite: bool, loss: float, norm: float) -> None:

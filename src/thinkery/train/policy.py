@@ -32,6 +32,7 @@ from thinkery.pipeline.memory import memory
 from thinkery.pipeline.ranks import ALONE, Ranks
 from thinkery.pipeline.run import Run
 from thinkery.train.batch import Batch, Example, packing, per_example
+from thinkery.train.mixed import MixedTransformer, learns_mixed
 from thinkery.train.optim import Learner, LearnerConfig, PolicyConfig
 from thinkery.train.share import Share, collected
 
@@ -120,6 +121,8 @@ class Policy(Learner):
         self.network: Any = network
         if cfg.activations == "recomputed":
             recompute_activations(network)
+        self.learning = mixed(network, cfg)
+        """What computes with the network's weights: their kernels in bfloat16, or the network itself."""
         self.tokenizer = tokenizer
         self.reference: nn.Module | None = None
         self.parameters = sum(p.numel() for p in network.parameters())
@@ -141,7 +144,7 @@ class Policy(Learner):
     def forward(self, batch: Batch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """(logprobs_C, entropies_C) of the learnt tokens; gradients flow through the first only."""
         self.tokens_passed += len(batch.tokens_T)
-        return self.logprobs_of(self.network, batch, temperature)
+        return self.logprobs_of(self.learning, batch, temperature)
 
     def logprobs_of(self, network: Any, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
         """(logprobs_C, entropies_C) of the learnt tokens under a network of this kind."""
@@ -152,7 +155,7 @@ class Policy(Learner):
         self, examples: Sequence[Example], temperature: float = 1.0, *, reference: bool = False
     ) -> list[list[float]]:
         """Log-probabilities of every example's learnt tokens, under the reference where asked for."""
-        network = self.reference if reference else self.network
+        network = mixed(self.reference, self.cfg) if reference else self.learning
         return collected(self.with_memory(lambda: self.score(network, examples, temperature)), self.ranks)
 
     def score(self, network: Any, examples: Sequence[Example], temperature: float) -> list[list[float]]:
@@ -270,29 +273,39 @@ def recompute_activations(network: Any) -> None:
     network.through = recomputed
 
 
+def mixed(network: Any, cfg: LearnerConfig) -> Any:
+    """The network as it learns in bfloat16 by compiled functions where it can; otherwise the network itself."""
+    compiled = cfg.dtype == "bfloat16" and cfg.kernels == "compiled" and learns_mixed(network)
+    return MixedTransformer(network) if compiled else network
+
+
 def token_logprobs(network: Any, batch: Batch, temperature: float, cfg: LearnerConfig) -> tuple[Tensor, Tensor]:
     """(logprobs_C, entropies_C) under softmax(logits / temperature); entropies are detached."""
+    size = max(1, cfg.logits_chunk // network.shape.vocab_size)
+    if isinstance(network, MixedTransformer):
+        hidden_CD = network.hidden(batch.tokens_T, batch.groups).index_select(0, batch.predictors_C)
+        return in_chunks(partial(network.logprobs, temperature=temperature), hidden_CD, batch.labels_C, size)
     with torch.autocast(batch.tokens_T.device.type, torch.bfloat16, enabled=cfg.dtype == "bfloat16"):
         hidden_CD = batch.hidden(network).index_select(0, batch.predictors_C)
-        return chunked_logprobs(network, hidden_CD, batch.labels_C, temperature, cfg.logits_chunk)
+        return in_chunks(partial(head, network, temperature), hidden_CD, batch.labels_C, size)
 
 
-def chunked_logprobs(
-    network: Any, hidden_CD: Tensor, labels_C: Tensor, temperature: float, max_logits: int
+def head(network: Any, temperature: float, hidden_CD: Tensor, labels_C: Tensor) -> tuple[Tensor, Tensor]:
+    """(logprobs_C, entropies_C) of labels after hidden states."""
+    return logprobs_and_entropies(network.logits(hidden_CD), labels_C, temperature)
+
+
+def in_chunks(
+    scored: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], hidden_CD: Tensor, labels_C: Tensor, size: int
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability of each label and entropy of each distribution, at most `max_logits` logits at a time.
+    """Log-probability of each label and entropy of each distribution, of at most `size` tokens at a time.
 
     One chunk keeps its logits for the backward pass; of several, the backward pass computes each again.
     """
-
-    def head(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        return logprobs_and_entropies(network.logits(hidden), labels, temperature)
-
-    size = max(1, max_logits // network.shape.vocab_size)
     if hidden_CD.shape[0] <= size:
-        return head(hidden_CD, labels_C)
+        return scored(hidden_CD, labels_C)
     parts = [
-        checkpoint(head, hidden, labels, use_reentrant=False, preserve_rng_state=False)
+        checkpoint(scored, hidden, labels, use_reentrant=False, preserve_rng_state=False)
         for hidden, labels in zip(hidden_CD.split(size), labels_C.split(size), strict=True)
     ]
     logprobs, entropies = zip(*parts, strict=True)

@@ -17,6 +17,7 @@ Shapes: T tokens of a micro-batch, S of them on each rank, N ranks, C learnt tok
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ from thinkery.model.transformer import Shape
 from thinkery.pipeline.ranks import Ranks
 from thinkery.train.batch import Batch
 from thinkery.train.optim import B, PolicyConfig
-from thinkery.train.policy import chunked_logprobs
+from thinkery.train.policy import head, in_chunks
 from thinkery.train.shards import ShardedPolicy
 from thinkery.train.share import Share
 
@@ -70,7 +71,8 @@ class SplitPolicy(ShardedPolicy):
             hidden_SD = network(tokens_S, positions_S, by_heads(batch.attend(), T, S))
             own = torch.nonzero((batch.predictors_C >= first) & (batch.predictors_C < first + S))[:, 0]
             hidden = hidden_SD.index_select(0, batch.predictors_C[own] - first)
-            found = chunked_logprobs(network, hidden, batch.labels_C[own], temperature, self.cfg.logits_chunk)
+            size = max(1, self.cfg.logits_chunk // network.shape.vocab_size)
+            found = in_chunks(partial(head, network, temperature), hidden, batch.labels_C[own], size)
         logprobs_C, entropies_C = (
             each.new_zeros(len(batch.labels_C)).index_copy(0, own, each) for each in found
         )  # fmt: skip

@@ -112,6 +112,19 @@ class NativeEngine:
         self.learner.load_state_dict(weights)
         self.bump(version)
 
+    def rest(self) -> None:
+        """The weights are about to change: with nothing in flight, packed weights and the cache are let go of.
+
+        Nothing can be submitted before `bump`, which makes them anew.
+        """
+        if self.scheduler.queue or self.scheduler.rows:
+            return
+        self.changes = -1
+        self.runner.forget()
+        self.runner.clear()
+        if isinstance(self.network, PackedTransformer):
+            self.network.drop()
+
     @torch.inference_mode()
     def bump(self, version: int) -> None:
         """The weights have changed in place: what was computed under the old ones is forgotten.

@@ -56,11 +56,17 @@ class PackedTransformer:
     @torch.no_grad()
     def refresh(self) -> None:
         """Pack the source's weights as they are now."""
+        self.drop()
         model: Any = self.source.model
         self.embeddings_VD = model["embed_tokens"].weight.detach()
-        self.layers = [Layer.of(block, self.dtype) for block in model["layers"]]
+        self.layers += [Layer.of(block, self.dtype) for block in model["layers"]]
         self.head = Linear.of(self.dtype, self.source.lm_head, norm=model["norm"])
         self.few = Few(self.source, self.dtype) if isinstance(self.arithmetic, Compiled) else None
+
+    def drop(self) -> None:
+        """Let go of the packed weights; until `refresh` nothing can be computed."""
+        self.layers: list[Layer] = []
+        self.head: Any = None
 
     def __call__(self, tokens_T: Tensor, positions_T: Tensor, attend: Attend) -> Tensor:
         """Hidden states hidden_TD, normed; the final norm's weight is part of the head."""
