@@ -349,7 +349,7 @@ struct Text {
     const T *keys, *values;
     int64_t first, done, end, head, token;
 
-    int64_t laid() const { return (end + KEYS - 1) / KEYS * KEYS; }
+    int64_t laid() const { return (end + COLUMNS - 1) / COLUMNS * COLUMNS; }
     int64_t tiles() const { return (end - done + TOKENS - 1) / TOKENS; }
 };
 
@@ -370,11 +370,11 @@ void read(const T* q, int64_t q_stride, const Text<T>* texts, int64_t count, T* 
         for (int64_t i = 0; i < count; i++) {
             const Text<T>& text = texts[i];
 #pragma omp for nowait
-            for (int64_t task = 0; task < K * text.laid() / KEYS; task++) {
-                const int64_t head = task % K, from = task / K * KEYS;
+            for (int64_t task = 0; task < K * text.laid() / COLUMNS; task++) {
+                const int64_t head = task % K, from = task / K * COLUMNS;
                 const int64_t to = (starts[i] * K + head * text.laid()) * E;
                 lay_out<T>(text.keys + head * text.head, text.values + head * text.head, text.token, text.end, from,
-                           from + KEYS, E, laid_keys + to, laid_values + to);
+                           from + COLUMNS, E, laid_keys + to, laid_values + to);
             }
         }
         Tile<E, T> tile(TOKENS * M);

@@ -27,6 +27,9 @@ PREFILL_TOKENS = 8192
 """Tokens that whole texts may have when they go through the network together, padded to the longest of them."""
 
 
+SHORT = 128
+"""Tokens up to which texts are compared with themselves by plain products, padded to the longest of them."""
+
 LONG = 512
 """Tokens from which on a text is copied by itself, and room is not made for texts that may come."""
 
@@ -191,7 +194,8 @@ class CachedRunner:
         lengths = [reading.end for reading in readings]
         tokens = [token for reading in readings for token in reading.text]
         places = [place for n in lengths for place in range(n)]
-        attend = self.compiled.causal(lengths) if self.compiled else packed_causal(lengths, self.device)
+        compiled = self.compiled if max(lengths) > SHORT else None
+        attend = compiled.causal(lengths) if compiled else packed_causal(lengths, self.device)
         hidden_TD, kv_XITKE = recorded(self.network, tokens, places, attend)
         for reading, kv in zip(readings, kv_XITKE.split(lengths, dim=2), strict=True):
             reading.kv_XITKE = kv

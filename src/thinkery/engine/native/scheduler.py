@@ -75,6 +75,8 @@ class Scheduler:
         `take(sample, tokens)` is asked to compute at most so many tokens of the next sample's text in this step, and
         says how many it takes and whether the text is complete with them.
         """
+        if not self.queue:
+            return []
         before, room, left = len(self.rows), self.room, self.prefill
         while self.queue and len(self.rows) < self.max_batch:
             prompt = self.queue[0]
@@ -108,10 +110,13 @@ class Scheduler:
     def preempt(self) -> None:
         """Take memory from the youngest until the others have room for their next tokens: from a text that is half
         read, then from samples, which wait again."""
-        staying = sorted((s for s in self.rows if s.finish is None), key=lambda sample: sample.admission)
-        half_read = self.half_read
-        if half_read is not None and self.joined(room_of(staying), half_read).tokens > self.cache_tokens:
+        staying = [sample for sample in self.rows if sample.finish is None]
+        room, half_read = room_of(staying), self.half_read
+        if half_read is not None and self.joined(room, half_read).tokens > self.cache_tokens:
             half_read.reading = None
+        if room.tokens <= self.cache_tokens:
+            return
+        staying.sort(key=lambda sample: sample.admission)
         while room_of(staying).tokens > self.cache_tokens:
             youngest = staying.pop()
             youngest.leave()
