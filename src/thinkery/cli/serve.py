@@ -32,6 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", help="address to listen at (default 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen at (default 8000)")
     parser.add_argument("--api-profile", help="compat (default), r1-2025-01 or r1-0528")
+    parser.add_argument("--engine", help="native (default) or vllm; vllm.python=PATH names the Python that has vLLM")
     parser.add_argument("--replicas", type=int, help="engine processes (default 1)")
     parser.add_argument("--print-env", action="store_true", help="print the variables that clients read, and stop")
     parser.add_argument(
@@ -59,7 +60,7 @@ def main(args: argparse.Namespace) -> None:
 
     if "=" in args.model and not Path(args.model).exists():  # no model was named, and this is a setting
         args.settings, args.model = [args.model, *args.settings], ""
-    given = ("host", "port", "api_profile", "replicas")
+    given = ("host", "port", "api_profile", "engine", "replicas")
     options = [f"{name}={getattr(args, name)}" for name in given if getattr(args, name) is not None]
     if args.safety_model:
         options.append(f"risk.model={models.find_model(args.safety_model).resolve()}")

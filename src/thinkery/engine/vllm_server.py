@@ -11,6 +11,7 @@ import queue
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,13 @@ MODEL = "policy"
 class Server:
     """vLLM's OpenAI-style server on a model folder, until `close`."""
 
+    first: Callable[[], None] | None = None
+    """What its process does first."""
+
     def __init__(self, folder: Path, cfg: VllmConfig) -> None:
         self.log = folder / "server.log"
         port = free_port()
-        self.process = start(cfg, folder, port, self.log)
+        self.process = start(cfg, folder, port, self.log, self.first)
         self.client = httpx.Client(
             base_url=f"http://127.0.0.1:{port}",
             timeout=cfg.patience_s,
@@ -143,7 +147,9 @@ class Server:
         self.client.close()
 
 
-def start(cfg: VllmConfig, folder: Path, port: int, log: Path) -> subprocess.Popen[bytes]:
+def start(
+    cfg: VllmConfig, folder: Path, port: int, log: Path, first: Callable[[], None] | None = None
+) -> subprocess.Popen[bytes]:
     """Start the server on a model folder; EnvironmentLacks where there is no such Python."""
     command = [
         cfg.python,
@@ -166,7 +172,7 @@ def start(cfg: VllmConfig, folder: Path, port: int, log: Path) -> subprocess.Pop
     environment.pop("PYTHONPATH", None)  # it has packages of its own
     try:
         with log.open("wb") as file:
-            return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+            return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment, preexec_fn=first)
     except OSError as error:
         hint = "name the Python of the environment that vLLM is installed in"
         raise EnvironmentLacks("vLLM cannot be started", where=cfg.python, found=str(error), hint=hint) from error

@@ -10,6 +10,7 @@ from thinkery.config import Config
 from thinkery.core import Sampling
 from thinkery.engine.http import HttpConfig
 
+EngineName = Literal["native", "vllm"]
 ProfileName = Literal["compat", "r1-2025-01", "r1-0528"]
 
 
@@ -66,6 +67,18 @@ class Risk(Config):
     """How long a verdict may take; without one the request fails."""
 
 
+class Vllm(Config):
+    """Where vLLM is, for `engine = "vllm"`."""
+
+    python: str = ""
+    """The Python of another virtual environment, in which vLLM is started as a server of its own; "" runs it in the
+    engine's process."""
+    arguments: tuple[str, ...] = ()
+    """Further arguments of that server, such as `--tensor-parallel-size=2`."""
+    patience_s: float = Field(default=600.0, gt=0)
+    """How long vLLM may take to start."""
+
+
 class Serve(Config):
     """How models are served."""
 
@@ -77,6 +90,10 @@ class Serve(Config):
     """Names under which clients may address the server, besides localhost and plain IP addresses."""
     api_profile: ProfileName = "compat"
     """Which version of the contract the server speaks."""
+    engine: EngineName = "native"
+    """What computes: the built-in engine, or vLLM, which lacks some of what requests may ask for."""
+    vllm: Vllm = Vllm()
+    """Where vLLM is."""
     replicas: int = Field(default=1, ge=1)
     """Engine processes behind the door."""
     dtype: Literal["fastest", "float32", "bfloat16"] = "fastest"

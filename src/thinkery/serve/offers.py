@@ -37,12 +37,16 @@ def offer(model: Served, max_len: int | None) -> Offer:
     if model.template:
         tokenizer = tokenizer.with_template(model.template)
     require_chat(tokenizer)
-    positions = read_json(model.folder / "config.json").get("max_position_embeddings")
+    return Offer(Readable(model.name, tokenizer, context_of(model.folder, max_len)), fingerprint(model.folder))
+
+
+def context_of(folder: Path, max_len: int | None) -> int:
+    """Tokens of prompt and completion together: as configured, but no more than the model has positions for."""
+    positions = read_json(folder / "config.json").get("max_position_embeddings")
     limits = [limit for limit in (max_len, positions) if limit]
     if not limits:
-        hint = "set max_len"
-        raise InputError("the model does not say how long its texts may be", where=str(model.folder), hint=hint)
-    return Offer(Readable(model.name, tokenizer, min(limits)), fingerprint(model.folder))
+        raise InputError("the model does not say how long its texts may be", where=str(folder), hint="set max_len")
+    return min(limits)
 
 
 def fingerprint(folder: Path) -> str:

@@ -18,7 +18,7 @@ from thinkery.core import Message, Role, Sampling, seed_of
 from thinkery.errors import InputError
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.serve import refusals
-from thinkery.serve.config import Limits
+from thinkery.serve.config import EngineName, Limits
 from thinkery.serve.grammar import json_grammar
 from thinkery.serve.jobs import Begins, Job
 from thinkery.serve.profiles import Profile
@@ -45,6 +45,7 @@ class Reader:
 
     profile: Profile
     limits: Limits
+    engine: EngineName = "native"
 
     def messages(self, request: ChatRequest) -> list[Message]:
         """The conversation, with the beginning of the answer as its last message where the request gives it."""
@@ -69,6 +70,7 @@ class Reader:
             max_thought=self.max_thought(request),
             max_answer=(asked or self.profile.default_tokens) if self.profile.most_thought else None,
             salt=salt,
+            deadline_s=self.limits.request_s,
             logprobs=bool(request.logprobs),
             alternatives=request.top_logprobs or 0,
             grammar=self.grammar(request.response_format),
@@ -80,6 +82,8 @@ class Reader:
         """The jobs of a completion request, those of the first prompt first."""
         if request.suffix:
             raise invalid("suffix is not supported by this model")
+        if request.logprobs is not None and not self.profile.logprobs:
+            raise invalid(refusals.NO_LOGPROBS)
         if request.logprobs is not None and not 0 <= request.logprobs <= 20:
             raise out_of_range("logprobs", 0, 20)
         prompts = [as_tokens(prompt, model.tokenizer) for prompt in as_list(request.prompt)]
@@ -95,6 +99,7 @@ class Reader:
                 begins="answer",
                 stop=self.stops(request),
                 salt=salt,
+                deadline_s=self.limits.request_s,
                 logprobs=request.logprobs is not None,
                 alternatives=request.logprobs or 0,
                 score_prompt=bool(request.echo) and request.logprobs is not None,
@@ -112,14 +117,31 @@ class Reader:
         if not 1 <= n <= most or len(bases) > self.limits.choices:
             raise out_of_range("n", 1, most)
         for number, base in enumerate(bases):
+            self.require_able(base)
             for sample in range(n):
                 seed = secrets.randbits(63) if request.seed is None else seed_of(request.seed, 0, str(number), sample)
                 yield replace(base, id=str(uuid4()), seed=seed)
 
+    def require_able(self, job: Job) -> None:
+        """Refuse what the engine that computes here does not do."""
+        if self.engine == "native":
+            return
+        asked = {
+            "response_format": bool(job.grammar),
+            "max_reasoning_tokens": job.max_thought is not None,
+            "logit_bias": bool(job.logit_bias),
+            "frequency_penalty": bool(job.frequency_penalty),
+            "presence_penalty": bool(job.presence_penalty),
+            "echo with logprobs": job.score_prompt,
+        }
+        for name, wanted in asked.items():
+            if wanted:
+                raise invalid("{0} is not supported by the engine of this server (vLLM); the built-in one has it", name)
+
     def require_known(self, request: ChatRequest) -> None:
         """Refuse what this profile, or this server, does not do."""
         if (request.logprobs or request.top_logprobs is not None) and not self.profile.logprobs:
-            raise invalid("deepseek-reasoner does not support logprobs and top_logprobs")
+            raise invalid(refusals.NO_LOGPROBS)
         if request.top_logprobs is not None and not request.logprobs:
             raise invalid("Invalid top_logprobs value, it needs logprobs to be true")
         if request.top_logprobs is not None and not 0 <= request.top_logprobs <= 20:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from thinkery.errors import ThinkeryError, UsageError
 from thinkery.process import start_process, work
+from thinkery.serve.config import EngineName, Vllm
 from thinkery.serve.jobs import Job, Load, Mark, News
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class Running:
     deterministic: bool
     threads: int | None
     dtype: Literal["fastest", "float32", "bfloat16"]
+    engine: EngineName
+    vllm: Vllm
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,12 @@ def _main(connection: Connection, models: Mapping[str, Served], running: Running
 
 
 def open_served(model: Served, running: Running, opened: ExitStack) -> Opened:
-    """The built-in engine of a model, for as long as `opened` lasts."""
+    """The engine of a model, for as long as `opened` lasts."""
+    return (open_vllm if running.engine == "vllm" else open_native)(model, running, opened)
+
+
+def open_native(model: Served, running: Running, opened: ExitStack) -> Opened:
+    """The built-in engine."""
     from thinkery.engine import EngineConfig, open_engine
     from thinkery.model.hf import load_model
 
@@ -91,6 +99,26 @@ def open_served(model: Served, running: Running, opened: ExitStack) -> Opened:
         dtype="float32" if running.deterministic else running.dtype,
     )
     return Opened(opened.enter_context(open_engine(network, tokenizer, cfg)), tokenizer)
+
+
+def open_vllm(model: Served, running: Running, opened: ExitStack) -> Opened:
+    """vLLM."""
+    from thinkery.engine.vllm import VllmConfig
+    from thinkery.engine.vllm_stream import open_stream
+    from thinkery.model.tokenizer import Tokenizer
+    from thinkery.serve.offers import context_of
+
+    tokenizer = Tokenizer.load(model.folder)
+    cfg = VllmConfig(
+        python=running.vllm.python,
+        arguments=running.vllm.arguments,
+        dtype="float32" if running.dtype == "float32" else "bfloat16",
+        max_batch=running.max_batch,
+        max_len=context_of(model.folder, running.max_len),
+        kv_memory=running.kv_memory,
+        patience_s=running.vllm.patience_s,
+    )
+    return Opened(opened.enter_context(open_stream(model.folder, tokenizer, cfg)), tokenizer)
 
 
 class Desk:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,8 @@ from thinkery.serve.door import Door
 from thinkery.serve.limiter import Limiter
 from thinkery.serve.metrics import Metrics
 from thinkery.serve.offers import offers
+from thinkery.serve.profiles import PROFILES
+from thinkery.serve.refusals import Refusal
 from thinkery.serve.replica import Running, Served, start_replica
 from thinkery.serve.risk import RiskControl, open_risk_control
 from thinkery.serve.state import State
@@ -42,6 +45,7 @@ def serve(models: Sequence[Served], cfg: Serve, ledger: Path, *, on_ready: Calla
 
 async def run(models: Sequence[Served], cfg: Serve, ledger: Path, on_ready: Callable[[str], None]) -> None:
     """The same, in an event loop."""
+    require_able(cfg)
     till = Till(ledger, cfg.prices, cfg.limits.waiting)
     try:
         require_keys(cfg.host, till)
@@ -49,6 +53,19 @@ async def run(models: Sequence[Served], cfg: Serve, ledger: Path, on_ready: Call
             await listen(till, models, cfg, risk, on_ready)
     finally:
         till.close()
+
+
+def require_able(cfg: Serve) -> None:
+    """Refuse settings that the engine cannot follow."""
+    if cfg.engine == "native":
+        return
+    if cfg.deterministic:
+        raise UsageError("vLLM has no deterministic mode", where="deterministic", hint="use the built-in engine")
+    if PROFILES[cfg.api_profile].most_thought is not None:
+        hint = "take another profile, or the built-in engine"
+        raise UsageError(
+            "vLLM cannot end a thought that is too long", where=f"api_profile {cfg.api_profile}", hint=hint
+        )
 
 
 def require_keys(host: str, till: Till) -> None:
@@ -98,7 +115,9 @@ async def listen(
 def running_of(cfg: Serve) -> Running:
     """How each replica runs."""
     threads = cfg.threads or max(1, (os.cpu_count() or 1) // cfg.replicas)
-    return Running(cfg.max_batch, cfg.kv_memory, cfg.max_len, cfg.deterministic, threads, cfg.dtype)
+    return Running(
+        cfg.max_batch, cfg.kv_memory, cfg.max_len, cfg.deterministic, threads, cfg.dtype, cfg.engine, cfg.vllm
+    )
 
 
 async def drain(state: State) -> None:
@@ -139,6 +158,12 @@ def patient(seconds: float) -> type[HttpToolsProtocol]:
         def connection_lost(self, exc: Exception | None) -> None:
             self.forget()
             super().connection_lost(exc)
+
+        def send_400_response(self, msg: str) -> None:
+            body = json.dumps(Refusal(400, msg).body).encode()
+            lines = ("HTTP/1.1 400 Bad Request", "content-type: application/json", f"content-length: {len(body)}")
+            self.transport.write("\r\n".join((*lines, "connection: close", "", "")).encode() + body)
+            self.transport.close()
 
         def forget(self) -> None:
             """Wait for headers no more."""

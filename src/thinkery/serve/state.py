@@ -45,7 +45,7 @@ class State:
     @property
     def reader(self) -> Reader:
         """How requests are read."""
-        return Reader(PROFILES[self.cfg.api_profile], self.cfg.limits)
+        return Reader(PROFILES[self.cfg.api_profile], self.cfg.limits, self.cfg.engine)
 
     def offer(self, name: str) -> Offer:
         """The model a request asks for."""
