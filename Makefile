@@ -57,6 +57,7 @@ bench: setup ## speed beside transformers, TRL and vLLM (docs/performance.md), o
 	$(BIN)/python -m bench.peers
 	$(BIN)/python -m bench.growth
 	$(BIN)/python -m bench.serve smollm2
+	$(BIN)/python -m bench.overhead
 	$(BIN)/python -m bench.tables
 
 base: setup ## the two embedded base models anew, on one thread so that it can be repeated: about an hour

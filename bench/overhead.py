@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="medians are told")
     parser.add_argument("--answers", type=int, default=48, help="of all clients; two of each at least")
     parser.add_argument("--threads", type=int, default=1, help="of the engine")
-    parser.add_argument("--name", default="overhead", help="of the file of results")
+    parser.add_argument("--before", type=Path, help="results of an earlier version, to be kept beside")
     parser.add_argument("--alone", type=int, nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.alone:
@@ -75,7 +75,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         args.folder = endless(located(str(find_model(args.model))), Path(folder))
         found = {str(count): compared(args, count) for count in args.clients}
-    write(args.name, {
+    before = {"before": json.loads(args.before.read_text())["clients"]} if args.before else {}
+    write("overhead", {
         "date": date.today().isoformat(),
         "machine": machine(),
         "command": ["python", "-m", "bench.overhead", *sys.argv[1:]],
@@ -83,6 +84,7 @@ def main() -> None:
         "model": args.model,
         "threads": args.threads,
         "clients": found,
+        **before,
     })  # fmt: skip
 
 

@@ -163,6 +163,27 @@ def faults(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def overhead(found: Mapping[str, Any]) -> str:
+    """Processor time per token beside the engine's, and tokens a second, before and now where both are known."""
+    earlier = found.get("before", {})
+    lines = [
+        f"{found['date']}, {found['machine']['cpu']}, {found['machine']['cores']} cores, the engine on "
+        f"{found['threads']} (`bench/results/overhead.json`); milliseconds of",
+        "processors per token, tokens a second; before / now.",
+        "",
+        "| clients | server's process | engine's process | the engine alone | tokens/s | the engine alone |",
+        "|--:|--:|--:|--:|--:|--:|",
+    ]
+    for count, now in found["clients"].items():
+        both = [one for one in (earlier.get(count), now) if one is not None]
+        names = ("server_ms", "replica_ms", "engine_alone_ms", "tokens_per_s", "engine_alone_tokens_per_s")
+        cells = [
+            " / ".join(f"{one[name]:.3f}" if "_ms" in name else f"{one[name]:.0f}" for one in both) for name in names
+        ]
+        lines.append(f"| {count} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def number(value: float) -> str:
     """A share with three decimals, anything large in powers of ten."""
     return f"{value:.3f}" if abs(value) < 1000 else f"{value:.2g}"
@@ -180,6 +201,7 @@ TABLES: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], str]]] = {
     "peers table": ("docs/performance.md", "peers.json", peers),
     "serving table": ("docs/serve.md", "serve.json", serving),
     "faults table": ("docs/scale.md", "faults.json", faults),
+    "overhead table": ("docs/serve.md", "overhead.json", overhead),
     "ablations table": ("docs/findings.md", "ablations.json", ablations),
 }
 """By marker: the page, the result, and how it is written."""

@@ -95,10 +95,10 @@ def vanishing(model: str, folder: Path, clients: int, seconds: float) -> dict[st
     book = folder / "serve.db"
     ledger = Ledger(book)
     keys = {name: ledger.create_key(name) for name in ("stays", "vanishes")}
-    ids, secrets = ({name: pair[i] for name, pair in keys.items()} for i in (0, 1))
+    secrets = {name: secret for name, (_, secret) in keys.items()}
     ledger.close()
     command = [sys.executable, "-m", "thinkery.cli", "serve", model, f"port={(port := free_port())}", "threads=1"]
-    command += ["--ledger", str(book), "deterministic=true", "max_batch=64", "max_len=128"]
+    command += ["--ledger", str(book), "deterministic=true", "max_batch=32", "max_len=96"]
     command += [f"limits.waiting={2 * clients}", "limits.queue_s=600"]  # a request has one answer or two
     with running(command, folder / "log") as process:
         wait_for(folder / "log", process)
@@ -114,7 +114,7 @@ def vanishing(model: str, folder: Path, clients: int, seconds: float) -> dict[st
         process.terminate()
         stopped = process.wait(60)
     rows = ledger_rows(book)
-    paid = [row for row in rows if row["key"] == ids["stays"].id]
+    paid = [row for row in rows if row["key"] == keys["stays"][0].id]
     sums = {name: (sum(row[name] for row in paid), sum(used(usage, name) for usage in told)) for name in SUMS}
     same = sum(messages == alone[ask][0] for ask, _, messages, _ in seen.ended)
     holds = {
@@ -188,7 +188,7 @@ async def all_at_once(port: int, secret: str, count: int) -> list[dict[str, Any]
     return [read_answer(ask, data)[1] for data in found if data.startswith(b"HTTP/1.1 200")]
 
 
-async def asked(port: int, secret: str, ask: Ask, tokens: int = 48) -> bytes:
+async def asked(port: int, secret: str, ask: Ask, tokens: int = 32) -> bytes:
     """All that the server sends, up to its end; who is interrupted hangs up at once."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:

@@ -251,6 +251,9 @@ class SplitStream:
 def overhang(text: str, tags: Sequence[str]) -> int:
     """How many characters at the end of a text may be the beginning of one of these tags."""
     longest = min(len(text), max(map(len, tags), default=1) - 1)
+    end = text[len(text) - longest :]
+    if not any(tag[0] in end for tag in tags):  # nearly always, and the search below takes longer than the rest
+        return 0
     return next((n for n in range(longest, 0, -1) if any(tag.startswith(text[-n:]) for tag in tags)), 0)
 
 

@@ -27,6 +27,11 @@ ANSWER = "Hello there, how are you?"
 @pytest.fixture(scope="session")
 def thinker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network of two layers that learnt by heart to think THOUGHT and to say ANSWER, whatever it is asked."""
+    return taught(tmp_path_factory.mktemp("models") / "thinker", head_dim=16)
+
+
+def taught(folder: Path, *, head_dim: int) -> Path:
+    """Such a network, with four heads of this width, in a folder."""
     import torch
     from torch.nn import functional as F
 
@@ -36,7 +41,7 @@ def thinker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
     torch.manual_seed(1)
     tokenizer = Tokenizer.load(locate("tiny")).with_template(THINK_CHAT)
-    network = Transformer(Shape("llama", 1024, 64, 128, 2, 4, 2, 16, max_position_embeddings=4096))
+    network = Transformer(Shape("llama", 1024, 64, 128, 2, 4, 2, head_dim, max_position_embeddings=4096))
     network.initialise(torch.Generator().manual_seed(1))
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     rng = random.Random(1)
@@ -49,7 +54,6 @@ def thinker(tmp_path_factory: pytest.TempPathFactory) -> Path:
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.1
-    folder = tmp_path_factory.mktemp("models") / "thinker"
     save_model(folder, network, tokenizer)
     return folder
 

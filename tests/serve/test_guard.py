@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, cast
 
 import httpx
 import pytest
 from tests.serve.conftest import ANSWER, chat, serving
 
 from thinkery.cli.main import main
-from thinkery.serve.config import Limits
+from thinkery.serve.app import build_endpoints
+from thinkery.serve.config import Limits, Serve
 from thinkery.serve.guard import OPEN
 from thinkery.serve.limiter import Limiter
 from thinkery.serve.refusals import Refusal
+from thinkery.serve.state import State
 
 DEEP = b"[" * 100_000
 
@@ -101,6 +105,27 @@ def test_headers_without_end_are_cut_off(server):
         endless.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Long: ")
         with pytest.raises(OSError, match=r"Broken pipe|reset"):
             endless.sendall(b"x" * 2**26)
+
+
+def test_what_is_not_http_and_what_nobody_foresaw_look_like_other_errors(server):
+    address = httpx.URL(server.url)
+    with socket.create_connection((address.host, address.port)) as broken:
+        broken.sendall(b"nonsense\r\n\r\n")
+        broken.settimeout(30)
+        head, _, body = broken.recv(4096).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n")
+    assert json.loads(body)["error"]["code"] == "invalid_request_error"
+
+    async def ask() -> httpx.Response:
+        without_door = State(Serve(), *[cast(Any, None)] * 5)
+        transport = httpx.ASGITransport(build_endpoints(without_door), raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as one:
+            return await one.get("/ready")
+
+    answer = asyncio.run(ask())
+    assert answer.status_code == 500
+    assert answer.json()["error"]["type"] == "server_error"
+    assert "Attribute" not in answer.text
 
 
 def test_rates_are_told_and_kept():

@@ -11,7 +11,7 @@ from thinkery.serve.config import Limits
 from thinkery.serve.profiles import PROFILES
 from thinkery.serve.reading import Readable, Reader
 from thinkery.serve.refusals import Refusal
-from thinkery.serve.wire import ChatRequest
+from thinkery.serve.wire import ChatRequest, CompletionRequest
 
 MODEL = Readable("m", Tokenizer.load(locate("tiny")).with_template(THINK_CHAT), 65_536)
 STRICT = ("r1-2025-01", "r1-0528")
@@ -60,6 +60,10 @@ def test_strict_profiles_refuse_what_the_api_refused(profile):
     assert refusal(profile, messages=[{"role": "user", "content": [{"type": "text", "text": "x"}]}])[0] == 422
     assert refusal(profile, logprobs=True)[0] == 400
     assert refusal(profile, n=2)[0] == 400
+    with pytest.raises(Refusal, match="does not support logprobs"):
+        Reader(PROFILES[profile], Limits()).completions(
+            CompletionRequest.model_validate({"model": "m", "prompt": "x", "logprobs": 1}), MODEL, "key"
+        )
 
 
 @pytest.mark.parametrize("profile", STRICT)

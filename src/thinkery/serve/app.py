@@ -88,6 +88,7 @@ def build_endpoints(state: State) -> FastAPI:
     app = FastAPI(title="Thinkery", docs_url=None, redoc_url=None)
     app.add_exception_handler(Refusal, refused)
     app.add_exception_handler(HTTPException, not_there)
+    app.add_exception_handler(Exception, broken)
 
     async def chat(request: Request) -> Response:
         """A conversation goes on: the model's next message."""
@@ -240,6 +241,11 @@ async def not_there(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = {404: "Not Found: no such endpoint", 405: "Method Not Allowed"}.get(error.status_code, error.detail)
     return JSONResponse(Refusal(error.status_code, message).body, error.status_code, error.headers)
+
+
+async def broken(request: Request, error: Exception) -> Response:
+    """What nobody foresaw: the log has it, the client does not."""
+    return JSONResponse(Refusal(500, "The server failed; please retry later").body, 500)
 
 
 # ---- answering

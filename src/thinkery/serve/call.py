@@ -47,7 +47,8 @@ class Said:
     hit: int = 0
     end: End | None = None
     unclosed: bool = False
-    heard: bool = False
+    begun: bool = False
+    """Whether the prompt was read."""
     queued_s: float | None = None
     calls: tuple[ToolCall, ...] = ()
 
@@ -63,7 +64,7 @@ class Said:
 
     def add(self, news: News) -> None:
         """What has come since."""
-        self.heard = True
+        self.begun = self.begun or news.begun
         if news.thought:
             self.thoughts.append(news.thought)
         if news.answer:
@@ -115,7 +116,7 @@ class Call:
         """What was used until now; a prompt counts once however many answers it has, and not before it was read."""
         counted = list(zip(self.prompts, self.said, strict=True))
         return Usage(
-            prompt=sum(prompt for prompt, said in counted if said.heard),
+            prompt=sum(prompt for prompt, said in counted if said.begun),
             hit=sum(said.hit for prompt, said in counted if prompt),
             completion=sum(said.tokens for said in self.said),
             reasoning=sum(said.reasoning for said in self.said),

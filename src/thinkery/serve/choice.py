@@ -39,6 +39,7 @@ class Choice:
         self.stops = StopCut(job.stop)
         self.cut = CallCut(job.id) if job.calls else None
         self.tokens = self.reasoning = 0
+        self.penalises = bool(job.frequency_penalty or job.presence_penalty)
         self.said: Counter[int] = Counter()
         self.closing: deque[int] = deque()
         """What is left to say of the words that close a thought which became too long."""
@@ -125,7 +126,8 @@ class Choice:
     def push(self, token: int, *, ended: bool) -> tuple[str, str]:
         """Count a token; returns what is certain of thought and answer now."""
         self.tokens += 1
-        self.said[token] += 1
+        if self.penalises:
+            self.said[token] += 1
         over = ended and token in self.tokenizer.eos_ids
         was_answering = self.answering
         thought, answer = self.split("" if over else self.text.push(token))
@@ -175,6 +177,8 @@ class StopCut:
         """What is certain now: nothing from a stop string on, and no possible beginning of one."""
         if self.found:
             return ""
+        if not self.stops:
+            return text
         self.held += text
         places = [place for stop in self.stops if (place := self.held.find(stop)) >= 0]
         self.found = bool(places)

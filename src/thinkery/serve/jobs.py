@@ -87,6 +87,11 @@ class News(NamedTuple):
     problem: str = ""
     """Why there is no answer; the last news too."""
 
+    @property
+    def begun(self) -> bool:
+        """Whether the prompt was read; it was not where a job ended in the queue."""
+        return bool(self.tokens or self.prompt_marks)
+
     def before(self, later: News) -> News:
         """This and what has come later, as if both had come at once."""
         return later._replace(

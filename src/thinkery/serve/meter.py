@@ -49,7 +49,7 @@ class Meter:
         for one in news:
             slot = self.slots.get(one.job)
             if slot is not None and not one.problem:
-                SLOT.pack_into(self.memory, slot * SLOT.size, 1, one.hit, one.tokens, one.reasoning)
+                SLOT.pack_into(self.memory, slot * SLOT.size, one.begun, one.hit, one.tokens, one.reasoning)
 
     def give_back(self, job: str) -> None:
         """The answer has been charged."""

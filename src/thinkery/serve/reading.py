@@ -70,6 +70,7 @@ class Reader:
             max_thought=self.max_thought(request),
             max_answer=(asked or self.profile.default_tokens) if self.profile.most_thought else None,
             salt=salt,
+            deadline_s=self.limits.request_s,
             logprobs=bool(request.logprobs),
             alternatives=request.top_logprobs or 0,
             grammar=self.grammar(request.response_format),
@@ -81,6 +82,8 @@ class Reader:
         """The jobs of a completion request, those of the first prompt first."""
         if request.suffix:
             raise invalid("suffix is not supported by this model")
+        if request.logprobs is not None and not self.profile.logprobs:
+            raise invalid(refusals.NO_LOGPROBS)
         if request.logprobs is not None and not 0 <= request.logprobs <= 20:
             raise out_of_range("logprobs", 0, 20)
         prompts = [as_tokens(prompt, model.tokenizer) for prompt in as_list(request.prompt)]
@@ -96,6 +99,7 @@ class Reader:
                 begins="answer",
                 stop=self.stops(request),
                 salt=salt,
+                deadline_s=self.limits.request_s,
                 logprobs=request.logprobs is not None,
                 alternatives=request.logprobs or 0,
                 score_prompt=bool(request.echo) and request.logprobs is not None,
@@ -137,7 +141,7 @@ class Reader:
     def require_known(self, request: ChatRequest) -> None:
         """Refuse what this profile, or this server, does not do."""
         if (request.logprobs or request.top_logprobs is not None) and not self.profile.logprobs:
-            raise invalid("deepseek-reasoner does not support logprobs and top_logprobs")
+            raise invalid(refusals.NO_LOGPROBS)
         if request.top_logprobs is not None and not request.logprobs:
             raise invalid("Invalid top_logprobs value, it needs logprobs to be true")
         if request.top_logprobs is not None and not 0 <= request.top_logprobs <= 20:

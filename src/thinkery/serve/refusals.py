@@ -29,6 +29,7 @@ CONTEXT = (
     "This model's maximum context length is {context} tokens. However, you requested {total} tokens ({prompt} in the "
     "messages, {completion} in the completion). Please reduce the length of the messages or completion."
 )
+NO_LOGPROBS = "deepseek-reasoner does not support logprobs and top_logprobs"
 MALFORMED = "Failed to deserialize the JSON body into the target type: {0}"
 
 

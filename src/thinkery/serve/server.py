@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,7 @@ from thinkery.serve.limiter import Limiter
 from thinkery.serve.metrics import Metrics
 from thinkery.serve.offers import offers
 from thinkery.serve.profiles import PROFILES
+from thinkery.serve.refusals import Refusal
 from thinkery.serve.replica import Running, Served, start_replica
 from thinkery.serve.risk import RiskControl, open_risk_control
 from thinkery.serve.state import State
@@ -156,6 +158,12 @@ def patient(seconds: float) -> type[HttpToolsProtocol]:
         def connection_lost(self, exc: Exception | None) -> None:
             self.forget()
             super().connection_lost(exc)
+
+        def send_400_response(self, msg: str) -> None:
+            body = json.dumps(Refusal(400, msg).body).encode()
+            lines = ("HTTP/1.1 400 Bad Request", "content-type: application/json", f"content-length: {len(body)}")
+            self.transport.write("\r\n".join((*lines, "connection: close", "", "")).encode() + body)
+            self.transport.close()
 
         def forget(self) -> None:
             """Wait for headers no more."""
