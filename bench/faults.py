@@ -230,8 +230,7 @@ def cluster() -> Iterator[list[Node]]:
 def start_cluster(nodes: list[Node]) -> None:
     """Start Ray on both."""
     head, other = nodes
-    head.start_ray(head, processors=0)
-    head.await_ray()
+    head.start_head(processors=0)
     other.start_ray(head, processors=2)
 
 
