@@ -1,4 +1,4 @@
-"""Fifty random faults under the demo recipe's RL, each of which must end in recovery or in a stop that can be resumed.
+"""Random faults under the demo recipe's RL, each of which must end in recovery or in a stop that can be resumed.
 
     python -m bench.faults --dir runs/proof/faults      →  bench/results/faults.json; as root, since it makes nodes
 
@@ -143,45 +143,47 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=8)
     parser.add_argument("--for", dest="seconds", type=float, default=float("inf"), help="begin no trial after these")
     args = parser.parse_args()
-    began = time.monotonic()
     args.dir.mkdir(parents=True, exist_ok=True)
-    planned = plan(args.trials, args.seed)
-
-    def done(number: int) -> Path:
-        """Where the result of a trial is kept."""
-        return args.dir / f"{number:02d}.json"
-
-    left = [number for number in range(args.trials) if not done(number).exists()]
-    with ExitStack() as stack:
-        nodes = stack.enter_context(cluster())
-        calm(args.dir, nodes)
-
-        def lane(numbers: Sequence[int]) -> None:
-            """Do trials one after the other while there is time."""
-            for number in numbers:
-                if time.monotonic() - began > args.seconds:
-                    return
-                with claimed(args.dir / f"{number:02d}.lock") as ours:
-                    if ours and not done(number).exists():
-                        found = tried(args.dir, number, planned[number], nodes, args.seed)
-                        done(number).write_text(json.dumps(found) + "\n")
-                        print(f"{number:02d} {found}", flush=True)
-
-        on_nodes = [number for number in left if KINDS[planned[number]][0] in ON_NODES]
-        beside = [number for number in left if number not in on_nodes]
-        with ThreadPoolExecutor(2) as lanes:  # most of a trial is waiting
-            list(lanes.map(lane, (on_nodes, beside)))
-    if not all(done(number).exists() for number in range(args.trials)):
+    kinds = plan(args.trials, args.seed)
+    if left := [number for number in range(args.trials) if not result(args.dir, number).exists()]:
+        with cluster() as nodes:
+            calm(args.dir, nodes)
+            two_lanes(args.dir, {number: kinds[number] for number in left}, nodes, args.seed, args.seconds)
+    if not all(result(args.dir, number).exists() for number in range(args.trials)):
         sys.exit(RankLost.exit_code)
-    rows = [json.loads(done(number).read_text()) for number in range(args.trials)]
-    command = f"python -m bench.faults --trials {args.trials} --seed {args.seed}"
+    rows = [json.loads(result(args.dir, number).read_text()) for number in range(args.trials)]
     write("faults", {
-        "date": date.today().isoformat(), "machine": machine(), "command": command,
+        "date": date.today().isoformat(), "machine": machine(),
+        "command": f"python -m bench.faults --trials {args.trials} --seed {args.seed}",
         "wall_s": round(sum(row["seconds"] for row in rows), 1), "limit_s": LIMIT_S, "trials": len(rows),
-        "kinds": {kind: summary([row for row in rows if row["kind"] == kind]) for kind in KINDS},
+        "kinds": {kind: summary([row for row in rows if row["kind"] == kind]) for kind in KINDS if kind in kinds},
     })  # fmt: skip
     if any(row["problem"] for row in rows):
         sys.exit("not every fault was survived")
+
+
+def two_lanes(dir: Path, kinds: dict[int, str], nodes: list[Node], seed: int, seconds: float) -> None:
+    """Do trials, by number, while there is time: those on the nodes in turn, and the others beside them."""
+    end = time.monotonic() + seconds
+
+    def lane(numbers: Sequence[int]) -> None:
+        for number in numbers:
+            if time.monotonic() > end:
+                return
+            with claimed(dir / f"{number:02d}.lock") as ours:
+                if ours and not result(dir, number).exists():
+                    found = tried(dir, number, kinds[number], nodes, seed)
+                    result(dir, number).write_text(json.dumps(found) + "\n")
+                    print(f"{number:02d} {found}", flush=True)
+
+    on_nodes = [number for number, kind in kinds.items() if KINDS[kind][0] in ON_NODES]
+    with ThreadPoolExecutor(2) as lanes:  # most of a trial is waiting
+        list(lanes.map(lane, (on_nodes, [number for number in kinds if number not in on_nodes])))
+
+
+def result(dir: Path, number: int) -> Path:
+    """Where the result of a trial is kept."""
+    return dir / f"{number:02d}.json"
 
 
 def plan(trials: int, seed: int) -> list[str]:
@@ -230,8 +232,7 @@ def cluster() -> Iterator[list[Node]]:
 def start_cluster(nodes: list[Node]) -> None:
     """Start Ray on both."""
     head, other = nodes
-    head.start_ray(head, processors=0)
-    head.await_ray()
+    head.start_head(processors=0)
     other.start_ray(head, processors=2)
 
 

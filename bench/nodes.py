@@ -104,11 +104,15 @@ class Node:
         command += [f"--node-ip-address={self.address}"]
         self.ray = self.popen(command, stdout=log, stderr=log, env=QUICK, start_new_session=True)
 
-    def await_ray(self) -> None:
-        """Wait until the head's Ray listens here; EnvironmentLacks where it does not come."""
+    def start_head(self, processors: int) -> None:
+        """Start Ray as the head and wait until it listens; EnvironmentLacks where it does not come."""
         asking = f"until (echo > /dev/tcp/{self.address}/{PORT}) 2> /dev/null; do sleep 0.2; done"
         with self.popen(["timeout", f"{START_S:g}", "bash", "-c", asking]) as waiting:
-            if waiting.wait():
+            while waiting.poll() is None:
+                if self.ray is None or self.ray.poll() is not None:  # it gives up where the machine is busy
+                    self.start_ray(self, processors)
+                time.sleep(0.2)
+            if waiting.returncode:
                 raise EnvironmentLacks("Ray does not start", where=self.name, hint="pip install 'ray[client]'")
 
     def pids(self) -> list[int]:

@@ -149,12 +149,12 @@ def faults(found: Mapping[str, Any]) -> str:
         f"{found['date']}, {machine['cpu']}, {machine['cores']} cores, other work beside it "
         "(`bench/results/faults.json`);\nseconds, the longest of all trials of a kind.",
         "",
-        "| fault | trials | recovered | stopped, exit code | to stop | to recovery | record whole | weights equal |",
+        "| fault | trials | recovered | stopped (exit code) | to stop | to recovery | record whole | weights equal |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for kind, of in found["kinds"].items():
         codes = ", ".join(map(str, of["exit_codes"]))
-        stopped = f"{of['stopped_resumable']}, {codes}" if of["stopped_resumable"] else "0"
+        stopped = f"{of['stopped_resumable']} ({codes})" if of["stopped_resumable"] else "0"
         times = (
             "" if of[name] is None else f"{of[name]:.0f}" for name in ("longest_to_stop_s", "longest_to_recovery_s")
         )
