@@ -19,6 +19,7 @@ from torch import Tensor
 
 from thinkery.model.shared import Group, shared_causal, shared_positions
 from thinkery.model.transformer import Transformer
+from thinkery.train.mixed import MixedTransformer
 
 Numbers = Sequence[float] | np.ndarray
 
@@ -92,6 +93,8 @@ class Batch:
 
     def hidden(self, network: Any) -> Tensor:
         """hidden_TD of the network on these tokens."""
+        if isinstance(network, MixedTransformer):
+            return network.hidden(self.tokens_T, self.groups)
         if all(len(parts) == 1 for _, parts in self.groups):
             return network.packed(self.tokens_T, self.lengths)
         device = self.tokens_T.device

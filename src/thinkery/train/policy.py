@@ -250,7 +250,7 @@ def token_logprobs(network: Any, batch: Batch, temperature: float, cfg: LearnerC
     """(logprobs_C, entropies_C) under softmax(logits / temperature); entropies are detached."""
     size = max(1, cfg.logits_chunk // network.shape.vocab_size)
     if isinstance(network, MixedTransformer):
-        hidden_CD = network.hidden(batch.tokens_T, batch.groups).index_select(0, batch.predictors_C)
+        hidden_CD = batch.hidden(network).index_select(0, batch.predictors_C)
         return in_chunks(partial(network.logprobs, temperature=temperature), hidden_CD, batch.labels_C, size)
 
     def head(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
