@@ -93,7 +93,7 @@ class Policy(Learner):
         if cfg.activations == "recomputed":
             recompute_activations(network)
         self.learning = mixed(network, cfg)
-        """What computes with the network's weights: their kernels in bfloat16, or the network itself."""
+        """What computes with the network's weights: `MixedTransformer` in bfloat16 where it can, else the network."""
         self.tokenizer = tokenizer
         self.reference: nn.Module | None = None
         self.parameters = sum(p.numel() for p in network.parameters())
