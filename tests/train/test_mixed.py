@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from thinkery.train.batch import Example, pack, pack_shared
 from thinkery.train.kernels import Kernels, Spans
 from thinkery.train.mixed import MixedTransformer
 from thinkery.train.policy import Policy, PolicyConfig, mixed, token_logprobs
+from thinkery.train.ppo import Critic, CriticConfig
 
 VOCABULARY = 133
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
@@ -105,6 +107,21 @@ def test_copies_of_the_weights_follow_every_update(make_policy):
     policy.update(lambda size: pack(ALONE, size), lambda batch: (-policy.forward(batch)[0].mean(), {}), total=1)
     fresh = Policy(policy.network, policy.tokenizer, PolicyConfig(dtype="bfloat16"))
     assert policy.logprobs(ALONE) == fresh.logprobs(ALONE) != before
+
+
+def test_a_critic_learns_by_them_too(make_policy):
+    policy, gradients = Policy(network(), make_policy().tokenizer, PolicyConfig()), []
+    judged = [
+        replace(e, values=np.zeros(e.learnt), returns=np.sin(np.arange(e.learnt)), old=np.zeros(e.learnt))
+        for e in SHARED
+    ]
+    for dtype in ("float32", "bfloat16"):
+        critic = Critic(policy, CriticConfig(dtype=dtype, value_clip=1e3), beta=0.0, temperature=1.0)
+        assert isinstance(critic.computing, MixedTransformer) == (dtype == "bfloat16")
+        torch.nn.init.normal_(critic.network.head.weight, generator=torch.Generator().manual_seed(1))
+        critic.backward(policy.pack(judged, 250), critic.objective(100))
+        gradients.append([p.grad for p in critic.network.parameters()])
+    assert error(gradients[1], gradients[0]) < 0.05
 
 
 def test_going_back_twice_is_refused_because_the_logits_are_gone():

@@ -20,6 +20,7 @@ from torch import Tensor
 from thinkery.model.attention import Attend, packed_causal
 from thinkery.model.shared import Group, shared_causal, shared_positions
 from thinkery.model.transformer import Transformer
+from thinkery.train.mixed import MixedTransformer
 
 Numbers = Sequence[float] | np.ndarray
 
@@ -93,6 +94,8 @@ class Batch:
 
     def hidden(self, network: Any) -> Tensor:
         """hidden_TD of the network on these tokens."""
+        if isinstance(network, MixedTransformer):
+            return network.hidden(self.tokens_T, self.groups)
         if self.alone:
             return network.packed(self.tokens_T, self.lengths)
         return network(self.tokens_T, self.positions(), self.attend())

@@ -122,7 +122,7 @@ class Policy(Learner):
         if cfg.activations == "recomputed":
             recompute_activations(network)
         self.learning = mixed(network, cfg)
-        """What computes with the network's weights: their kernels in bfloat16, or the network itself."""
+        """What computes with the network's weights: `MixedTransformer` in bfloat16 where it can, else the network."""
         self.tokenizer = tokenizer
         self.reference: nn.Module | None = None
         self.parameters = sum(p.numel() for p in network.parameters())
@@ -283,7 +283,7 @@ def token_logprobs(network: Any, batch: Batch, temperature: float, cfg: LearnerC
     """(logprobs_C, entropies_C) under softmax(logits / temperature); entropies are detached."""
     size = max(1, cfg.logits_chunk // network.shape.vocab_size)
     if isinstance(network, MixedTransformer):
-        hidden_CD = network.hidden(batch.tokens_T, batch.groups).index_select(0, batch.predictors_C)
+        hidden_CD = batch.hidden(network).index_select(0, batch.predictors_C)
         return in_chunks(partial(network.logprobs, temperature=temperature), hidden_CD, batch.labels_C, size)
     with torch.autocast(batch.tokens_T.device.type, torch.bfloat16, enabled=cfg.dtype == "bfloat16"):
         hidden_CD = batch.hidden(network).index_select(0, batch.predictors_C)

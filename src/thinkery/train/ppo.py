@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from thinkery.train.batch import Batch, Example, Numbers, per_example
 from thinkery.train.optim import Learner, LearnerConfig
-from thinkery.train.policy import Policy
+from thinkery.train.policy import Policy, mixed
 from thinkery.train.share import collected
 
 
@@ -55,9 +55,12 @@ class ValueNetwork(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, batch: Batch) -> Tensor:
-        """values_C: what is still to be earned, seen before each learnt token."""
-        return self.head(batch.hidden(self.network).index_select(0, batch.predictors_C)).squeeze(-1).float()
+    def forward(self, batch: Batch, computing: Any = None) -> Tensor:
+        """values_C: what is still to be earned, seen before each learnt token; `computing` is the decoder, or what
+        computes with its weights."""
+        return (
+            self.head(batch.hidden(computing or self.network).index_select(0, batch.predictors_C)).squeeze(-1).float()
+        )
 
 
 class Critic(Learner):
@@ -66,6 +69,7 @@ class Critic(Learner):
     def __init__(self, policy: Policy, cfg: CriticConfig, *, beta: float, temperature: float) -> None:
         network = ValueNetwork(copy.deepcopy(policy.sampled)).to(policy.device)
         super().__init__(network, cfg, policy.ranks)
+        self.computing = mixed(network.network, cfg)
         self.gae_lambda, self.value_clip = cfg.gae_lambda, cfg.value_clip
         self.policy, self.beta, self.temperature = policy, beta, temperature
 
@@ -96,7 +100,7 @@ class Critic(Learner):
     def forward(self, batch: Batch) -> Tensor:
         """values_C in the arithmetic that is configured."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.cfg.dtype == "bfloat16"):
-            return self.network(batch)
+            return self.network(batch, self.computing)
 
     def learn(self, attempts: Sequence[Example], *, total: int) -> dict[str, float]:
         """One update of `total` towards the returns; its metrics, none where nothing was graded."""
