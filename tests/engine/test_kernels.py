@@ -11,7 +11,7 @@ from thinkery.core import Sampling
 from thinkery.engine import EngineConfig, Request, generate, open_engine
 from thinkery.engine.native.attention import after
 from thinkery.engine.native.cache import Cache
-from thinkery.engine.native.few import MOST, most_rows, patience
+from thinkery.engine.native.few import MOST, FewRows, most_rows, patience
 from thinkery.engine.native.kernels import HEADS, Compiled
 from thinkery.engine.native.packed import Plain
 from thinkery.model.attention import packed_causal
@@ -212,6 +212,9 @@ def test_one_call_reads_the_weights_where_they_are_and_follows_them_at_a_bump(sh
 def test_how_many_rows_are_few_depends_on_the_network(shape, monkeypatch):
     """275 x 32 numbers of embeddings, two layers of 12,352 and a norm are 33,536 weights."""
     assert most_rows(drawn(shape)) == MOST
+    few = FewRows(drawn(shape), torch.float32)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    assert [few.threads(rows) for rows in (1, 250, 251, 10_000)] == [1, 1, 2, 4]  # 2**23 / 33,536 is 250.1
     for operations, rows in ((100_000, 2), (1_000, 1)):
         monkeypatch.setattr("thinkery.engine.native.few.OPERATIONS", operations)
         assert most_rows(drawn(shape)) == rows

@@ -34,6 +34,9 @@ OPERATIONS = 3 * 10**8
 MOST = 32
 """Rows that are computed together at most."""
 
+SHARE = 2**23
+"""Multiplications in one step that are worth another thread: fewer take no longer than threads wait for each other."""
+
 
 class Sizes(ctypes.Structure):
     """`kernels.cpp:Sizes`."""
@@ -56,6 +59,7 @@ class FewRows:
         self.embeddings_VD = model["embed_tokens"].weight
         self.step = function(SOURCE, f"decode_{name}", pointers=4, integers=0, floats=1)
         self.multiply = function(SOURCE, f"head_{name}", pointers=4, integers=4)
+        self.weights = weights_in(source)
         self.angles = torch.empty(2, 0, source.shape.head_dim // 2)
         self.pointers: tuple[tuple[int, ...], Any] | None = None
 
@@ -70,7 +74,7 @@ class FewRows:
         cos_LE, sin_LE = self.rotations(max(row.length for row in rows))
         sizes = Sizes(
             B, len(self.layers), shape.hidden_size, shape.num_attention_heads, shape.num_key_value_heads,
-            shape.head_dim, shape.intermediate_size, prompts.capacity, own.capacity, torch.get_num_threads(),
+            shape.head_dim, shape.intermediate_size, prompts.capacity, own.capacity, self.threads(B),
             *(x.data_ptr() for x in (*at, cos_LE, sin_LE)),
         )  # fmt: skip
         out_BD = torch.empty(B, shape.hidden_size, dtype=self.dtype)
@@ -84,8 +88,12 @@ class FewRows:
         B, V = len(hidden_BD), len(self.head)
         hidden_BD, out_BV = hidden_BD.contiguous(), torch.empty(B, V)
         tensors = (hidden_BD, self.norm, self.head, out_BV)
-        self.multiply(*(x.data_ptr() for x in tensors), B, hidden_BD.shape[1], V, torch.get_num_threads())
+        self.multiply(*(x.data_ptr() for x in tensors), B, hidden_BD.shape[1], V, self.threads(B))
         return out_BV
+
+    def threads(self, rows: int) -> int:
+        """How many threads work on a step of so many rows."""
+        return min(torch.get_num_threads(), 1 + rows * self.weights // SHARE)
 
     def rotations(self, length: int) -> tuple[Tensor, Tensor]:
         """cos and sin of the angles of `length` positions or more, rounded as a network in this format has them."""
@@ -134,7 +142,7 @@ class Few:
 
 def patience(source: Transformer, dtype: torch.dtype) -> int | None:
     """Steps to wait before weights are copied, 0 where they need not be or are small; None where they are too large."""
-    size = sum(parameter.numel() for parameter in source.parameters()) * dtype.itemsize
+    size = weights_in(source) * dtype.itemsize
     in_place = all(type(layer) is nn.Linear for block in source.blocks for layer in linears(block))
     if size <= SMALL or (in_place and source.lm_head.weight.dtype == dtype):
         return 0
@@ -143,8 +151,12 @@ def patience(source: Transformer, dtype: torch.dtype) -> int | None:
 
 def most_rows(source: Transformer) -> int:
     """How many rows are still few for this network."""
-    weights = sum(parameter.numel() for parameter in source.parameters())
-    return min(MOST, max(1, OPERATIONS // weights))
+    return min(MOST, max(1, OPERATIONS // weights_in(source)))
+
+
+def weights_in(source: Transformer) -> int:
+    """How many numbers a network has learnt."""
+    return sum(parameter.numel() for parameter in source.parameters())
 
 
 def linears(block: Any) -> tuple[Any, ...]:
