@@ -140,6 +140,11 @@ class Door:
         return sum(not waiting.heard for replica in self.replicas for waiting in replica.waiting.values())
 
     @property
+    def open(self) -> int:
+        """Replicas that are ready."""
+        return sum(replica.load is not None for replica in self.replicas)
+
+    @property
     def usage(self) -> float:
         """How full the replicas' memories are, on average."""
         loads = [replica.load for replica in self.replicas if replica.load is not None]
