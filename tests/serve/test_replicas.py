@@ -8,6 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 from tests.serve.conftest import ANSWER, chat, events, serving
 
 
@@ -26,8 +27,17 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def wait_for(client: httpx.Client, line: str) -> None:
+    """Return when the metrics say so."""
+    patience = time.monotonic() + 120
+    while line not in client.get("/metrics").text:
+        assert time.monotonic() < patience, line
+        time.sleep(0.01)
+
+
 def test_a_replica_that_is_killed_loses_only_what_it_had_begun(thinker, tmp_path):
     with serving(thinker, "replicas=2", folder=tmp_path) as server, server.client() as client:
+        wait_for(client, "replicas_ready 2.0")
         with ThreadPoolExecutor(2) as pool:  # one for each, which loads the model there
             warm = [pool.submit(chat, client, text) for text in ("a", "b")]
         assert [one.result().json()["choices"][0]["message"]["content"] for one in warm] == [ANSWER] * 2
@@ -36,8 +46,7 @@ def test_a_replica_that_is_killed_loses_only_what_it_had_begun(thinker, tmp_path
         long = {"logit_bias": {"0": -100}, "max_tokens": 800, "stream": True}
         with ThreadPoolExecutor(2) as pool:
             asked = [pool.submit(chat, client, text, **long) for text in ("one", "two")]
-            while "num_requests_running 2.0" not in client.get("/metrics").text:
-                time.sleep(0.01)
+            wait_for(client, "num_requests_running 2.0")
             os.kill(before[0], signal.SIGKILL)
             answers = [future.result() for future in asked]
         whole = [answer for answer in answers if answer.text.endswith("data: [DONE]\n\n")]
@@ -51,6 +60,7 @@ def test_a_replica_that_is_killed_loses_only_what_it_had_begun(thinker, tmp_path
 def test_requests_go_where_their_prefix_is_known(thinker, tmp_path):
     text = "what is red and why " * 40
     with serving(thinker, "replicas=2", folder=tmp_path) as server, server.client() as client:
+        wait_for(client, "replicas_ready 2.0")
         for _ in range(3):
             chat(client, "something else", max_tokens=1)
         hits = [chat(client, text, max_tokens=1).json()["usage"]["prompt_cache_hit_tokens"] for _ in range(3)]

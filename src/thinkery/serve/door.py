@@ -8,6 +8,7 @@ new one takes its place; jobs of which nothing was heard go to another replica, 
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
 import threading
 from array import array
@@ -68,7 +69,7 @@ class Replica:
         message = None
         while not isinstance(message, Stop):
             message = self.outbox.get()
-            with suppress(OSError):
+            with suppress(BrokenPipeError, ConnectionResetError):
                 self.connection.send(message)
 
     def matched(self, names: Sequence[bytes]) -> int:
@@ -107,6 +108,7 @@ class Door:
         replica = Replica(*self.start())
         threading.Thread(target=replica.send_all, daemon=True).start()
         self.loop.add_reader(replica.connection.fileno(), self.hear, replica)
+        os.set_blocking(replica.connection.fileno(), True)  # uvloop ends it, and half a message must be waited for
         return replica
 
     def hear(self, replica: Replica) -> None:
@@ -138,6 +140,11 @@ class Door:
     def queued(self) -> int:
         """Jobs of which nothing was heard yet."""
         return sum(not waiting.heard for replica in self.replicas for waiting in replica.waiting.values())
+
+    @property
+    def open(self) -> int:
+        """Replicas that are ready."""
+        return sum(replica.load is not None for replica in self.replicas)
 
     @property
     def usage(self) -> float:

@@ -19,6 +19,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.gauge("num_requests_running", "Answers being generated", lambda: door.under_way - door.queued)
         self.gauge("num_requests_waiting", "Answers waiting for their first token", lambda: door.queued)
+        self.gauge("replicas_ready", "Engine processes that take requests", lambda: door.open)
         self.gauge("kv_cache_usage_perc", "Share of the memory for keys and values in use, 0 to 1", lambda: door.usage)
         self.queries = self.counter("prefix_cache_queries", "Prompt tokens that were looked up")
         self.hits = self.counter("prefix_cache_hits", "Prompt tokens that were not computed")
