@@ -1,6 +1,8 @@
 """TRL's GRPOTrainer and SFTTrainer: one optimizer step is one run.
 
-options: micro (sequences in one pass), weights (float32 under bfloat16 autocast, or bfloat16 throughout), packing.
+options: micro (sequences in one pass), weights (float32 under bfloat16 autocast, or bfloat16 throughout), packing,
+attention (as transformers names it), cache (of sampling), continuous (sampling with transformers' continuous batching),
+checkpointing (of activations), compile (torch.compile, after a step that is not timed).
 """
 
 from __future__ import annotations
@@ -26,16 +28,23 @@ def play(turns: Turns, work: Work, material: Material, threads: int, options: di
     """GRPO or supervised updates."""
     torch.set_num_threads(threads)
     warnings.simplefilter("ignore")
-    model = AutoModelForCausalLM.from_pretrained(material.folder, dtype=getattr(torch, options["weights"]))
+    model = AutoModelForCausalLM.from_pretrained(
+        material.folder,
+        dtype=getattr(torch, options["weights"]),
+        attn_implementation=options.get("attention", "sdpa"),
+    )
     model = model.to(options["device"])
     tokenizer = AutoTokenizer.from_pretrained(material.folder)
+    compiled = options.get("compile") == "yes"
+    warm = int(compiled)
     with tempfile.TemporaryDirectory() as folder:
         common = {
             "output_dir": folder,
             "per_device_train_batch_size": int(options["micro"]),
             "learning_rate": 1e-6,
             "lr_scheduler_type": "constant",
-            "max_steps": ROUNDS,
+            "max_steps": ROUNDS + warm,
+            "torch_compile": compiled,
             "use_cpu": options["device"] == "cpu",
             "bf16": True,
             "gradient_checkpointing": options.get("checkpointing") == "yes",
@@ -49,7 +58,8 @@ def play(turns: Turns, work: Work, material: Material, threads: int, options: di
         make = grpo_trainer if work.kind == "grpo" else sft_trainer
         warm_up(model)
         trainer = make(model, tokenizer, work, material, common, options)
-        trainer.add_callback(OneStepPerTurn(turns, counted(trainer) if work.kind == "sft" else lambda: work.tokens))
+        tokens = counted(trainer) if work.kind == "sft" else lambda: work.tokens
+        trainer.add_callback(OneStepPerTurn(turns, tokens, warm))
         trainer.train()
 
 
@@ -57,10 +67,11 @@ def grpo_trainer(
     model: Any, tokenizer: Any, work: Work, material: Material, common: dict[str, Any], options: dict[str, str]
 ) -> GRPOTrainer:
     """Samples with transformers; no reference, as ours."""
-    lengths = work.lengths()
-    ends = LogitsProcessorList([EndsAt(lengths, model.config.eos_token_id)])
-    model.generate = partial(model.generate, logits_processor=ends)
-    prompts = [tokenizer.decode(ids) for run in range(ROUNDS) for ids in material.prompts(work, run)]
+    continuous = options.get("continuous") == "yes"
+    if not continuous:
+        ends = LogitsProcessorList([EndsAt(work.lengths(), model.config.eos_token_id)])
+        model.generate = partial(model.generate, logits_processor=ends)
+    prompts = [tokenizer.decode(ids) for run in range(ROUNDS + 1) for ids in material.prompts(work, run)]
     return GRPOTrainer(
         model=model,
         reward_funcs=vowels,
@@ -72,6 +83,9 @@ def grpo_trainer(
             beta=0.0,
             shuffle_dataset=False,
             top_k=0,
+            cache_implementation=options.get("cache"),
+            use_transformers_continuous_batching=continuous,
+            generation_kwargs={"min_new_tokens": work.new_tokens} if continuous else None,
         ),
         train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in prompts]),
         processing_class=tokenizer,
@@ -82,7 +96,7 @@ def sft_trainer(
     model: Any, tokenizer: Any, work: Work, material: Material, common: dict[str, Any], options: dict[str, str]
 ) -> SFTTrainer:
     """Padded micro-batches of similar length, or packed ones."""
-    texts = [text for run in range(ROUNDS) for text in sorted(material.texts(work, run), key=len)]
+    texts = [text for run in range(ROUNDS + 1) for text in sorted(material.texts(work, run), key=len)]
     packing = options.get("packing") == "yes"
     if packing:  # best-fit packing fills rows of 1024 tokens; a step takes as many rows as a run's texts need
         common["gradient_accumulation_steps"] = max(1, round(work.tokens / 1024 / int(options["micro"])))
@@ -139,17 +153,23 @@ class EndsAt(LogitsProcessor):
 
 
 class OneStepPerTurn(TrainerCallback):
-    """Waits before each optimizer step and reports after it."""
+    """Waits before each optimizer step and reports after it; the first `warm` are nobody's turn."""
 
-    def __init__(self, turns: Turns, tokens: Callable[[], int]) -> None:
+    def __init__(self, turns: Turns, tokens: Callable[[], int], warm: int) -> None:
         self.turns, self.tokens, self.runs, self.began = turns, tokens, iter(turns), 0.0
+        self.warm = warm
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Begin when told to; the process ends when nothing more is asked for."""
+        if state.global_step < self.warm:
+            return
         if next(self.runs, None) is None:
             os._exit(0)
         self.began = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The step's seconds: sampling, judging, training, optimizer."""
+        if state.global_step <= self.warm:
+            self.tokens()
+            return
         self.turns.done(time.perf_counter() - self.began, tokens=self.tokens())
