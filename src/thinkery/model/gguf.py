@@ -48,7 +48,9 @@ def convert(path: str | Path, folder: str | Path) -> None:
 def read_tokenizer(path: str | Path) -> Tokenizer:
     """The tokenizer and chat template of a .gguf file alone."""
     path = Path(path)
-    return _tokenizer(path, _header(_reader(path)))
+    header = _header(_reader(path))
+    _check_architecture(path, header)
+    return _tokenizer(path, header)
 
 
 def read_shape(path: Path) -> Shape:
@@ -128,8 +130,12 @@ def _tokenizer(path: Path, header: dict[str, Any]) -> Tokenizer:
 
     from thinkery.model.adapter import quiet
 
-    with quiet():
-        source = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    try:
+        with quiet():
+            source = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    except (ValueError, KeyError) as error:
+        found = str(error).strip().splitlines()[0]
+        raise InputError("transformers cannot read the file's tokenizer", where=str(path), found=found) from error
     backend = Backend.from_str(source.backend_tokenizer.to_str())
     if header.get("tokenizer.ggml.model") == "gpt2":
         backend.pre_tokenizer = _pre_tokenizer(path, header.get("tokenizer.ggml.pre", "default"))
