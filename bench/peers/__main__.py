@@ -69,7 +69,6 @@ class Bench:
     patience_s: float
     vllm: Path
     openvino: Path
-    llama: Path
     files: Mapping[str, str]
     """The model as .gguf files, by number format; none where it does not come from one."""
     out: Path
@@ -135,19 +134,15 @@ def versus_vllm(bench: Bench, work: str, name: str, bar: float) -> list[Row]:
 
 
 def versus_files(bench: Bench, work: str, count: str) -> list[Row]:
-    """Rows beside what reads .gguf files, where it is installed; a coarser number format is tried beside ours, too."""
+    """Rows beside OpenVINO, where it is installed; its weights in a coarser number format are reported beside ours."""
+    title = f"sampling {count} beside OpenVINO"
+    if not bench.openvino.exists() or not bench.files:
+        print(f"    {title}: not measured, no {bench.openvino} (see docs/performance.md)")
+        return []
     rows = []
-    for name, title, python, settings in (
-        ("openvino", "OpenVINO", bench.openvino, ("precision=bf16",)),
-        ("llama", "llama.cpp", bench.llama, ()),
-    ):
-        if not python.exists() or not bench.files:
-            print(f"    sampling {count} beside {title}: not measured, no {python} (see docs/performance.md)")
-            continue
-        for kind, bar in (("F16", 1.0), ("Q8_0", 0.0)):
-            entry = Entry(name, (f"file={bench.files[kind]}", *settings), str(python))
-            told = f"sampling {count} beside {title}" + (f", its weights in {kind}" if kind != "F16" else "")
-            rows.append(faster(told, bar, *match(OURS, entry, work, bench.place, bench.repeats, bench.patience_s), []))
+    for kind, told, bar in (("F16", title, 1.0), ("Q8_0", f"{title}, its weights in Q8_0", 0.0)):
+        entry = Entry("openvino", (f"file={bench.files[kind]}", "precision=bf16"), str(bench.openvino))
+        rows.append(faster(told, bar, *match(OURS, entry, work, bench.place, bench.repeats, bench.patience_s), []))
     return rows
 
 
@@ -235,8 +230,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--vllm", type=Path, default=CACHE / "vllm" / "bin" / "python", help="Python that has vLLM")
-    parser.add_argument("--openvino", type=Path, default=CACHE / "openvino" / "bin" / "python", help="… OpenVINO GenAI")
-    parser.add_argument("--llama", type=Path, default=CACHE / "llama" / "bin" / "python", help="… llama-cpp-python")
+    parser.add_argument(
+        "--openvino", type=Path, default=CACHE / "openvino" / "bin" / "python", help="Python that has OpenVINO GenAI"
+    )
     args = parser.parse_args()
     if unknown := set(args.rows) - set(ROWS):
         parser.error(f"no such row: {', '.join(sorted(unknown))}")
@@ -252,7 +248,7 @@ def prepared(args: argparse.Namespace) -> Bench:
     Material(str(folder), one_token_words(tokenizer)).save(material)
     place = Place(material, args.threads, args.device)
     limits = answer_of("bench.peers.roofline", str(args.threads), args.device)
-    pythons = {"vllm": args.vllm, "openvino": args.openvino, "llama": args.llama}
+    pythons = {"vllm": args.vllm, "openvino": args.openvino}
     files = files_of(args.model)
     return Bench(
         place, args.repeats, args.patience, out=args.out, limits=limits, parameters=parameters, files=files, **pythons

@@ -1,4 +1,4 @@
-"""A .gguf file with the same weights in another number format: what llama.cpp and OpenVINO are given.
+"""A .gguf file with the same weights in another number format: what OpenVINO is given.
 
     path = written(Path("SmolLM2-135M-Instruct.Q4_1.gguf"), "F16", folder)
 

@@ -1,8 +1,7 @@
 """TRL's GRPOTrainer and SFTTrainer: one optimizer step is one run.
 
 options: micro (sequences in one pass), weights (float32 under bfloat16 autocast, or bfloat16 throughout), packing,
-attention (as transformers names it), cache (of sampling), continuous (sampling with transformers' continuous batching),
-checkpointing (of activations), compile (torch.compile, after a step that is not timed).
+attention (as transformers names it), cache (of sampling), checkpointing (of activations).
 """
 
 from __future__ import annotations
@@ -35,16 +34,13 @@ def play(turns: Turns, work: Work, material: Material, threads: int, options: di
     )
     model = model.to(options["device"])
     tokenizer = AutoTokenizer.from_pretrained(material.folder)
-    compiled = options.get("compile") == "yes"
-    warm = int(compiled)
     with tempfile.TemporaryDirectory() as folder:
         common = {
             "output_dir": folder,
             "per_device_train_batch_size": int(options["micro"]),
             "learning_rate": 1e-6,
             "lr_scheduler_type": "constant",
-            "max_steps": ROUNDS + warm,
-            "torch_compile": compiled,
+            "max_steps": ROUNDS,
             "use_cpu": options["device"] == "cpu",
             "bf16": True,
             "gradient_checkpointing": options.get("checkpointing") == "yes",
@@ -59,7 +55,7 @@ def play(turns: Turns, work: Work, material: Material, threads: int, options: di
         warm_up(model)
         trainer = make(model, tokenizer, work, material, common, options)
         tokens = counted(trainer) if work.kind == "sft" else lambda: work.tokens
-        trainer.add_callback(OneStepPerTurn(turns, tokens, warm))
+        trainer.add_callback(OneStepPerTurn(turns, tokens))
         trainer.train()
 
 
@@ -67,11 +63,9 @@ def grpo_trainer(
     model: Any, tokenizer: Any, work: Work, material: Material, common: dict[str, Any], options: dict[str, str]
 ) -> GRPOTrainer:
     """Samples with transformers; no reference, as ours."""
-    continuous = options.get("continuous") == "yes"
-    if not continuous:
-        ends = LogitsProcessorList([EndsAt(work.lengths(), model.config.eos_token_id)])
-        model.generate = partial(model.generate, logits_processor=ends)
-    prompts = [tokenizer.decode(ids) for run in range(ROUNDS + 1) for ids in material.prompts(work, run)]
+    ends = LogitsProcessorList([EndsAt(work.lengths(), model.config.eos_token_id)])
+    model.generate = partial(model.generate, logits_processor=ends)
+    prompts = [tokenizer.decode(ids) for run in range(ROUNDS) for ids in material.prompts(work, run)]
     return GRPOTrainer(
         model=model,
         reward_funcs=vowels,
@@ -84,8 +78,6 @@ def grpo_trainer(
             shuffle_dataset=False,
             top_k=0,
             cache_implementation=options.get("cache"),
-            use_transformers_continuous_batching=continuous,
-            generation_kwargs={"min_new_tokens": work.new_tokens} if continuous else None,
         ),
         train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in prompts]),
         processing_class=tokenizer,
@@ -96,7 +88,7 @@ def sft_trainer(
     model: Any, tokenizer: Any, work: Work, material: Material, common: dict[str, Any], options: dict[str, str]
 ) -> SFTTrainer:
     """Padded micro-batches of similar length, or packed ones."""
-    texts = [text for run in range(ROUNDS + 1) for text in sorted(material.texts(work, run), key=len)]
+    texts = [text for run in range(ROUNDS) for text in sorted(material.texts(work, run), key=len)]
     packing = options.get("packing") == "yes"
     if packing:  # best-fit packing fills rows of 1024 tokens; a step takes as many rows as a run's texts need
         common["gradient_accumulation_steps"] = max(1, round(work.tokens / 1024 / int(options["micro"])))
@@ -153,23 +145,17 @@ class EndsAt(LogitsProcessor):
 
 
 class OneStepPerTurn(TrainerCallback):
-    """Waits before each optimizer step and reports after it; the first `warm` are nobody's turn."""
+    """Waits before each optimizer step and reports after it."""
 
-    def __init__(self, turns: Turns, tokens: Callable[[], int], warm: int) -> None:
+    def __init__(self, turns: Turns, tokens: Callable[[], int]) -> None:
         self.turns, self.tokens, self.runs, self.began = turns, tokens, iter(turns), 0.0
-        self.warm = warm
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Begin when told to; the process ends when nothing more is asked for."""
-        if state.global_step < self.warm:
-            return
         if next(self.runs, None) is None:
             os._exit(0)
         self.began = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The step's seconds: sampling, judging, training, optimizer."""
-        if state.global_step <= self.warm:
-            self.tokens()
-            return
         self.turns.done(time.perf_counter() - self.began, tokens=self.tokens())
