@@ -109,8 +109,8 @@ def peers(found: Mapping[str, Any]) -> str:
     ]
     for row in found["rows"]:
         peer, ratio = ("" if row[key] is None else rounded(row[key]) for key in ("peer", "ratio"))
-        bar = f"{'≥' if row['higher'] else '≤'} {row['bar']:g}"
-        holds = "yes" if row["holds"] else "no"
+        bar = f"{'≥' if row['higher'] else '≤'} {row['bar']:g}" if row["bar"] else ""
+        holds = ("yes" if row["holds"] else "no") if bar else ""
         lines.append(f"| {row['name']}, {row['unit']} | {rounded(row['ours'])} | {peer} | {ratio} | {bar} | {holds} |")
     return "\n".join(lines)
 

@@ -14,6 +14,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from bench.peers.gguf import written
 from bench.peers.match import Contender, Entry, Place, best_of, match
 from bench.peers.work import WORKS, Material
 from bench.recipe import machine
@@ -27,6 +28,9 @@ RESULT = Path(__file__).parents[1] / "results" / "peers.json"
 CACHE = Path.home() / ".cache" / "thinkery-bench"
 TRL = (
     Entry("trl", ("weights=bfloat16", "micro=4")),
+    Entry("trl", ("weights=bfloat16", "micro=8", "attention=eager")),
+    Entry("trl", ("weights=bfloat16", "micro=4", "cache=static")),
+    Entry("trl", ("weights=bfloat16", "micro=4", "checkpointing=yes")),
     Entry("trl", ("weights=float32", "micro=4")),
 )
 OURS = Entry("ours")
@@ -34,6 +38,8 @@ TRL_SFT = (
     Entry("trl", ("weights=bfloat16", "micro=1")),
     Entry("trl", ("weights=bfloat16", "micro=2")),
     Entry("trl", ("weights=bfloat16", "micro=1", "packing=yes")),
+    Entry("trl", ("weights=bfloat16", "micro=1", "attention=eager")),
+    Entry("trl", ("weights=bfloat16", "micro=1", "checkpointing=yes")),
 )
 HF = (Entry("hf", ("cache=dynamic",)), Entry("hf", ("cache=static",)))
 
@@ -62,6 +68,9 @@ class Bench:
     repeats: int
     patience_s: float
     vllm: Path
+    openvino: Path
+    files: Mapping[str, str]
+    """The model as .gguf files, by number format; none where it does not come from one."""
     out: Path
     limits: Mapping[str, float]
     """The roofline, measured before the rows."""
@@ -124,6 +133,19 @@ def versus_vllm(bench: Bench, work: str, name: str, bar: float) -> list[Row]:
     ]
 
 
+def versus_files(bench: Bench, work: str, count: str) -> list[Row]:
+    """Rows beside OpenVINO, where it is installed; its weights in a coarser number format are reported beside ours."""
+    title = f"sampling {count} beside OpenVINO"
+    if not bench.openvino.exists() or not bench.files:
+        print(f"    {title}: not measured, no {bench.openvino} (see docs/performance.md)")
+        return []
+    rows = []
+    for kind, told, bar in (("F16", title, 1.0), ("Q8_0", f"{title}, its weights in Q8_0", 0.0)):
+        entry = Entry("openvino", (f"file={bench.files[kind]}", "precision=bf16"), str(bench.openvino))
+        rows.append(faster(told, bar, *match(OURS, entry, work, bench.place, bench.repeats, bench.patience_s), []))
+    return rows
+
+
 def sample_few(bench: Bench, work: str, count: str) -> list[Row]:
     """A few sequences beside each peer."""
     row = faster(f"sampling {count} beside transformers", 1.0, *bench.beside(work, HF))
@@ -168,6 +190,9 @@ ROWS: dict[str, Callable[[Bench], list[Row]]] = {
     "sample-64": sample_64,
     "sample-8": lambda bench: sample_few(bench, "sample-8", "8"),
     "sample-1": lambda bench: sample_few(bench, "sample-1", "1"),
+    "files-64": lambda bench: versus_files(bench, "sample-64", "64"),
+    "files-8": lambda bench: versus_files(bench, "sample-8", "8"),
+    "files-1": lambda bench: versus_files(bench, "sample-1", "1"),
     "sft": sft,
     "grpo": grpo,
     "grpo-uneven": grpo_uneven,
@@ -205,6 +230,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--vllm", type=Path, default=CACHE / "vllm" / "bin" / "python", help="Python that has vLLM")
+    parser.add_argument(
+        "--openvino", type=Path, default=CACHE / "openvino" / "bin" / "python", help="Python that has OpenVINO GenAI"
+    )
     args = parser.parse_args()
     if unknown := set(args.rows) - set(ROWS):
         parser.error(f"no such row: {', '.join(sorted(unknown))}")
@@ -220,7 +248,17 @@ def prepared(args: argparse.Namespace) -> Bench:
     Material(str(folder), one_token_words(tokenizer)).save(material)
     place = Place(material, args.threads, args.device)
     limits = answer_of("bench.peers.roofline", str(args.threads), args.device)
-    return Bench(place, args.repeats, args.patience, args.vllm, args.out, limits, parameters)
+    pythons = {"vllm": args.vllm, "openvino": args.openvino}
+    files = files_of(args.model)
+    return Bench(
+        place, args.repeats, args.patience, out=args.out, limits=limits, parameters=parameters, files=files, **pythons
+    )
+
+
+def files_of(model: str) -> dict[str, str]:
+    """The same weights as .gguf files in the formats that contenders read, for a model that comes as one."""
+    source = locate(model)
+    return {kind: str(written(source, kind, CACHE)) for kind in ("F16", "Q8_0")} if source.suffix == ".gguf" else {}
 
 
 def located(model: str) -> Path:

@@ -1,6 +1,7 @@
 """TRL's GRPOTrainer and SFTTrainer: one optimizer step is one run.
 
-options: micro (sequences in one pass), weights (float32 under bfloat16 autocast, or bfloat16 throughout), packing.
+options: micro (sequences in one pass), weights (float32 under bfloat16 autocast, or bfloat16 throughout), packing,
+attention (as transformers names it), cache (of sampling), checkpointing (of activations).
 """
 
 from __future__ import annotations
@@ -26,7 +27,11 @@ def play(turns: Turns, work: Work, material: Material, threads: int, options: di
     """GRPO or supervised updates."""
     torch.set_num_threads(threads)
     warnings.simplefilter("ignore")
-    model = AutoModelForCausalLM.from_pretrained(material.folder, dtype=getattr(torch, options["weights"]))
+    model = AutoModelForCausalLM.from_pretrained(
+        material.folder,
+        dtype=getattr(torch, options["weights"]),
+        attn_implementation=options.get("attention", "sdpa"),
+    )
     model = model.to(options["device"])
     tokenizer = AutoTokenizer.from_pretrained(material.folder)
     with tempfile.TemporaryDirectory() as folder:
@@ -49,7 +54,8 @@ def play(turns: Turns, work: Work, material: Material, threads: int, options: di
         make = grpo_trainer if work.kind == "grpo" else sft_trainer
         warm_up(model)
         trainer = make(model, tokenizer, work, material, common, options)
-        trainer.add_callback(OneStepPerTurn(turns, counted(trainer) if work.kind == "sft" else lambda: work.tokens))
+        tokens = counted(trainer) if work.kind == "sft" else lambda: work.tokens
+        trainer.add_callback(OneStepPerTurn(turns, tokens))
         trainer.train()
 
 
@@ -57,8 +63,7 @@ def grpo_trainer(
     model: Any, tokenizer: Any, work: Work, material: Material, common: dict[str, Any], options: dict[str, str]
 ) -> GRPOTrainer:
     """Samples with transformers; no reference, as ours."""
-    lengths = work.lengths()
-    ends = LogitsProcessorList([EndsAt(lengths, model.config.eos_token_id)])
+    ends = LogitsProcessorList([EndsAt(work.lengths(), model.config.eos_token_id)])
     model.generate = partial(model.generate, logits_processor=ends)
     prompts = [tokenizer.decode(ids) for run in range(ROUNDS) for ids in material.prompts(work, run)]
     return GRPOTrainer(
@@ -72,6 +77,7 @@ def grpo_trainer(
             beta=0.0,
             shuffle_dataset=False,
             top_k=0,
+            cache_implementation=options.get("cache"),
         ),
         train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in prompts]),
         processing_class=tokenizer,

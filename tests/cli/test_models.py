@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from thinkery.cli import models
+from thinkery.cli.answering import content_of
 from thinkery.cli.chat import Printer
+from thinkery.errors import InputError
 from thinkery.pipeline.artifact import Model
 from thinkery.pipeline.build import build
 from thinkery.pipeline.run import Run
@@ -103,3 +105,13 @@ def test_reward_models_of_a_run_are_found_by_name_and_offered_to_nobody(tiny_qwe
     assert list(models.stages_of_run(tmp_path / "run")) == ["base"]
     assert models.find_model(str(tmp_path / "run")).parent.name.startswith("base-")
     assert models.find_model(f"{tmp_path}/run:harmless").parent.name.startswith("harmless-")
+
+
+def test_a_model_that_cannot_be_opened_is_refused_before_all_of_it_is_read(tiny_qwen: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_qwen, tmp_path / "model")
+    assert len(content_of(str(tmp_path / "model"))) > 16
+    weights = tmp_path / "model" / "model.safetensors"
+    header = json.dumps({"lm_head.weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    weights.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(InputError, match="not those of the architecture"):
+        content_of(str(tmp_path / "model"))

@@ -11,8 +11,11 @@ import pytest
 
 from thinkery.cli import recipe
 from thinkery.engine import EngineConfig
+from thinkery.model.locate import locate
+from thinkery.model.tokenizer import Tokenizer
 from thinkery.model.transformer import Shape, Transformer
 from thinkery.recipes import plan
+from thinkery.recipes.probe import probe
 from thinkery.train.optim import PolicyConfig
 
 SHAPE = Shape("llama", 100, 8, 16, 3, 2, 1, 4)
@@ -52,9 +55,39 @@ def test_the_cache_limits_how_many_samples_are_in_flight() -> None:
     per_token = plan.cache_bytes(SHAPE)
     assert per_token == 2 * 3 * 1 * 4 * 4
     room = 10 * per_token * (plan.PROMPT_TOKENS + 72)
-    need = plan.sampling_need("x", SHAPE, MACHINE, 1000, 72, 0.5, EngineConfig(kv_memory=room / 2**30))
-    assert need.memory == pytest.approx(plan.PROCESS_BYTES + 4 * plan.parameters(SHAPE) + room)
+    engine = EngineConfig(kv_memory=room / 2**30)
+    need = plan.sampling_need("x", SHAPE, MACHINE, 250, 4, 72, plan.PROMPT_TOKENS, 0.5, engine)
+    assert need.memory == pytest.approx(plan.PROCESS_BYTES + 8 * plan.parameters(SHAPE) + room)
     assert need.tokens == 1000 * 36
+
+
+def test_a_narrow_model_is_as_fast_as_it_was_when_tried() -> None:
+    tried = replace(MACHINE, learning_flops=1e8, step_s=0.5, sample_s=0.01)
+    fast, slow = (plan.learning_need("x", SHAPE, PolicyConfig(), one, 1000, 10).seconds for one in (MACHINE, tried))
+    assert slow == pytest.approx(10 * fast)
+    need = plan.sampling_need("x", SHAPE, tried, 5, 4, 10, 30.0, 0.5, EngineConfig())
+    prompts, cache = 5 * 30 * 2 * plan.parameters(SHAPE) / 1e9, 20 * 35 * plan.cache_bytes(SHAPE) / 1e9
+    assert need.seconds == pytest.approx(5 * (0.5 + 20 * 0.01 + cache) + prompts)
+
+
+def test_the_machine_tries_a_narrow_model_and_multiplies_for_a_wide_one(tmp_path: Path) -> None:
+    narrow = probe(replace(SHAPE, num_hidden_layers=8), tmp_path / "later", 1e9)
+    assert narrow.memory == 1e9
+    assert 0 < narrow.learning_flops < narrow.flops
+    assert narrow.step_s > 0
+    wide = probe(replace(SHAPE, vocab_size=10_000_000), tmp_path, 1e9)
+    assert (wide.learning_flops, wide.step_s, wide.sample_s) == (0.0, 0.0, 0.0)
+
+
+def test_questions_are_measured_with_the_models_own_tokenizer() -> None:
+    task = 'problems.sources=[{source = "world", kind = "chain", limit = 3}]'
+    made = recipe.open_recipe(["tiny"], [task], environ={}).graph()
+    count = plan.token_counter(plan.ordered(made))
+    words = [task.prompt for task in plan.load_tasks(made["problems"].config.sources)]
+    mean = sum(len(Tokenizer.load(locate("tiny")).encode(text)) for text in words) / 3
+    assert plan.prompt_tokens(made["problems"], {}, count) == pytest.approx(plan.TEMPLATE_TOKENS + mean)
+    known = {"base": 0.0, "problems": 70.0, "exam": 60.0}
+    assert plan.prompt_tokens(made["zero"], known, count) == 70.0
 
 
 def test_a_small_recipe_fits_a_small_machine_and_every_step_says_what_it_needs(

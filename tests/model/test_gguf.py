@@ -127,8 +127,9 @@ def test_another_familys_file_is_refused(network, tmp_path):
     write_gguf(tmp_path / "phi.gguf", network, architecture="phi3")
     with pytest.raises(InputError, match=r"only GGUF files of llama, qwen2, qwen3 are read .*'phi3'"):
         convert(tmp_path / "phi.gguf", tmp_path / "folder")
-    with pytest.raises(InputError, match=r"only GGUF files of llama, qwen2, qwen3 are read .*'phi3'"):
-        read_shape(tmp_path / "phi.gguf")
+    for read in (read_shape, read_tokenizer):
+        with pytest.raises(InputError, match=r"only GGUF files of llama, qwen2, qwen3 are read .*'phi3'"):
+            read(tmp_path / "phi.gguf")
 
 
 def test_the_header_alone_gives_the_shape(network, tmp_path):
@@ -143,6 +144,8 @@ def test_a_header_without_sizes_is_refused(tmp_path):
     writer.close()
     with pytest.raises(InputError, match="does not say embedding_length"):
         read_shape(tmp_path / "bare.gguf")
+    with pytest.raises(InputError, match="transformers cannot read the file's tokenizer"):
+        read_tokenizer(tmp_path / "bare.gguf")
 
 
 def test_a_file_that_is_not_gguf_is_refused(tmp_path):

@@ -111,9 +111,12 @@ def read_answerer(identity: Mapping[str, Any]) -> Answerer:
 
 
 def content_of(name: str) -> str:
-    """One hash over every byte of a named model."""
+    """One hash over every byte of a named model, which must be one that can be opened."""
+    from thinkery.model.hf import check_model
     from thinkery.pipeline.artifact import content_hash
     from thinkery.pipeline.files import hash_file, hash_folder
 
     found = models.find_model(name)
+    if found.is_dir():
+        check_model(found)  # a large one takes minutes to read
     return content_hash({found.name: hash_file(found)} if found.is_file() else hash_folder(found))

@@ -40,7 +40,8 @@ def main(args: argparse.Namespace) -> None:
     from thinkery.pipeline.memory import memory
     from thinkery.pipeline.read import open_run
     from thinkery.recipes.measured import settings_of, taught
-    from thinkery.recipes.plan import plan, probe
+    from thinkery.recipes.plan import plan
+    from thinkery.recipes.probe import probe
 
     chosen, (_, free) = recipe.read_recipe(args), memory()
     if args.cluster:

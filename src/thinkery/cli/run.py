@@ -121,7 +121,7 @@ def expected_seconds(steps: Mapping[str, Step], directory: Path, selection: Mapp
     from thinkery.cli.doctor import memory
     from thinkery.pipeline.build import plan
     from thinkery.recipes.plan import plan as estimate
-    from thinkery.recipes.plan import probe
+    from thinkery.recipes.probe import probe
 
     try:
         if sum(one.action != "done" for one in plan(steps, directory, **selection)) < 2:

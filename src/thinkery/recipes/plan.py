@@ -1,33 +1,31 @@
 """What a recipe will need on this machine: memory, tokens, time and disk of every step, before it starts.
 
-Arithmetic on the shape of the models and the settings of the steps, and a probe of a fraction of a second. P is the
-number of parameters; everything is float32, so 4 bytes each.
+Arithmetic on the shape of the models and the settings of the steps, with what `recipes/probe.py` measures in a second
+or two. P is the number of parameters; everything is float32, so 4 bytes each.
 
     learning    memory 16 P (weights, gradients, two moments) + 4 P for a reference + activations of one micro-batch
                 flops  6 P a token forward and back, 2 P more where a reference scores it, attention on top
-    sampling    memory 4 P + keys and values of everything in flight
+    sampling    memory 8 P (weights, and packed once more) + keys and values of everything in flight
                 a step of b samples takes the longer of 2 P b flops and reading 4 P bytes, and reads the cache
+    either      of a narrow model as fast as a random one of its shape has been just now
     disk        4 P a model, 16 P a checkpoint of which two are kept, and every sample as compressed text
 
-What nobody can know before is assumed: completions average `fill` of the longest allowed, prompts and documents of a
-corpus PROMPT_TOKENS.
-So take times as right within a factor of two or three; memory is an upper bound.
+What nobody can know before is assumed: completions average `fill` of the longest allowed, filters let everything pass,
+prompts that nothing is known of and documents of a corpus have PROMPT_TOKENS. So take times as right within a factor of
+two or three. `bench/plan.py` compares plans with runs.
 """
 
 from __future__ import annotations
 
-import shutil
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-import torch
+from statistics import fmean
 
 from thinkery.engine import EngineConfig
-from thinkery.model.gguf import read_shape
+from thinkery.model.gguf import read_shape, read_tokenizer
 from thinkery.model.hf import FAMILIES, read_config, shape_from_config
 from thinkery.model.locate import EMBEDDED, locate
+from thinkery.model.tokenizer import Tokenizer
 from thinkery.model.transformer import Shape
 from thinkery.pipeline.step import Step, ordered
 from thinkery.stages.cold_data import ColdData
@@ -47,8 +45,14 @@ from thinkery.train.optim import LearnerConfig, PolicyConfig
 from thinkery.train.preference import RewardModelConfig
 
 PROMPT_TOKENS = 128
-PROCESS_BYTES = 0.7e9
-"""What Python, torch and transformers take before any model."""
+TEMPLATE_TOKENS = 16
+"""What a chat template puts around a question."""
+LETTERS = 4.0
+"""Letters of a token, for models whose tokenizer is not on this machine."""
+LOOKED_AT = 64
+"""Tasks whose length is looked at."""
+PROCESS_BYTES = 1.3e9
+"""What Python, torch, transformers and what they keep for themselves while they work take besides any model."""
 KERNELS = 30
 """Operations of one layer for one step of sampling; learning runs about three times as many."""
 SAMPLE_BYTES = 300
@@ -78,6 +82,12 @@ class Machine:
     latency_s: float
     memory: float
     disk: float
+    learning_flops: float = 0.0
+    """What learning reaches, all its operations included; 0 where products alone were measured."""
+    step_s: float = 0.0
+    """Seconds of a step of sampling, whatever is in flight; 0 where it was not measured."""
+    sample_s: float = 0.0
+    """Seconds that every sample in flight adds to a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +134,11 @@ def plan(steps: Mapping[str, Step], machine: Callable[[Shape], Machine], *, fill
     machines: dict[tuple[int, int], Machine] = {}
     needs: list[Need] = []
     rows: dict[str, int] = {}
+    prompts: dict[str, float] = {}
+    count = token_counter(graph)
     for step in graph:
         rows[step.name] = rows_of(step, rows)
+        prompts[step.name] = prompt_tokens(step, prompts, count)
         shape = shape_of(step)
         if shape is None:
             needs.append(Need(step.name))
@@ -133,12 +146,12 @@ def plan(steps: Mapping[str, Step], machine: Callable[[Shape], Machine], *, fill
         width = (shape.hidden_size, shape.intermediate_size)
         if width not in machines:
             machines[width] = machine(shape)
-        needs.append(need_of(step, shape, machines[width], rows, fill))
+        needs.append(need_of(step, shape, machines[width], rows, prompts[step.name], fill))
     here = next(iter(machines.values()))
     return Plan(needs, warnings(graph, needs, here), (here.memory - PROCESS_BYTES) / RL_BYTES)
 
 
-def need_of(step: Step, shape: Shape, machine: Machine, rows: Mapping[str, int], fill: float) -> Need:
+def need_of(step: Step, shape: Shape, machine: Machine, rows: Mapping[str, int], prompt: float, fill: float) -> Need:
     """What one step needs, by the kind of its settings."""
     P, cfg = parameters(shape), step.config
     if isinstance(cfg, Fetch):
@@ -146,7 +159,7 @@ def need_of(step: Step, shape: Shape, machine: Machine, rows: Mapping[str, int],
     if isinstance(cfg, Fresh):
         return Need(step.name, "-", P, disk=4 * P)
     if isinstance(cfg, Reinforce):
-        return reinforce_need(step.name, cfg, shape, machine, fill)
+        return reinforce_need(step.name, cfg, shape, machine, prompt, fill)
     if isinstance(cfg, Pretrain):
         read = rows[step.inputs["corpus"].name] - cfg.held_out
         return learning_need(step.name, shape, cfg.sft.policy, machine, read * PROMPT_TOKENS, read / cfg.sft.batch)
@@ -154,21 +167,22 @@ def need_of(step: Step, shape: Shape, machine: Machine, rows: Mapping[str, int],
         corpus = step.inputs["corpus" if isinstance(cfg, Imitate) else "data"]
         loop, each = (cfg.sft, 1) if isinstance(cfg, Imitate) else (cfg, 2)  # a pair is two sequences
         seen = loop.epochs * rows[corpus.name]
-        tokens = each * seen * min(loop.max_tokens, row_tokens(corpus, fill))
+        tokens = each * seen * min(loop.max_tokens, row_tokens(corpus, prompt, fill))
         return learning_need(step.name, shape, loop.policy, machine, tokens, seen / loop.batch)
     if isinstance(cfg, ColdData | Curate | Pairs | Labels | Exam):
-        samples, longest = questions_of(step, rows) * samples_of(cfg), cfg.sampling.max_tokens
-        return sampling_need(step.name, shape, machine, samples, longest, fill, cfg.engine)
+        questions, attempts, longest = questions_of(step, rows), samples_of(cfg), cfg.sampling.max_tokens
+        return sampling_need(step.name, shape, machine, questions, attempts, longest, prompt, fill, cfg.engine)
     return Need(step.name)
 
 
-def reinforce_need(name: str, cfg: Reinforce, shape: Shape, machine: Machine, fill: float) -> Need:
+def reinforce_need(name: str, cfg: Reinforce, shape: Shape, machine: Machine, prompt: float, fill: float) -> Need:
     """Sampling and learning share the weights, so their memory adds up only beyond them."""
     g, P = cfg.grpo, parameters(shape)
-    samples = g.updates * g.questions_per_update * g.group_size
+    questions = g.updates * g.questions_per_update
+    samples = questions * g.group_size
     longest = max(tokens for start, tokens in g.max_tokens if start < g.updates)
-    sampled = sampling_need(name, shape, machine, samples, longest, fill, cfg.engine)
-    tokens = samples * (PROMPT_TOKENS + fill * longest)
+    sampled = sampling_need(name, shape, machine, questions, g.group_size, longest, prompt, fill, cfg.engine)
+    tokens = questions * prompt + samples * fill * longest  # a group's prompt is learnt from once
     learnt = learning_need(name, shape, g.policy, machine, tokens, g.updates, reference=g.beta > 0)
     memory = max(learnt.memory, sampled.memory + (16 if g.beta > 0 else 12) * P)
     seconds = sampled.seconds + learnt.seconds
@@ -194,7 +208,10 @@ def learning_need(
     passes = (4 if recomputes(policy) else 3) / 3  # the backward pass is as long as two forward passes
     flops = tokens * (passes * (6 * P + attention_flops(shape, PROMPT_TOKENS)) + (2 * P if reference else 0))
     batches = max(updates, tokens / T)
-    seconds = flops / machine.flops + batches * 3 * KERNELS * shape.num_hidden_layers * machine.latency_s
+    if machine.learning_flops:
+        seconds = flops / machine.learning_flops
+    else:
+        seconds = flops / machine.flops + batches * 3 * KERNELS * shape.num_hidden_layers * machine.latency_s
     return Need(name, "learning", P, memory, tokens, seconds, 4.0 * P)
 
 
@@ -202,21 +219,27 @@ def sampling_need(
     name: str,
     shape: Shape,
     machine: Machine,
-    samples: float,
+    questions: float,
+    attempts: int,
     longest: int,
+    prompt: float,
     fill: float,
     engine: EngineConfig,
 ) -> Need:
-    """What sampling takes with continuous batching, prompts computed once per sample at worst."""
-    P, length = parameters(shape), PROMPT_TOKENS + fill * longest
+    """What sampling takes with continuous batching; a question's prompt is computed once."""
+    P, samples, length = parameters(shape), questions * attempts, prompt + fill * longest
     per_token = cache_bytes(shape)
-    room = engine.kv_memory * 2**30 / (per_token * (PROMPT_TOKENS + longest))
+    room = engine.kv_memory * 2**30 / (per_token * (prompt + longest))
     batch = max(1.0, min(engine.max_batch, samples, room))
-    memory = PROCESS_BYTES + 4 * P + batch * per_token * (PROMPT_TOKENS + longest)
-    step_s = max(2 * P * batch / machine.flops, 4 * P / machine.bandwidth)
-    step_s += batch * length * per_token / machine.bandwidth + KERNELS * shape.num_hidden_layers * machine.latency_s
+    memory = PROCESS_BYTES + 8 * P + batch * per_token * (prompt + longest)
+    if machine.step_s:
+        step_s = machine.step_s + batch * machine.sample_s
+    else:
+        step_s = max(2 * P * batch / machine.flops, 4 * P / machine.bandwidth)
+        step_s += KERNELS * shape.num_hidden_layers * machine.latency_s
+    step_s += batch * length * per_token / machine.bandwidth
     tokens = samples * fill * longest
-    seconds = tokens / batch * step_s + samples * PROMPT_TOKENS * 2 * P / machine.flops
+    seconds = tokens / batch * step_s + questions * prompt * 2 * P / machine.flops
     return Need(name, "sampling", P, memory, tokens, seconds, samples * (SAMPLE_BYTES + fill * longest * 1.5))
 
 
@@ -318,10 +341,30 @@ def samples_of(cfg: ColdData | Curate | Pairs | Labels | Exam) -> int:
     return cfg.answers if isinstance(cfg, Pairs | Labels) else cfg.samples
 
 
-def row_tokens(step: Step, fill: float) -> float:
+def row_tokens(step: Step, prompt: float, fill: float) -> float:
     """The length of a conversation in a dataset that was sampled."""
     sampling = getattr(step.config, "sampling", None)
-    return PROMPT_TOKENS + (fill * sampling.max_tokens if sampling else PROMPT_TOKENS)
+    return prompt + (fill * sampling.max_tokens if sampling else PROMPT_TOKENS)
+
+
+def prompt_tokens(step: Step, prompts: Mapping[str, float], count: Callable[[str], float]) -> float:
+    """The mean length of the questions that a step collects, or gets from the steps before it."""
+    if isinstance(step.config, Collect):
+        tasks = load_tasks(step.config.sources, purpose=step.config.purpose)
+        some = tasks[:: max(1, len(tasks) // LOOKED_AT)]
+        return TEMPLATE_TOKENS + fmean(count(task.prompt) for task in some) if some else PROMPT_TOKENS
+    data = [prompts[read.name] for read in step.inputs.values() if read.kind == "Dataset"]
+    return max(data, default=PROMPT_TOKENS)
+
+
+def token_counter(graph: Sequence[Step]) -> Callable[[str], float]:
+    """Counts tokens as the first model of the graph does, where its tokenizer is on this machine."""
+    for step in graph:
+        if isinstance(step.config, Fetch) and step.config.model not in KNOWN:
+            found = locate(step.config.model)
+            tokenizer = read_tokenizer(found) if found.suffix == ".gguf" else Tokenizer.load(found)
+            return lambda text: len(tokenizer.encode(text))
+    return lambda text: len(text) / LETTERS
 
 
 def warnings(graph: list[Step], needs: list[Need], machine: Machine) -> list[str]:
@@ -343,24 +386,3 @@ def warnings(graph: list[Step], needs: list[Need], machine: Machine) -> list[str
             "model's samples (the distill step) gained much more"
         )
     return found
-
-
-def probe(shape: Shape, directory: Path, memory: float) -> Machine:
-    """Measure this machine for a shape, in a fraction of a second; `memory` is what is free."""
-    existing = next(p for p in (directory, *directory.resolve().parents) if p.exists())
-    x_TD, w_DF = torch.randn(1024, shape.hidden_size), torch.randn(shape.hidden_size, shape.intermediate_size)
-    flops = 2 * x_TD.numel() * shape.intermediate_size / fastest(lambda: x_TD @ w_DF)
-    block = torch.zeros(2**24)
-    bandwidth = 2 * 4 * block.numel() / fastest(block.clone)
-    one = torch.zeros(1, 16)
-    return Machine(flops, bandwidth, fastest(lambda: one + one), memory, shutil.disk_usage(existing).free)
-
-
-def fastest(work: Callable[[], object], budget_s: float = 0.1) -> float:
-    """The shortest of as many tries as fit into the budget, at least three."""
-    best, tries, end = float("inf"), 0, time.perf_counter() + budget_s
-    while tries < 3 or time.perf_counter() < end:
-        started = time.perf_counter()
-        work()
-        best, tries = min(best, time.perf_counter() - started), tries + 1
-    return best

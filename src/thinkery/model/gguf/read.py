@@ -46,7 +46,9 @@ def read_tokenizer(path: str | Path) -> Tokenizer:
     """The tokenizer and chat template of a .gguf file alone."""
     path = Path(path)
     reader = _reader(path)
-    return _tokenizer(path, reader, _header(reader))
+    header = _header(reader)
+    _check_architecture(path, header)
+    return _tokenizer(path, reader, header)
 
 
 def read_shape(path: str | Path) -> Shape:
@@ -175,8 +177,12 @@ def _tokenizer(path: Path, reader: Any, header: Mapping[str, Any]) -> Tokenizer:
 
     from thinkery.model.adapter import quiet
 
-    with quiet():
-        source = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    try:
+        with quiet():
+            source = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    except (ValueError, KeyError) as error:
+        found = str(error).strip().splitlines()[0]
+        raise InputError("transformers cannot read the file's tokenizer", where=str(path), found=found) from error
     return Tokenizer(
         Backend.from_str(source.backend_tokenizer.to_str()),
         eos=source.eos_token or "",

@@ -1,0 +1,104 @@
+"""What this machine does for a model of a shape: measured before a plan, in a second or two.
+
+A wide model is as fast as products of its matrices. In a narrow one most of the time goes elsewhere, into norms,
+softmax, small operations and Python, so a narrow one is built with random weights and a few of its layers, and really
+learns and samples; the rest of the layers are taken to be like these.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer as Backend
+from tokenizers import models
+
+from thinkery.core import Sampling
+from thinkery.engine import EngineConfig, Request, generate, open_engine
+from thinkery.model.tokenizer import Tokenizer
+from thinkery.model.transformer import Shape, Transformer
+from thinkery.recipes.plan import Machine, attention_flops, parameters
+from thinkery.train.batch import Example
+from thinkery.train.optim import PolicyConfig
+from thinkery.train.policy import Policy
+from thinkery.train.sft import cross_entropy
+
+NARROW = 30e6
+"""Parameters of four layers and the head up to which a model is tried out."""
+LAYERS = 4
+SEQUENCES, TOKENS = 16, 128
+"""What is learnt at once."""
+FEW, MANY, NEW = 4, 64, 12
+"""Samples in flight, and tokens of each."""
+
+
+def probe(shape: Shape, directory: Path, memory: float) -> Machine:
+    """Measure this machine for a shape; `memory` is what is free."""
+    existing = next(p for p in (directory, *directory.resolve().parents) if p.exists())
+    x_TD, w_DF = torch.randn(1024, shape.hidden_size), torch.randn(shape.hidden_size, shape.intermediate_size)
+    flops = 2 * x_TD.numel() * shape.intermediate_size / fastest(lambda: x_TD @ w_DF)
+    block = torch.zeros(2**24)
+    bandwidth = 2 * 4 * block.numel() / fastest(block.clone)
+    one = torch.zeros(1, 16)
+    found = Machine(flops, bandwidth, fastest(lambda: one + one), memory, shutil.disk_usage(existing).free)
+    few = replace(shape, num_hidden_layers=min(LAYERS, shape.num_hidden_layers))
+    return tried(found, few, shape.num_hidden_layers) if parameters(few) <= NARROW else found
+
+
+def tried(machine: Machine, shape: Shape, layers: int) -> Machine:
+    """The machine with what a random model of this shape reached; the model in question has so many `layers`."""
+    tokenizer = Tokenizer(Backend(models.WordLevel({"<end>": 0}, unk_token="<end>")), eos="<end>")
+    network = Transformer(shape)
+    network.initialise(torch.Generator().manual_seed(0))
+    step_s, sample_s = sampling(network, tokenizer)
+    operations = SEQUENCES * TOKENS * (6 * parameters(shape) + attention_flops(shape, TOKENS))
+    flops = operations / learning(network, tokenizer)
+    return replace(
+        machine,
+        learning_flops=flops,
+        step_s=step_s * layers / shape.num_hidden_layers,
+        sample_s=sample_s * layers / shape.num_hidden_layers,
+    )
+
+
+def learning(network: Transformer, tokenizer: Tokenizer) -> float:
+    """Seconds of one update."""
+    policy = Policy(network, tokenizer, PolicyConfig())
+    rng = np.random.default_rng(0)
+    texts = rng.integers(0, network.shape.vocab_size, (SEQUENCES, TOKENS), dtype=np.int32)
+    examples = [Example(text) for text in texts]
+    objective = cross_entropy(policy, sum(example.learnt for example in examples))
+    return fastest(lambda: policy.update(partial(policy.pack, examples), objective, total=100))
+
+
+def sampling(network: Transformer, tokenizer: Tokenizer) -> tuple[float, float]:
+    """Seconds of a step of sampling, and of each sample in it, from few and from many samples."""
+    few, many = (step_seconds(network, tokenizer, count) for count in (FEW, MANY))
+    each = max(0.0, many - few) / (MANY - FEW)
+    return max(0.0, few - FEW * each), each
+
+
+def step_seconds(network: Transformer, tokenizer: Tokenizer, count: int) -> float:
+    """Seconds of a step with so many samples of one prompt in flight."""
+    prompt = tuple(range(1, min(32, network.shape.vocab_size)))
+    request = Request(tuple(range(count)), Sampling(max_tokens=NEW), prompt=prompt)
+    with open_engine(network, tokenizer, EngineConfig(max_batch=count)) as engine:
+        engine.eos_ids = frozenset()
+        return fastest(lambda: list(generate(engine, [request]))) / NEW
+
+
+def fastest(work: Callable[[], object], budget_s: float = 0.1) -> float:
+    """The shortest of as many tries as fit into the budget, at least three."""
+    best, tries, end = math.inf, 0, time.perf_counter() + budget_s
+    while tries < 3 or time.perf_counter() < end:
+        started = time.perf_counter()
+        work()
+        best, tries = min(best, time.perf_counter() - started), tries + 1
+    return best
