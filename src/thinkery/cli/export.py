@@ -7,7 +7,10 @@ from pathlib import Path
 
 from thinkery.cli import models
 from thinkery.errors import InputError, UsageError
-from thinkery.pipeline.files import size_text
+from thinkery.pipeline import files
+
+DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
+"""What a folder can hold."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,40 +37,32 @@ def main(args: argparse.Namespace) -> None:
         else:
             write_folder(source, out, args.type, args.template)
             size = sum(path.stat().st_size for path in out.iterdir())
-    print(f"wrote {out}: {args.type}, {size_text(size)}")
+    print(f"wrote {out}: {args.type}, {files.size_text(size)}")
 
 
 def write_file(source: Path, out: Path, type: str, template: str) -> None:
     """A .gguf file; half a file never stands under its name."""
     from thinkery.model.gguf import export
-    from thinkery.model.hf import load_model
 
-    network, tokenizer = load_model(source)
-    if template:
-        tokenizer = tokenizer.with_template(models.read_template(template))
+    network, tokenizer = models.load(source, template)
     partial = out.with_name(f"{out.name}.partial")
     try:
-        export(partial, network, tokenizer, type=type, name=out.stem)
-        partial.replace(out)
+        with files.writing(out):
+            export(partial, network, tokenizer, type=type, name=out.stem)
+            partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def write_folder(source: Path, out: Path, type: str, template: str) -> None:
     """A Hugging Face folder with the model card that was there."""
-    import torch
+    from thinkery.model.hf import save_model
 
-    from thinkery.model.hf import load_model, save_model
-
-    dtypes = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
-    if type not in dtypes:
-        raise UsageError(f"a folder holds {', '.join(dtypes)}", found=f"--type {type}", hint="or name a file OUT.gguf")
-    network, tokenizer = load_model(source, dtypes[type])
-    if template:
-        tokenizer = tokenizer.with_template(models.read_template(template))
-    partial = out.with_name(f"{out.name}.partial")
-    save_model(partial, network, tokenizer, card=body(source / "README.md"))
-    partial.replace(out)
+    if type not in DTYPES:
+        raise UsageError(f"a folder holds {', '.join(DTYPES)}", found=f"--type {type}", hint="or name a file OUT.gguf")
+    network, tokenizer = models.load(source, template, DTYPES[type])
+    card = body(source / "README.md")
+    files.write_folder(out, lambda folder: save_model(folder, network, tokenizer, card=card))
 
 
 def body(card: Path) -> str:

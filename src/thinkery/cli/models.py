@@ -15,6 +15,9 @@ from thinkery.pipeline.files import read_json
 
 if TYPE_CHECKING:
     from thinkery.engine import NativeEngine
+    from thinkery.model.adapter import Adapted
+    from thinkery.model.tokenizer import Tokenizer
+    from thinkery.model.transformer import Transformer
 
 RUNS = Path("runs")
 """Where runs are, unless `--dir` says otherwise."""
@@ -42,14 +45,19 @@ def sampling(args: argparse.Namespace) -> Sampling:
 def open_model(name: str, template: str = "") -> Iterator[NativeEngine]:
     """An engine for a named model, with another template where one is given."""
     from thinkery.engine import EngineConfig, open_engine
+
+    with model_folder(name) as folder, open_engine(*load(folder, template), EngineConfig()) as engine:
+        yield engine
+
+
+def load(folder: Path, template: str = "", dtype: str = "float32") -> tuple[Transformer | Adapted, Tokenizer]:
+    """The network and the tokenizer of a folder, with another template where one is given."""
+    import torch
+
     from thinkery.model.hf import load_model
 
-    with model_folder(name) as folder:
-        network, tokenizer = load_model(folder)
-        if template:
-            tokenizer = tokenizer.with_template(read_template(template))
-        with open_engine(network, tokenizer, EngineConfig()) as engine:
-            yield engine
+    network, tokenizer = load_model(folder, getattr(torch, dtype))
+    return network, tokenizer.with_template(read_template(template)) if template else tokenizer
 
 
 @contextmanager
