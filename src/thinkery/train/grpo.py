@@ -277,7 +277,7 @@ def sampled(
             ask = carrying(run, ranks, cfg, engine, questions, judge, sampling, pool, clock, flights, later)
         else:
             ask = asking(run, ranks, cfg, engine, questions, judge, sampling, pool, clock)
-        slots = gather(ask, cfg.questions_per_update * updates, cfg.resample)
+        slots = gather(watched(ask, cfg, pool), cfg.questions_per_update * updates, cfg.resample)
         return Sampled(slots, updates, questions, pool.copy(), flights.copy())
 
     starts = range(first, cfg.updates, cfg.minibatches)
@@ -350,8 +350,6 @@ def asking(
         for number, drawn in pool.rounds(cfg.pool, tasks, count, run.seed):
             asked = {"samples": cfg.group_size, "seed": run.seed, "step": number, "clock": clock}
             groups += shared_rollouts(ranks, engine, drawn, sampling, rubric, **asked)
-        refuse_ungraded(groups, cfg.max_ungraded)
-        pool.watch(groups)
         return groups
 
     return ask
@@ -379,14 +377,21 @@ def carrying(
         missing = max(0, count + min(cfg.spare, later) - len(flights.open))
         for number, drawn in pool.rounds(cfg.pool, tasks, missing, run.seed):
             flights.join(number, drawn, cfg.group_size)
-        groups = flights.land(
-            ranks, engine, sampling, rubric, count=count, span=span, seed=run.seed, clock=clock
-        )  # fmt: skip
+        return flights.land(ranks, engine, sampling, rubric, count=count, span=span, seed=run.seed, clock=clock)
+
+    return ask
+
+
+def watched(ask: Callable[[int], list[Group]], cfg: Grpo, pool: Pool) -> Callable[[int], list[Group]]:
+    """The same groups, of which the pool learns; too many attempts without a grade are refused."""
+
+    def asking_and_watching(count: int) -> list[Group]:
+        groups = ask(count)
         refuse_ungraded(groups, cfg.max_ungraded)
         pool.watch(groups)
         return groups
 
-    return ask
+    return asking_and_watching
 
 
 def gather(ask: Callable[[int], list[Group]], count: int, budget: int) -> list[Slot]:
