@@ -6,13 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from thinkery.core import Sampling
 from thinkery.engine import EngineConfig, Request, generate, open_engine
 from thinkery.engine.native.attention import after
-from thinkery.engine.native.cache import Cache
-from thinkery.engine.native.few import MOST, FewRows, most_rows, patience
-from thinkery.engine.native.kernels import HEADS, Compiled
+from thinkery.engine.native.kernels import HEADS, Compiled, threads_for
 from thinkery.engine.native.packed import Plain
 from thinkery.model.attention import packed_causal
 from thinkery.model.compiled import compiler
@@ -28,7 +27,7 @@ pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
 @pytest.mark.parametrize("rows", [1, 9])
 def test_what_is_between_products_is_that_of_torch(dtype, rows):
     torch.manual_seed(1)
-    ours, plain, near = Compiled(dtype, EPS), Plain(EPS), {"rtol": NEAR[dtype], "atol": NEAR[dtype]}
+    ours, plain, near = Compiled(dtype, EPS), Plain(dtype, EPS), {"rtol": NEAR[dtype], "atol": NEAR[dtype]}
     x, added = torch.randn(2, rows, 48).to(dtype)
     torch.testing.assert_close(ours.normed(x), plain.normed(x), **near)
     changed, expected = x.clone(), x.clone()
@@ -41,45 +40,29 @@ def test_what_is_between_products_is_that_of_torch(dtype, rows):
     torch.testing.assert_close(ours.rotated(heads[:, :5], cos, sin), expected, **near)
 
 
-def caches(shape, slots: int) -> tuple[Cache, Cache]:
-    """Prompts of up to 11 tokens in 2 slots, and room for 21 tokens of every row."""
-    prompts, own = (Cache(shape, torch.float32, torch.device("cpu")) for _ in range(2))
-    prompts.resize(2, 11)
-    own.resize(slots, 21)
-    for store in (*prompts.keys, *prompts.values, *own.keys, *own.values):
-        store.normal_()
-    return prompts, own
+@pytest.mark.parametrize("dtype", NEAR, ids=str)
+@pytest.mark.parametrize("rows", [1, 7, 8, 9, 130])
+def test_products_of_weights_in_panels_are_those_of_torch(dtype, rows):
+    """Outputs that fill panels and not, inputs of one depth and of more; the sums of products are near 1."""
+    torch.manual_seed(6)
+    do = Compiled(dtype, EPS)
+    for outputs, width in ((16, 32), (275, 48), (64, 2096)):
+        x, weight = torch.randn(rows, width).to(dtype), torch.randn(outputs, width) / width**0.5
+        scale, bias = torch.rand(width) + 0.5, torch.randn(outputs) if outputs % 16 == 0 else None
+        panels = do.linear(weight, scale, bias)
+        expected = F.linear(x.float(), (weight * scale).to(dtype).float(), bias)
+        torch.testing.assert_close(panels(x).float(), expected, rtol=NEAR[dtype], atol=NEAR[dtype] * 5)
+        if bias is None:
+            torch.testing.assert_close(panels.logits(x), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("width", HEADS)
-@pytest.mark.parametrize("group", [1, 3, 4, 8])
-def test_attention_runs_over_a_shared_prompt_and_what_the_row_said(shape, width, group):
-    torch.manual_seed(2)
-    K, rows = 2, 5
-    prompts, own = caches(replace(shape, num_key_value_heads=K, head_dim=width), rows)
-    slots, shared, places = (
-        torch.tensor([0, 0, 1, 1, 0]),
-        torch.tensor([11, 11, 4, 4, 0]),
-        torch.tensor([0, 20, 3, 7, 8]),
-    )
-    q, k, v = (torch.randn(rows, heads, width) for heads in (group * K, K, K))
-    out = Compiled(torch.float32, EPS).over_caches(prompts, own, slots, shared, places)(1, q, k, v)
-    for row, (slot, n, place) in enumerate(zip(slots, shared, places, strict=True)):
-        torch.testing.assert_close(own.keys[1][row, :, place], k[row])
-        keys = torch.cat((prompts.keys[1][slot, :, :n], own.keys[1][row, :, : place + 1]), dim=1)
-        values = torch.cat((prompts.values[1][slot, :, :n], own.values[1][row, :, : place + 1]), dim=1)
-        scores = q[row].view(K, group, width) @ keys.mT / width**0.5
-        torch.testing.assert_close(out[row], (scores.softmax(-1) @ values).flatten(0, 1), rtol=1e-5, atol=1e-5)
-
-
-def test_a_row_comes_out_the_same_to_the_last_bit_whoever_is_beside_it(shape):
-    prompts, own = caches(replace(shape, num_key_value_heads=1, head_dim=32), 8)
-    slots, shared, places = torch.zeros(8, dtype=torch.int64), torch.full((8,), 9), torch.arange(8) + 3
-    q, k, v = torch.randn(8, 4, 32), torch.randn(8, 1, 32), torch.randn(8, 1, 32)
-    do = Compiled(torch.float32, EPS)
-    whole = do.over_caches(prompts, own, slots, shared, places)(0, q, k, v)
-    some = do.over_caches(prompts, own, slots[:3], shared[:3], places[:3])(0, q[:3], k[:3], v[:3])
-    assert torch.equal(whole[:3], some)
+@pytest.mark.parametrize("dtype", NEAR, ids=str)
+def test_a_row_comes_out_the_same_to_the_last_bit_whoever_is_beside_it(dtype):
+    panels = Compiled(dtype, EPS).linear(torch.randn(112, 2096), None, None)
+    x = torch.randn(75, 2096).to(dtype)
+    whole = panels.logits(x)
+    for begin, end in ((0, 1), (3, 9), (64, 75), (1, 74)):
+        assert torch.equal(panels.logits(x[begin:end]), whole[begin:end])
 
 
 def test_an_engine_samples_the_same_with_either(shape, tokenizer):
@@ -118,26 +101,6 @@ def test_parts_of_texts_see_what_is_before_them(dtype, width, heads, group):
     torch.testing.assert_close(whole.float(), expected, rtol=NEAR[dtype], atol=NEAR[dtype])
 
 
-def test_a_text_of_several_spans_is_attended_to_as_a_whole(shape):
-    """1,300 tokens of a prompt and 600 of its own are four spans of 512; the border of the two lies within one."""
-    one = replace(shape, num_key_value_heads=2, head_dim=32)
-    prompts, own = (Cache(one, torch.float32, torch.device("cpu")) for _ in range(2))
-    prompts.resize(1, 1300)
-    own.resize(2, 700)
-    for store in (*prompts.keys, *prompts.values, *own.keys, *own.values):
-        store.normal_()
-    shared, places = torch.tensor([1300, 0]), torch.tensor([599, 3])
-    q, k, v = torch.randn(2, 6, 32), torch.randn(2, 2, 32), torch.randn(2, 2, 32)
-    out = Compiled(torch.float32, EPS).over_caches(prompts, own, torch.zeros(2, dtype=torch.int64), shared, places)(
-        0, q, k, v
-    )
-    for row in range(2):
-        keys = torch.cat((prompts.keys[0][0, :, : shared[row]], own.keys[0][row, :, : places[row] + 1]), dim=1)
-        values = torch.cat((prompts.values[0][0, :, : shared[row]], own.values[0][row, :, : places[row] + 1]), dim=1)
-        scores = q[row].view(2, 3, 32) @ keys.mT / 32**0.5
-        torch.testing.assert_close(out[row], (scores.softmax(-1) @ values).flatten(0, 1), rtol=1e-5, atol=1e-5)
-
-
 KINDS = {
     "llama": {},
     "untied": {"tie_word_embeddings": False, "num_key_value_heads": 1},
@@ -169,6 +132,13 @@ def completions(network, tokenizer, requests, **settings) -> tuple[list, list]:
     return [one.tokens for one in found], [one.logprobs for one in found]
 
 
+def expected_of(network, prompt, said) -> torch.Tensor:
+    """The log-probabilities that the decoder itself gives a completion."""
+    text = torch.tensor([*prompt, *said])
+    logits = network.logits(network.packed(text, [len(text)]))[len(prompt) - 1 : -1]
+    return logits.log_softmax(-1).gather(1, torch.tensor(said)[:, None])[:, 0]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_step_in_one_call_gives_the_log_probabilities_of_the_decoder(shape, tokenizer, kind):
     """Rows with prompts of their own and shared ones; one prompt is longer than a span."""
@@ -183,21 +153,26 @@ def test_a_step_in_one_call_gives_the_log_probabilities_of_the_decoder(shape, to
         (prompt, said) for i, prompt in enumerate(prompts) for said in tokens[sum((1, 3, 2)[:i]) :][: (1, 3, 2)[i]]
     ]
     for (prompt, said), found in zip(texts, logprobs, strict=True):
-        text = torch.tensor([*prompt, *said])
-        logits = network.logits(network.packed(text, [len(text)]))[len(prompt) - 1 : -1]
-        expected = logits.log_softmax(-1).gather(1, torch.tensor(said)[:, None])[:, 0]
-        torch.testing.assert_close(torch.tensor(found), expected, rtol=0, atol=2e-5)
+        torch.testing.assert_close(torch.tensor(found), expected_of(network, prompt, said), rtol=0, atol=2e-5)
 
 
-def test_one_call_reads_the_weights_where_they_are_and_follows_them_at_a_bump(shape, tokenizer):
+@pytest.mark.parametrize("width", HEADS)
+@pytest.mark.parametrize("group", [1, 3, 4, 8])
+def test_every_head_width_and_group_has_its_attention(shape, tokenizer, width, group):
+    network = drawn(shape, head_dim=width, num_key_value_heads=2, num_attention_heads=2 * group)
+    requests = [Request((1, 2), Sampling(max_tokens=9), prompt=tuple(range(n, n + 21))) for n in (3, 60)]
+    tokens, logprobs = completions(network, tokenizer, requests)
+    for prompt, said, found in zip(
+        (requests[0].prompt,) * 2 + (requests[1].prompt,) * 2, tokens, logprobs, strict=True
+    ):
+        torch.testing.assert_close(torch.tensor(found), expected_of(network, prompt, said), rtol=0, atol=2e-5)
+
+
+def test_packed_weights_follow_the_network_at_a_bump(shape, tokenizer):
     network = drawn(shape)
     request = Request((1,), Sampling(max_tokens=5, temperature=0.0), prompt=(5, 6, 7))
     with open_engine(network, tokenizer, EngineConfig()) as engine:
         engine.eos_ids = frozenset()
-        list(generate(engine, [request]))
-        few = engine.network.few.made
-        assert few.head.data_ptr() == network.lm_head.weight.data_ptr()
-        assert few.layers[0][0].data_ptr() == network.blocks[0].self_attn.q_proj.weight.data_ptr()
         for factor in (1.0, -1.5):
             with torch.no_grad():
                 network.model["norm"].weight.mul_(factor)
@@ -209,33 +184,6 @@ def test_one_call_reads_the_weights_where_they_are_and_follows_them_at_a_bump(sh
             assert logits.argmax(-1).tolist() == list(event.completion.tokens)
 
 
-def test_how_many_rows_are_few_depends_on_the_network(shape, monkeypatch):
-    """275 x 32 numbers of embeddings, two layers of 12,352 and a norm are 33,536 weights."""
-    assert most_rows(drawn(shape)) == MOST
-    few = FewRows(drawn(shape), torch.float32)
+def test_small_products_are_left_to_fewer_threads(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
-    assert [few.threads(rows) for rows in (1, 250, 251, 10_000)] == [1, 1, 2, 4]  # 2**23 / 33,536 is 250.1
-    for operations, rows in ((100_000, 2), (1_000, 1)):
-        monkeypatch.setattr("thinkery.engine.native.few.OPERATIONS", operations)
-        assert most_rows(drawn(shape)) == rows
-
-
-def test_weights_in_another_format_are_copied_once_that_is_worth_it(shape, tokenizer, monkeypatch):
-    """Steps of few rows since the weights changed: three without the copy, then with it; the first token needs none."""
-    network = drawn(shape)
-    monkeypatch.setattr("thinkery.engine.native.few.SMALL", 1000)
-    assert patience(network, torch.float32) == 0
-    assert patience(network, torch.bfloat16) == 32
-    monkeypatch.setattr("thinkery.engine.native.few.PATIENCE", 3)
-    with open_engine(network, tokenizer, EngineConfig(dtype="bfloat16")) as engine:
-        engine.eos_ids = frozenset()
-        for version in range(2):
-            engine.bump(version)
-            engine.submit(Request((1,), Sampling(max_tokens=9), prompt=(5, 6, 7)))
-            made = []
-            while not made or engine.scheduler.rows:
-                engine.step()
-                made.append(engine.network.few.made is not None)
-            assert made == [False] * 4 + [True] * 5
-    monkeypatch.setattr("thinkery.engine.native.few.LARGE", 2000)
-    assert patience(network, torch.bfloat16) is None
+    assert [threads_for(work) for work in (0, 2**23 - 1, 2**23, 2**30)] == [1, 1, 2, 4]

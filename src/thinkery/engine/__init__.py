@@ -121,7 +121,7 @@ def sampled_network(network: Network, cfg: EngineConfig) -> Any:
     if isinstance(network, Transformer) and can_pack(network, dtype) and not cfg.deterministic:
         eps = network.shape.rms_norm_eps
         compiled = cfg.kernels == "compiled" and suits(network.shape)
-        return PackedTransformer(network, dtype, Compiled(dtype, eps) if compiled else Plain(eps))
+        return PackedTransformer(network, dtype, (Compiled if compiled else Plain)(dtype, eps))
     if dtype == own:
         return network
     sampled = copy.deepcopy(network)

@@ -1,6 +1,7 @@
 """C++ from Python: compiled for this processor on first use, kept in the user's cache, called by ctypes.
 
-What one file computes is said beside it: `engine/native/kernels.cpp`, `train/kernels.cpp`. Both include `vectors.h`.
+What one file computes is said beside it: `engine/native/kernels.cpp`, `train/kernels.cpp`. Both include `vectors.h` and
+`products.h`.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ import torch
 
 from thinkery.errors import EnvironmentLacks
 
-HEADER = Path(__file__).with_name("vectors.h")
+HEADERS = tuple(Path(__file__).with_name(name) for name in ("vectors.h", "products.h"))
 FLAGS = (
     *("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-ffp-contract=fast", "-fopenmp", "-shared", "-fPIC"),
-    f"-I{HEADER.parent}",
+    f"-I{HEADERS[0].parent}",
 )
 
 
@@ -73,7 +74,7 @@ def fingerprint(source: Path) -> str:
     version = subprocess.run([str(compiler()), "--version"], capture_output=True, text=True).stdout
     parts = (
         source.read_text(),
-        HEADER.read_text(),
+        *(header.read_text() for header in HEADERS),
         *FLAGS[:-1],
         version,
         platform.machine(),

@@ -1,4 +1,5 @@
-// What learning does between its matrix products, forwards and backwards, each in one pass over memory; and attention.
+// Learning in bfloat16: its matrix products (model/products.h), attention, and what is between them, each in one pass over
+// memory, forwards and backwards.
 //
 // Compiled on first use by model/compiled.py; train/kernels.py says what each pointer is. Activations are bfloat16,
 // the residual stream, its gradient and all sums float32. A result does not depend on how threads share the work, but
@@ -18,7 +19,7 @@
 #endif
 
 #define LANES 16
-#include "vectors.h"
+#include "products.h"
 
 namespace {
 
@@ -90,56 +91,16 @@ WideBits narrowed(Wide x) {
 // ---- products of a few rows -------------------------------------------------------------------------------------------
 
 // Rows of B lie in pairs: the numbers 2p and 2p + 1 of a column are neighbours, as the processor multiplies them.
-// C [R, 16 V] = or += A [R, 2 pairs] B [pairs, n, 2].
-template <int R, int V>
-void tile(const Bf* a, int64_t lda, const Bf* b, int64_t n, float* c, int64_t ldc, int64_t pairs, bool add) {
-    Wide total[R][V] = {};
-    if (add)
-        for (int r = 0; r < R; r++)
-            for (int v = 0; v < V; v++) total[r][v] = load(c + r * ldc + v * W);
-    for (int64_t p = 0; p < pairs; p++) {
-        WideBits right[V];
-        for (int v = 0; v < V; v++) right[v] = *reinterpret_cast<const WideBits*>(b + 2 * (p * n + v * W));
-#pragma GCC unroll 8
-        for (int r = 0; r < R; r++) {
-            uint32_t left;
-            std::memcpy(&left, a + r * lda + 2 * p, 4);
-#if defined(__AVX512BF16__)
-            __m512bh two = (__m512bh)_mm512_set1_epi32((int)left);
-#pragma GCC unroll 4
-            for (int v = 0; v < V; v++)
-                total[r][v] = (Wide)_mm512_dpbf16_ps((__m512)total[r][v], two, (__m512bh)right[v]);
-#else
-            uint32_t even_bits = left << 16, odd_bits = left & 0xffff0000;
-            float even, odd;
-            std::memcpy(&even, &even_bits, 4);
-            std::memcpy(&odd, &odd_bits, 4);
-            for (int v = 0; v < V; v++)
-                total[r][v] += even * (Wide)(right[v] << 16) + odd * (Wide)(right[v] & 0xffff0000);
-#endif
-        }
-    }
-    for (int r = 0; r < R; r++)
-        for (int v = 0; v < V; v++) store(c + r * ldc + v * W, total[r][v]);
-}
-
+// C [m, columns] = or += A [m, 2 pairs] B [pairs, n, 2], of whose n columns the first are taken, a multiple of 16.
 template <int V>
 void strip(const Bf* a, int64_t lda, const Bf* b, int64_t n, float* c, int64_t ldc, int64_t m, int64_t pairs, bool add) {
-    int64_t row = 0;
-    for (; row + 6 <= m; row += 6) tile<6, V>(a + row * lda, lda, b, n, c + row * ldc, ldc, pairs, add);
-    a += row * lda, c += row * ldc;
-    switch (m - row) {
-        case 5: return tile<5, V>(a, lda, b, n, c, ldc, pairs, add);
-        case 4: return tile<4, V>(a, lda, b, n, c, ldc, pairs, add);
-        case 3: return tile<3, V>(a, lda, b, n, c, ldc, pairs, add);
-        case 2: return tile<2, V>(a, lda, b, n, c, ldc, pairs, add);
-        case 1: return tile<1, V>(a, lda, b, n, c, ldc, pairs, add);
-    }
+    for (int64_t row = 0; row < m; row += 6)
+        tile_of<6, V>(m - row, Strided<Bf>{a + row * lda, lda, 2}, Strided<Bf>{b, 2 * W, 2 * n}, 2 * pairs, c + row * ldc,
+                      ldc, add, b);
 }
 
-// C [m, columns] = or += A [m, 2 pairs] B, of whose n columns the first are taken; columns are a multiple of 16.
-void product(const Bf* a, int64_t lda, const Bf* b, int64_t n, float* c, int64_t ldc, int64_t m, int64_t columns,
-             int64_t pairs, bool add) {
+void small_product(const Bf* a, int64_t lda, const Bf* b, int64_t n, float* c, int64_t ldc, int64_t m, int64_t columns,
+                   int64_t pairs, bool add) {
     for (int64_t at = 0; at < columns; at += 4 * W) switch (std::min<int64_t>(4, (columns - at) / W)) {
             case 4: strip<4>(a, lda, b + 2 * at, n, c + at, ldc, m, pairs, add); break;
             case 3: strip<3>(a, lda, b + 2 * at, n, c + at, ldc, m, pairs, add); break;
@@ -179,6 +140,35 @@ void transpose(const Bf* x, int64_t stride, int64_t count, int64_t filled, int64
         }
 }
 
+// ---- products with weights --------------------------------------------------------------------------------------------
+
+// Calls work(first panel, last panel, first row, last row) for shares of a product that threads do beside each other.
+template <class Work>
+void shared_out(int64_t panels, int64_t rows, Work work) {
+    const int64_t passes = panels < 4 * threads() ? std::max<int64_t>(1, (rows + PASS - 1) / PASS) : 1;
+#pragma omp parallel for collapse(2) schedule(static)
+    for (int64_t pass = 0; pass < passes; pass++)
+        for (int64_t panel = 0; panel < panels; panel++)
+            work(panel, panel + 1, rows * pass / passes, rows * (pass + 1) / passes);
+}
+
+// A panel of the transpose of weights [n, outputs]: of each output pairs of inputs, a zero behind the last.
+void lay_transposed_panel(const float* w, Bf* to, int64_t outputs, int64_t n, int64_t panel) {
+    for (int64_t o = 0; o < n; o += 2)
+        for (int64_t i = 0; i < PANEL; i += W, to += 2 * W) {
+            const int64_t output = panel * PANEL + i;
+            const float* from = w + o * outputs + output;
+            const WideBits a = output < outputs ? narrowed(load(from)) : WideBits{};
+            const WideBits b = output < outputs && o + 1 < n ? narrowed(load(from + outputs)) : WideBits{};
+            *reinterpret_cast<WideBits*>(to) = a | (b << 16);
+        }
+}
+
+// Two rows of x beside each other, zeros where there is no second.
+WideBits woven(const Bf* x, int64_t stride, bool second) {
+    return bits_of(x) | (second ? bits_of(x + stride) << 16 : WideBits{});
+}
+
 // ---- attention ----------------------------------------------------------------------------------------------------------
 
 constexpr int64_t ROWS = 48;  // queries at once
@@ -206,7 +196,7 @@ struct Heads {
 void score(const Heads& at, const Bf* qkv, const Span& span, int64_t h, int64_t first, int64_t count,
            const uint32_t* keys, float* scores, int64_t n) {
     const int64_t seen = span.seen(first + count);
-    product(at.q(qkv, span.begin + first, h), at.stride, (const Bf*)keys, n, scores, n, count, seen, at.E / 2, false);
+    small_product(at.q(qkv, span.begin + first, h), at.stride, (const Bf*)keys, n, scores, n, count, seen, at.E / 2, false);
     for (int64_t i = 0; i < count; i++) {
         float* row = scores + i * n;
         std::fill(row + span.known, row + span.own(), -INFINITY);
@@ -247,7 +237,7 @@ void attend(const Bf* qkv, Bf* out, float* logs, const int64_t* spans, int64_t c
                     scales[i] = 1 / sum(total);
                     logs[h * T + span.begin + first + i] = most * at.scale + std::log(sum(total));
                 }
-                product(weights.data(), n, (const Bf*)values.data(), E, sums.data(), E, rows, E, seen / 2, false);
+                small_product(weights.data(), n, (const Bf*)values.data(), E, sums.data(), E, rows, E, seen / 2, false);
                 for (int64_t i = 0; i < rows; i++)
                     for (int64_t e = 0; e < E; e += W)
                         store(out + ((span.begin + first + i) * at.H + h) * E + e, load(&sums[i * E + e]) * scales[i]);
@@ -343,7 +333,7 @@ void attend_back(const Bf* qkv, const Bf* out, const float* logs, const Bf* slop
                     const Bf* slope_rows = slope + (row * H + h) * E;
                     const Bf* out_rows = out + (row * H + h) * E;
                     score(at, qkv, span, h, first, rows, w.keys.data(), w.scores.data(), n);
-                    product(slope_rows, H * E, (const Bf*)w.values.data(), n, w.gains.data(), n, rows, seen, E / 2, false);
+                    small_product(slope_rows, H * E, (const Bf*)w.values.data(), n, w.gains.data(), n, rows, seen, E / 2, false);
                     for (int64_t i = 0; i < rows; i++) {
                         Wide total = {};
                         for (int64_t e = 0; e < E; e += W)
@@ -352,16 +342,16 @@ void attend_back(const Bf* qkv, const Bf* out, const float* logs, const Bf* slop
                     }
                     for (int64_t i = 0; i < rows; i += 2)
                         pair(w, i, rows, n, seen, logs + h * T + row, gains.data(), at.scale);
-                    product(w.slope_rows.data(), n, (const Bf*)w.key_rows.data(), E, w.query_sums.data(), E, rows, E,
+                    small_product(w.slope_rows.data(), n, (const Bf*)w.key_rows.data(), E, w.query_sums.data(), E, rows, E,
                             seen / 2, false);
                     for (int64_t i = 0; i < rows; i++)
                         for (int64_t e = 0; e < E; e += W)
                             store(qkv_slope + (row + i) * at.stride + h * E + e, load(&w.query_sums[i * E + e]));
                     transpose(slope_rows, H * E, rows, even, E, w.outs.data());
                     transpose(at.q(qkv, row, h), at.stride, rows, even, E, w.queries.data());
-                    product(w.outs.data(), even, (const Bf*)w.weights.data(), n, w.value_sums.data(), n, E, seen,
+                    small_product(w.outs.data(), even, (const Bf*)w.weights.data(), n, w.value_sums.data(), n, E, seen,
                             even / 2, true);
-                    product(w.queries.data(), even, (const Bf*)w.slopes.data(), n, w.key_sums.data(), n, E, seen,
+                    small_product(w.queries.data(), even, (const Bf*)w.slopes.data(), n, w.key_sums.data(), n, E, seen,
                             even / 2, true);
                 }
                 for (auto [sums, to] : {std::pair{&w.key_sums, key_slopes}, std::pair{&w.value_sums, value_slopes}}) {
@@ -385,6 +375,75 @@ void attend_back(const Bf* qkv, const Bf* out, const float* logs, const Bf* slop
 // ---- what Python calls --------------------------------------------------------------------------------------------------
 
 extern "C" {
+
+// Weights [outputs, n] in panels, and those of their transpose.
+void lay_out(const float* w, Bf* to, int64_t outputs, int64_t n) {
+#pragma omp parallel for
+    for (int64_t panel = 0; panel < panels_of(outputs); panel++) lay_panel(w, nullptr, to, outputs, n, panel);
+}
+
+void lay_out_transposed(const float* w, Bf* to, int64_t outputs, int64_t n) {
+#pragma omp parallel for
+    for (int64_t panel = 0; panel < panels_of(n); panel++)
+        lay_transposed_panel(w, to + panel * PANEL * up(outputs, 2), n, outputs, panel);
+}
+
+// out [rows, outputs] = x [rows, n] times weights in panels, and a bias where there is one.
+void multiply(const Bf* x, const Bf* panels, const float* bias, Bf* out, int64_t rows, int64_t n, int64_t outputs) {
+    shared_out(panels_of(outputs), rows, [&](int64_t first, int64_t last, int64_t from, int64_t to) {
+        product(x + from * n, n, panels, to - from, up(n, 2), first, last, [&](int64_t row, int64_t output, Wide values) {
+            Bf* at = out + (from + row) * outputs + output;
+            if (output + W <= outputs) return store(at, bias ? values + load(bias + output) : values);
+            Bf last[W];
+            store(last, values);  // a width that is not whole registers has no bias
+            for (int64_t i = 0; output + i < outputs; i++) at[i] = last[i];
+        });
+    });
+}
+
+// gradient [outputs, n] = or += the transpose of slope [rows, outputs], its rows `stride` apart, times x [rows, n].
+void learn(const Bf* x, const Bf* slope, float* gradient, int64_t rows, int64_t n, int64_t outputs, int64_t stride,
+           int64_t add) {
+    constexpr int64_t TOGETHER = 8 * TALL;
+    const int64_t depth = up(rows, 2), panels = panels_of(n);
+    std::vector<uint32_t> inputs(panels * depth / 2 * PANEL);
+#pragma omp parallel
+    {
+#pragma omp for
+        for (int64_t panel = 0; panel < panels; panel++)
+            for (int64_t t = 0; t < rows; t += 2)
+                for (int64_t i = 0; i < PANEL; i += W) {
+                    const int64_t d = panel * PANEL + i;
+                    const WideBits pairs = d < n ? woven(x + t * n + d, n, t + 1 < rows) : WideBits{};
+                    *reinterpret_cast<WideBits*>(&inputs[(panel * depth + t) / 2 * PANEL + i]) = pairs;
+                }
+        std::vector<uint32_t> slopes(depth / 2 * TOGETHER + W);
+#pragma omp for schedule(dynamic)
+        for (int64_t first = 0; first < outputs; first += TOGETHER) {
+            const int64_t count = std::min(TOGETHER, outputs - first);
+            for (int64_t o = 0; o < count; o += TALL)  // whole registers are written, the next overwrites what is too much
+                for (int64_t t = 0; t < rows; t += 2) {
+                    uint32_t* to = &slopes[o * depth / 2 + t / 2 * TALL];
+                    const Bf* from = slope + t * stride + first + o;
+                    if (first + o + W <= outputs)
+                        *reinterpret_cast<WideBits*>(to) = woven(from, stride, t + 1 < rows);
+                    else
+                        for (int64_t i = 0; first + o + i < outputs; i++)
+                            to[i] = from[i].bits | (t + 1 < rows ? (uint32_t)from[stride + i].bits << 16 : 0);
+                }
+            for (int64_t panel = 0; panel < panels; panel++)
+                for (int64_t o = 0; o < count; o += TALL) {
+                    const Strided<Bf> a{(const Bf*)&slopes[o * depth / 2], 2, 2 * TALL};
+                    const Strided<Bf> b{(const Bf*)&inputs[panel * depth / 2 * PANEL], 2 * B, 2 * PANEL};
+                    float* c = gradient + (first + o) * n + panel * PANEL;
+                    if (n - panel * PANEL >= PANEL)
+                        tile_of<TALL, PANEL / B>(count - o, a, b, depth, c, n, add != 0, b.at);
+                    else
+                        tile_of<TALL, 1>(count - o, a, b, depth, c, n, add != 0, b.at);
+                }
+        }
+    }
+}
 
 // sum = x + added, where there is one; out = sum / rms(sum) * scales.
 void norm(const float* x, const Bf* added, const float* scales, float* total, Bf* out, int64_t rows, int64_t D,
@@ -438,17 +497,6 @@ void add(const float* x, const Bf* added, float* total, int64_t rows, int64_t D)
 #pragma omp parallel for
     for (int64_t row = 0; row < rows; row++)
         for (int64_t at = row * D; at < (row + 1) * D; at += W) store(total + at, load(x + at) + load(added + at));
-}
-
-// x += added
-void gather(float* x, const Bf* added, int64_t count) {
-#pragma omp parallel for
-    for (int64_t block = 0; block < count; block += 4096) {
-        const int64_t end = std::min(count, block + 4096);
-        int64_t i = block;
-        for (; i + W <= end; i += W) store(x + i, load(x + i) + load(added + i));
-        for (; i < end; i++) x[i] += number(added[i]);
-    }
 }
 
 // Rotates the first `heads` heads of each row of x, `stride` apart, in place; `sign` -1 rotates back.

@@ -1,9 +1,10 @@
-"""`kernels.cpp` from Python (`model/compiled.py`): what learning in bfloat16 computes between its matrix products.
+"""`kernels.cpp` from Python (`model/compiled.py`): what learning in bfloat16 computes.
 
-PyTorch makes several passes over memory for each of these, and attention would be padded, masked and copied.
+PyTorch makes several passes over memory for what is between matrix products, rounds gradients of weights before it adds
+them, and would pad, mask and copy for attention.
 
-Shapes: T tokens, D width, H query heads and K key heads of E numbers, N = (H + 2K)E, F feed-forward width, C rows of V
-logits, S spans.
+Shapes: T tokens, D width, O outputs, H query heads and K key heads of E numbers, N = (H + 2K)E, F feed-forward width,
+C rows of V logits, S spans.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ SOURCE = Path(__file__).with_suffix(".cpp")
 LANES = 16
 """Numbers that the kernels handle at once."""
 
+PANEL = 32
+"""Outputs whose weights lie side by side (`products.h`)."""
+
 
 class Kernels:
     """The compiled functions, for tensors as their arguments; activations are bfloat16, other numbers float32."""
@@ -33,7 +37,10 @@ class Kernels:
         self._norm = declared("norm", pointers=5, integers=2, floats=1)
         self._norm_back = declared("norm_back", pointers=8, integers=2, floats=1)
         self._add = declared("add", pointers=3, integers=2)
-        self._gather = declared("gather", pointers=2, integers=1)
+        self._lay_out = declared("lay_out", pointers=2, integers=2)
+        self._lay_out_transposed = declared("lay_out_transposed", pointers=2, integers=2)
+        self._multiply = declared("multiply", pointers=4, integers=3)
+        self._learn = declared("learn", pointers=3, integers=5)
         self._rotate = declared("rotate", pointers=3, integers=4, floats=1)
         self._gate = declared("gate", pointers=2, integers=2)
         self._gate_back = declared("gate_back", pointers=3, integers=2)
@@ -72,9 +79,30 @@ class Kernels:
         self._add(*pointers(x_TD, added_TD, sum_TD), *x_TD.shape)
         return sum_TD
 
-    def gather(self, gradient: Tensor, added: Tensor) -> None:
-        """Add to a gradient in place."""
-        self._gather(*pointers(gradient, added), gradient.numel())
+    def panels(self, weight_OD: Tensor, *, transposed: bool = False) -> Tensor:
+        """A weight in bfloat16 as it is multiplied (`products.h`): by inputs, or transposed by slopes of outputs."""
+        columns, depth = weight_OD.T.shape if transposed else weight_OD.shape
+        panels = torch.empty(up(columns, PANEL) * up(depth, 2), dtype=torch.bfloat16)
+        lay_out = self._lay_out_transposed if transposed else self._lay_out
+        lay_out(*pointers(weight_OD, panels), *weight_OD.shape)
+        return panels
+
+    def multiply(self, x_TD: Tensor, panels: Tensor, outputs: int, bias: Tensor | None = None) -> Tensor:
+        """The product with a weight in panels."""
+        T, D = x_TD.shape
+        room = x_TD.new_empty(
+            T * outputs + 1
+        )  # rows are read in pairs of numbers, an odd last one with what is behind it
+        room[-1] = 0
+        x, weight, out = pointers(x_TD, panels, room)
+        self._multiply(x, weight, None if bias is None else bias.data_ptr(), out, T, D, outputs)
+        return room[:-1].view(T, outputs)
+
+    def learn(self, gradient_OD: Tensor, x_TD: Tensor, slope_TO: Tensor, *, add: bool) -> None:
+        """Make the gradient of a weight, or add to it, from its inputs and the slopes of its outputs, side by side in
+        wider rows perhaps."""
+        (T, D), (x, gradient) = x_TD.shape, pointers(x_TD, gradient_OD)
+        self._learn(x, slope_TO.data_ptr(), gradient, T, D, slope_TO.shape[1], slope_TO.stride(0), add)
 
     def rotate(self, qkv_TN: Tensor, cos_TE: Tensor, sin_TE: Tensor, heads: int, *, back: bool = False) -> None:
         """Turn the first heads of each row to their positions, or back, in place."""
@@ -157,3 +185,8 @@ def suits(shape: Shape) -> bool:
     """Whether a decoder's widths fill the kernels' registers, and there is a compiler."""
     widths = shape.hidden_size, shape.intermediate_size, shape.head_dim // 2
     return not any(width % LANES for width in widths) and compiler() is not None
+
+
+def up(n: int, to: int) -> int:
+    """The next multiple."""
+    return -(-n // to) * to

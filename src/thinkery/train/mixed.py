@@ -1,8 +1,9 @@
 """The decoder as it learns in bfloat16 on a CPU: `model/transformer.py`'s arithmetic, its backward pass by hand.
 
 Weights and their gradients are float32; products multiply copies of the weights in bfloat16, made once per update, and
-add to `.grad` themselves. Between products run the functions of `kernels.cpp`. Of every block stay its input, queries,
-keys and values, attention's output, the residual between its halves, and gate and up; the rest is made again.
+add to `.grad` themselves, in float32. All of it is computed by the functions of `kernels.cpp`. Of every block stay its
+input, queries, keys and values, attention's output, the residual between its halves, and gate and up; the rest is made
+again.
 
 PyTorch's operations under autocast do the same with `policy.kernels = "torch"`, where there is no compiler, on other
 devices, for weights in parts (FSDP2) and for networks that are not ours.
@@ -19,15 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.nn import functional as F
 
 from thinkery.model.lora import LoraLinear
 from thinkery.model.shared import Group, shared_positions
 from thinkery.model.transformer import Shape, Transformer
 from thinkery.train.kernels import Kernels, Spans, suits
-
-PART = 2**13
-"""Rows of the head whose gradient is made at once."""
 
 
 def learns_mixed(network: Any) -> bool:
@@ -69,20 +66,20 @@ class Product:
         self.kernels, self.layers = kernels, layers
         self.bases: list[nn.Linear] = [layer.base if isinstance(layer, LoraLinear) else layer for layer in layers]
         self.widths = [base.out_features for base in self.bases]
-        self.made_of: list[int] = []
+        self.copies: dict[bool, tuple[list[int], Tensor]] = {}
+        """The weights in panels, also transposed, and what versions they are of."""
 
-    def copies(self) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias in bfloat16, made anew when the layers' have changed."""
-        versions = [p._version for base in self.bases for p in base.parameters()]
-        if versions != self.made_of:
-            self.made_of = versions
-            self.weight = narrow([base.weight for base in self.bases])
-            biased = self.bases[0].bias is not None
-            self.bias = narrow([base.bias for base in self.bases]) if biased else None
-        return self.weight, self.bias
+    def panels(self, *, transposed: bool = False) -> Tensor:
+        """The weights in bfloat16, made anew when the layers' have changed."""
+        versions = [base.weight._version for base in self.bases]
+        if self.copies.get(transposed, ([], None))[0] != versions:
+            weight_OD = joined([base.weight for base in self.bases])
+            self.copies[transposed] = versions, self.kernels.panels(weight_OD, transposed=transposed)
+        return self.copies[transposed][1]
 
     def __call__(self, x_TD: Tensor) -> Tensor:
-        out_TN = F.linear(x_TD, *self.copies())
+        biases = [base.bias for base in self.bases if base.bias is not None]
+        out_TN = self.kernels.multiply(x_TD, self.panels(), sum(self.widths), joined(biases) if biases else None)
         for layer, out in zip(self.layers, out_TN.split(self.widths, 1), strict=True):
             if isinstance(layer, LoraLinear):
                 out.addmm_(x_TD @ layer.lora_A.bfloat16().T, layer.lora_B.bfloat16().T, alpha=layer.scale)
@@ -90,7 +87,7 @@ class Product:
 
     def back(self, slope_TN: Tensor) -> Tensor:
         """The slope of the input, from that of the output."""
-        x_slope_TD = slope_TN @ self.copies()[0]
+        x_slope_TD = self.kernels.multiply(slope_TN, self.panels(transposed=True), self.bases[0].in_features)
         for layer, slope in zip(self.layers, slope_TN.split(self.widths, 1), strict=True):
             if isinstance(layer, LoraLinear):
                 x_slope_TD.addmm_(slope @ layer.lora_B.bfloat16(), layer.lora_A.bfloat16(), alpha=layer.scale)
@@ -100,29 +97,15 @@ class Product:
         """Add to the gradients of what learns, from the input and the slope of the output."""
         for layer, base, slope in zip(self.layers, self.bases, slope_TN.split(self.widths, 1), strict=True):
             if isinstance(layer, LoraLinear):
-                self.gather(layer.lora_A, (slope @ layer.lora_B.bfloat16() * layer.scale).T @ x_TD)
-                self.gather(layer.lora_B, slope.T @ (x_TD @ layer.lora_A.bfloat16().T * layer.scale))
+                add_gradient(layer.lora_A, ((slope @ layer.lora_B.bfloat16() * layer.scale).T @ x_TD).float())
+                add_gradient(layer.lora_B, (slope.T @ (x_TD @ layer.lora_A.bfloat16().T * layer.scale)).float())
             if base.bias is not None and base.bias.requires_grad:
                 add_gradient(base.bias, slope.sum(0, dtype=torch.float32))
             if base.weight.requires_grad:
-                self.learn_weight(base.weight, x_TD, slope)
-
-    def learn_weight(self, weight: Tensor, x_TD: Tensor, slope_TN: Tensor) -> None:
-        """Add to the gradient of a weight, some of its rows at a time where it has very many."""
-        if weight.grad is None and len(weight) > PART:
-            weight.grad = torch.zeros_like(weight)
-        if weight.grad is None:
-            weight.grad = (slope_TN.T @ x_TD).float()
-            return
-        for slope, rows in zip(slope_TN.split(PART, 1), weight.grad.split(PART), strict=True):
-            self.kernels.gather(rows, slope.T @ x_TD)
-
-    def gather(self, weight: Tensor, gradient: Tensor) -> None:
-        """Add a gradient in bfloat16 to a weight's."""
-        if weight.grad is None:
-            weight.grad = gradient.float()
-        else:
-            self.kernels.gather(weight.grad, gradient.contiguous())
+                known = base.weight.grad
+                gradient = torch.empty_like(base.weight) if known is None else known
+                self.kernels.learn(gradient, x_TD, slope, add=known is not None)
+                base.weight.grad = gradient
 
 
 class MixedBlock:
@@ -202,12 +185,9 @@ class MixedBlock:
             add_gradient(scale, slope)
 
 
-def narrow(weights: Sequence[Tensor]) -> Tensor:
-    """The weights one below the other, in bfloat16."""
-    whole = weights[0].new_empty(sum(map(len, weights)), *weights[0].shape[1:], dtype=torch.bfloat16)
-    for part, weight in zip(whole.split([len(weight) for weight in weights]), weights, strict=True):
-        part.copy_(weight.detach())
-    return whole
+def joined(weights: Sequence[Tensor]) -> Tensor:
+    """Weights one below the other."""
+    return torch.cat([weight.detach() for weight in weights]) if len(weights) > 1 else weights[0].detach()
 
 
 def add_gradient(weight: Tensor, gradient: Tensor) -> None:

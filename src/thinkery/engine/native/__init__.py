@@ -7,7 +7,7 @@ runner      the network over the cache: prompts many at once or in parts, then o
 graphs      the same on CUDA devices, decoding by recorded graphs
 packed      the decoder over weights laid out for this processor
 kernels     what it computes between its matrix products, compiled
-few         a step of few rows, compiled as a whole
+step        a decoding step, compiled as a whole
 sampler     logits to tokens and their log-probabilities
 engine      submit, step, cancel
 """

@@ -1,5 +1,5 @@
-// What the decoder does between its matrix products, each in one pass over memory: norm, rotation, gate, attention; and a
-// whole step of decoding where rows are so few that reading the weights, not multiplying by them, takes the time.
+// The decoder on a CPU: a whole step of decoding in one call; and for prompts its matrix products (model/products.h) and
+// what is between them, each in one pass over memory: norm, rotation, gate, attention.
 //
 // Compiled on first use by engine/native/kernels.py, which also says what each pointer is. Numbers are read as float32
 // or bfloat16, added up in float32, and rounded once when they are written. A row's result depends on that row alone.
@@ -9,24 +9,27 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <omp.h>
 #include <vector>
 
 #define LANES 8
-#include "vectors.h"
+#include "products.h"
 
 namespace {
 
-inline void put(float* to, float x) { *to = x; }
-
-inline void put(bfloat16* to, float x) {
-    uint32_t bits;
-    std::memcpy(&bits, &x, 4);
-    to->bits = x != x ? 0x7fc0 : (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-}
-
-#define UNROLLED _Pragma("GCC unroll 16")
+// How queries, and the weights of values, are multiplied with numbers of type T; `pairs` of them stand beside each other.
+template <class T>
+struct Laid {
+    typedef float type;
+    static constexpr int pairs = 1;
+};
+#ifdef __AVX512BF16__
+template <>
+struct Laid<bfloat16> {
+    typedef bfloat16 type;
+    static constexpr int pairs = 2;
+};
+#endif
 
 // Scores of Q queries [Q, E] against n keys; row q of the result begins at scores + q * stride.
 template <int Q, int E, class T>
@@ -55,6 +58,87 @@ void mix(const float* weights, int64_t stride, const T* values, int64_t n, float
     UNROLLED for (int q = 0; q < Q; q++)
         UNROLLED for (int e = 0; e < E / W; e++) store(out + q * E + e * W, total[q][e]);
 }
+
+#ifdef __AVX512BF16__
+__m512 interleaved(__m512 a, __m512 b) { return _mm512_unpacklo_ps(a, b) + _mm512_unpackhi_ps(a, b); }
+
+__m512 by_twos(__m512 a, __m512 b) {
+    const __m512d x = _mm512_castps_pd(a), y = _mm512_castps_pd(b);
+    return _mm512_castpd_ps(_mm512_unpacklo_pd(x, y)) + _mm512_castpd_ps(_mm512_unpackhi_pd(x, y));
+}
+
+__m512 halved(__m512 a, __m512 b) { return _mm512_shuffle_f32x4(a, b, 0x88) + _mm512_shuffle_f32x4(a, b, 0xdd); }
+
+// The sums of 16 registers, an addition for every two that are interleaved.
+__m512 sums_of(const __m512* x) {
+    __m512 fours[4];
+    UNROLLED for (int i = 0; i < 4; i++)
+        fours[i] = by_twos(interleaved(x[4 * i], x[4 * i + 1]), interleaved(x[4 * i + 2], x[4 * i + 3]));
+    return halved(halved(fours[0], fours[1]), halved(fours[2], fours[3]));
+}
+
+// The numbers from e on of E, as many as a register holds.
+template <int E>
+__m512i numbers(const bfloat16* from, int e) {
+    return e + 32 <= E ? _mm512_loadu_si512(from + e) : _mm512_maskz_loadu_epi16((1u << (E - e) % 32) - 1, from + e);
+}
+
+// Scores of a query against B keys, or the last of them again where there are fewer.
+template <int E>
+__m512 scores_of(const bfloat16* query, const bfloat16* keys, int64_t last) {
+    __m512 total[B];
+    UNROLLED for (int i = 0; i < B; i++) {
+        const bfloat16* key = keys + (last < B - 1 ? std::min<int64_t>(i, last) : i) * E;
+        total[i] = _mm512_setzero_ps();
+        UNROLLED for (int e = 0; e < E; e += 32)
+            total[i] = _mm512_dpbf16_ps(total[i], (__m512bh)numbers<E>(query, e), (__m512bh)numbers<E>(key, e));
+    }
+    return sums_of(total);
+}
+
+template <int Q, int E>
+void compare(const bfloat16* queries, const bfloat16* keys, int64_t n, float* scores, int64_t stride) {
+    int64_t j = 0;
+    for (; j + B <= n; j += B)
+        for (int q = 0; q < Q; q++) _mm512_storeu_ps(scores + q * stride + j, scores_of<E>(queries + q * E, keys + j * E, B));
+    if (j < n)
+        for (int q = 0; q < Q; q++) {
+            const __m512 found = scores_of<E>(queries + q * E, keys + j * E, n - 1 - j);
+            _mm512_mask_storeu_ps(scores + q * stride + j, (1u << (n - j)) - 1, found);
+        }
+}
+
+// Values pass in pairs, number by number beside each other; within 128 bits these are the lower or the upper four of eight.
+template <int Q, int E>
+void mix(const bfloat16* weights, int64_t stride, const bfloat16* values, int64_t n, float* out) {
+    constexpr int C = (E + 31) / 32;
+    __m512 total[Q][C][2] = {};
+    for (int64_t j = 0; j < n; j += 2) {
+        const bfloat16 *value = values + j * E, *next = j + 1 < n ? value + E : value;
+        __m512bh pairs[C][2];
+        UNROLLED for (int c = 0; c < C; c++) {
+            const __m512i a = numbers<E>(value, c * 32), b = numbers<E>(next, c * 32);
+            pairs[c][0] = (__m512bh)_mm512_unpacklo_epi16(a, b), pairs[c][1] = (__m512bh)_mm512_unpackhi_epi16(a, b);
+        }
+        UNROLLED for (int q = 0; q < Q; q++) {
+            int32_t both;
+            std::memcpy(&both, weights + q * stride + j, 4);
+            if (j + 1 == n) both &= 0xffff;
+            const __m512bh weight = (__m512bh)_mm512_set1_epi32(both);
+            UNROLLED for (int c = 0; c < C; c++)
+                UNROLLED for (int i = 0; i < 2; i++) total[q][c][i] = _mm512_dpbf16_ps(total[q][c][i], weight, pairs[c][i]);
+        }
+    }
+    UNROLLED for (int q = 0; q < Q; q++)
+        UNROLLED for (int c = 0; c < C; c++) {
+            const __m512 low = total[q][c][0], high = total[q][c][1];
+            const __m512 first = _mm512_shuffle_f32x4(low, high, 0x44), second = _mm512_shuffle_f32x4(low, high, 0xee);
+            float* to = out + q * E + c * 32;
+            _mm512_storeu_ps(to, _mm512_loadu_ps(to) + _mm512_shuffle_f32x4(first, first, 0xd8));
+            if (c * 32 + B < E) _mm512_storeu_ps(to + B, _mm512_loadu_ps(to + B) + _mm512_shuffle_f32x4(second, second, 0xd8));
+        }
+}
+#endif
 
 // Makes n scores e to the power of what they are above the largest; there is room for as many as make whole registers.
 struct Weighed {
@@ -94,6 +178,15 @@ struct Caches {
 
     int64_t length(int64_t row) const { return shared[row] + places[row] + 1; }
 
+    // Has the processor fetch what a row said, which it cannot foresee.
+    void fetch(int64_t row, int64_t head, int64_t E) const {
+        const int64_t first = (row * K + head) * L * E, last = first + places[row] * E;
+        for (int64_t i = first; i < last; i += 64 / sizeof(T)) {
+            __builtin_prefetch(own_keys + i, 0, 2);
+            __builtin_prefetch(own_values + i, 0, 2);
+        }
+    }
+
     int64_t spans(int64_t rows) const {  // of the longest row
         int64_t most = 0;
         for (int64_t row = 0; row < rows; row++) most = std::max(most, (length(row) + SPAN - 1) / SPAN);
@@ -114,24 +207,36 @@ float* scratch(size_t size) {
     return kept.data();
 }
 
+// n numbers as they are multiplied, with room for whole registers.
+const float* narrow(const float* numbers, float*, int64_t) { return numbers; }
+
+const bfloat16* narrow(const float* numbers, bfloat16* narrowed, int64_t n) {
+    for (int64_t j = 0; j < n; j += W) store(narrowed + j, load(numbers + j));
+    return narrowed;
+}
+
 // What M queries [M, E], scaled, see in one span of a row's text.
 template <int E, class T>
 void look(const Caches<T>& at, const float* queries, int64_t M, int64_t row, int64_t head, int64_t span, float* left) {
+    typedef typename Laid<T>::type L;
     float scores[M * SPAN];
+    L narrowed[M * (SPAN + E)];
     const int64_t from = span * SPAN, to = std::min(from + SPAN, at.length(row)), n = at.shared[row];
     const int64_t middle = std::min(std::max(n, from), to), prompts = middle - from, own = to - middle;
     const int64_t prompt = prompts ? ((at.slots[row] * at.K + head) * at.G + from) * E : 0;
     const int64_t said = ((row * at.K + head) * at.L + middle - n) * E;
-    IN_TURNS(M, (compare<Q, E>(&queries[q * E], at.prompt_keys + prompt, prompts, &scores[q * SPAN], SPAN)))
-    IN_TURNS(M, (compare<Q, E>(&queries[q * E], at.own_keys + said, own, &scores[q * SPAN + prompts], SPAN)))
+    const L *asked = narrow(queries, narrowed + M * SPAN, M * E), *weights = narrow(scores, narrowed, 0);
+    IN_TURNS(M, (compare<Q, E>(&asked[q * E], at.prompt_keys + prompt, prompts, &scores[q * SPAN], SPAN)))
+    IN_TURNS(M, (compare<Q, E>(&asked[q * E], at.own_keys + said, own, &scores[q * SPAN + prompts], SPAN)))
     std::fill(left, left + M * E, 0.0f);
     for (int64_t m = 0; m < M; m++) {
         Weighed weighed = weigh(&scores[m * SPAN], to - from);
+        narrow(&scores[m * SPAN], &narrowed[m * SPAN], to - from);
         left[M * E + m] = weighed.largest;
         left[M * E + M + m] = weighed.sum;
     }
-    IN_TURNS(M, (mix<Q, E>(&scores[q * SPAN], SPAN, at.prompt_values + prompt, prompts, &left[q * E])))
-    IN_TURNS(M, (mix<Q, E>(&scores[q * SPAN + prompts], SPAN, at.own_values + said, own, &left[q * E])))
+    IN_TURNS(M, (mix<Q, E>(&weights[q * SPAN], SPAN, at.prompt_values + prompt, prompts, &left[q * E])))
+    IN_TURNS(M, (mix<Q, E>(&weights[q * SPAN + prompts], SPAN, at.own_values + said, own, &left[q * E])))
 }
 
 // The values [M, E] that queries get from all spans of a row.
@@ -151,73 +256,19 @@ void gather(const float* left, int64_t spans, int64_t M, T* out) {
     }
 }
 
-template <int E, class T>
-void attend(const T* q, const T* k, const T* v, const Caches<T>& at, T* out, int64_t rows, int64_t H, int64_t q_stride,
-            int64_t k_stride, int64_t v_stride, int64_t threads) {
-    const int64_t K = at.K, M = H / K, spans = at.spans(rows), size = left_of<E>(M);
-    const float scale = 1 / std::sqrt((float)E);
-    float* left = scratch(rows * K * spans * size);
-#pragma omp parallel num_threads(threads)
-    {
-        std::vector<float> queries(M * E);
-#pragma omp for
-        for (int64_t task = 0; task < rows * K; task++) {
-            const int64_t row = task / K, head = task % K, place = ((row * K + head) * at.L + at.places[row]) * E;
-            for (int64_t e = 0; e < E; e += W) {
-                store(at.own_keys + place + e, load(k + row * k_stride + head * E + e));
-                store(at.own_values + place + e, load(v + row * v_stride + head * E + e));
-            }
-        }
-#pragma omp for schedule(dynamic)
-        for (int64_t task = 0; task < rows * K * spans; task++) {
-            const int64_t span = task % spans, row = task / spans / K, head = task / spans % K;
-            if (span * SPAN >= at.length(row)) continue;
-            for (int64_t e = 0; e < M * E; e += W)
-                store(&queries[e], load(q + row * q_stride + head * M * E + e) * scale);
-            look<E>(at, queries.data(), M, row, head, span, left + task * size);
-        }
-#pragma omp for
-        for (int64_t task = 0; task < rows * K; task++)
-            gather<E>(&left[task * spans * size], (at.length(task / K) + SPAN - 1) / SPAN, M, out + task * M * E);
-    }
-}
-
 // Causal attention of many queries: keys and values are laid out for products of 64 keys with six queries at a time, and
 // softmax goes on from one block of keys to the next (Dao et al. 2022).
 
-constexpr int B = 16;
-typedef float Broad __attribute__((vector_size(4 * B), aligned(4)));
-typedef int32_t BroadInts __attribute__((vector_size(4 * B), aligned(4)));
-
-Broad& broad(float* at) { return *reinterpret_cast<Broad*>(at); }
-const Broad& broad(const float* at) { return *reinterpret_cast<const Broad*>(at); }
-
-#if defined(__AVX512BF16__) && defined(__AVX512BW__)
-#define DOTS 1  // pairs of bfloat16 are multiplied and added in one instruction
-#endif
-
 constexpr int64_t KEYS = 256, COLUMNS = 64, TOKENS = 32, TOGETHER = 6;
-
-// How numbers of type T are laid out: `pairs` of them stand beside each other.
-template <class T>
-struct Laid {
-    typedef float type;
-    static constexpr int pairs = 1;
-};
-#ifdef DOTS
-template <>
-struct Laid<bfloat16> {
-    typedef bfloat16 type;
-    static constexpr int pairs = 2;
-};
-#endif
 
 void copy(float* to, const float* from) { *to = *from; }
 void copy(bfloat16* to, const bfloat16* from) { *to = *from; }
+#ifndef __AVX512BF16__
 void copy(float* to, const bfloat16* from) {
-    uint32_t bits = (uint32_t)from->bits << 16;
+    const uint32_t bits = (uint32_t)from->bits << 16;
     std::memcpy(to, &bits, 4);
 }
+#endif
 
 // Keys [n, E] of one head as [n / COLUMNS, E / pairs, COLUMNS, pairs], values as [n / pairs, E, pairs].
 template <class T, class L>
@@ -236,47 +287,11 @@ void lay_out(const T* keys, const T* values, int64_t stride, int64_t n, int64_t 
     }
 }
 
-// total [R, N * B] += left [R, depth] times right [depth / pairs, columns, pairs]
-template <int R, int N>
-void multiply(const float* left, int64_t left_stride, const float* right, int64_t columns, int64_t depth, float* total,
-              int64_t stride) {
-    Broad sums[R][N];
-    UNROLLED for (int r = 0; r < R; r++) UNROLLED for (int c = 0; c < N; c++) sums[r][c] = broad(total + r * stride + c * B);
-    for (int64_t d = 0; d < depth; d++) {
-        Broad row[N];
-        UNROLLED for (int c = 0; c < N; c++) row[c] = broad(right + d * columns + c * B);
-        UNROLLED for (int r = 0; r < R; r++)
-            UNROLLED for (int c = 0; c < N; c++) sums[r][c] += left[r * left_stride + d] * row[c];
-    }
-    UNROLLED for (int r = 0; r < R; r++) UNROLLED for (int c = 0; c < N; c++) broad(total + r * stride + c * B) = sums[r][c];
-}
-
-#ifdef DOTS
-template <int R, int N>
-void multiply(const bfloat16* left, int64_t left_stride, const bfloat16* right, int64_t columns, int64_t depth,
-              float* total, int64_t stride) {
-    __m512 sums[R][N];
-    UNROLLED for (int r = 0; r < R; r++)
-        UNROLLED for (int c = 0; c < N; c++) sums[r][c] = _mm512_loadu_ps(total + r * stride + c * B);
-    for (int64_t d = 0; d < depth; d += 2) {
-        __m512bh row[N];
-        UNROLLED for (int c = 0; c < N; c++) row[c] = (__m512bh)_mm512_loadu_si512(right + d * columns + c * 2 * B);
-        UNROLLED for (int r = 0; r < R; r++) {
-            int32_t pair;
-            std::memcpy(&pair, left + r * left_stride + d, 4);
-            __m512bh both = (__m512bh)_mm512_set1_epi32(pair);
-            UNROLLED for (int c = 0; c < N; c++) sums[r][c] = _mm512_dpbf16_ps(sums[r][c], both, row[c]);
-        }
-    }
-    UNROLLED for (int r = 0; r < R; r++)
-        UNROLLED for (int c = 0; c < N; c++) _mm512_storeu_ps(total + r * stride + c * B, sums[r][c]);
-}
-#endif
-
 // The queries of some tokens of one text: M of every token, which share a head's keys.
 template <int E, class T>
 struct Tile {
     typedef typename Laid<T>::type L;
+    static constexpr int P = Laid<T>::pairs;
     const int64_t rows;
     std::vector<L> queries;
     std::vector<float> out, largest, total;
@@ -297,9 +312,9 @@ struct Tile {
     template <class Seen>
     void see(const L* keys, const L* values, int64_t depth, Seen seen) {
         for (int64_t row = 0; row < rows; row += TOGETHER) {
-            std::fill(scores, scores + TOGETHER * KEYS, 0.0f);
             for (int64_t c = 0; c < depth; c += COLUMNS)
-                multiply<TOGETHER, COLUMNS / B>(&queries[row * E], E, keys + c * E, COLUMNS, E, scores + c, KEYS);
+                tile<TOGETHER, COLUMNS / B>(Strided<L>{&queries[row * E], E, P}, Strided<L>{keys + c * E, B * P, COLUMNS * P}, E,
+                                            scores + c, KEYS, false, keys + c * E);
             for (int64_t r = 0; r < TOGETHER; r++) 
                 weigh_row(row + r, scores + r * KEYS, weights + r * KEYS, depth, seen(row + r));
             for (int64_t e = 0; e + 64 <= E; e += 64) mix<4>(row, values, e, depth);
@@ -309,7 +324,8 @@ struct Tile {
 
     template <int N>
     void mix(int64_t row, const L* values, int64_t e, int64_t depth) {
-        multiply<TOGETHER, N>(weights, KEYS, values + e * Laid<T>::pairs, E, depth, &out[row * E + e], E);
+        tile<TOGETHER, N>(Strided<L>{weights, KEYS, P}, Strided<L>{values + e * P, B * P, E * P}, depth, &out[row * E + e], E,
+                          true, values);
     }
 
     void weigh_row(int64_t row, float* scores, L* weights, int64_t depth, int64_t seen) {
@@ -460,95 +476,52 @@ void gate(const T* x, T* out, int64_t rows, int64_t F) {
         }
 }
 
-// A whole decoding step of few rows, between its embeddings and the norm before the head.
-
-template <int O, int R, class T>
-void dots(const T* w, const T* x, int64_t n, float* out) {
-    Wide total[O][R] = {};
-    for (int64_t d = 0; d < n; d += W) {
-        Wide columns[R];
-        UNROLLED for (int r = 0; r < R; r++) columns[r] = load(x + r * n + d);
-        UNROLLED for (int o = 0; o < O; o++) {
-            Wide weights = load(w + o * n + d);
-            UNROLLED for (int r = 0; r < R; r++) total[o][r] += weights * columns[r];
-        }
-    }
-    UNROLLED for (int r = 0; r < R; r++) UNROLLED for (int o = 0; o < O; o++) out[r * O + o] = sum(total[o][r]);
-}
-
-#ifdef DOTS
-__m512 interleaved(__m512 a, __m512 b) { return _mm512_unpacklo_ps(a, b) + _mm512_unpackhi_ps(a, b); }
-
-__m512 halved(__m512 a, __m512 b) { return _mm512_shuffle_f32x4(a, b, 0x88) + _mm512_shuffle_f32x4(a, b, 0xdd); }
-
-template <int O, int R>
-void dots(const bfloat16* w, const bfloat16* x, int64_t n, float* out) {
-    __m512 total[O][R];
-    UNROLLED for (int o = 0; o < O; o++) UNROLLED for (int r = 0; r < R; r++) total[o][r] = _mm512_setzero_ps();
-    for (int64_t d = 0; d < n; d += 32) {
-        const __mmask32 some = n - d >= 32 ? ~0u : (1u << (n - d)) - 1;
-        __m512bh columns[R];
-        UNROLLED for (int r = 0; r < R; r++) columns[r] = (__m512bh)_mm512_maskz_loadu_epi16(some, x + r * n + d);
-        UNROLLED for (int o = 0; o < O; o++) {
-            __m512bh weights = (__m512bh)_mm512_maskz_loadu_epi16(some, w + o * n + d);
-            UNROLLED for (int r = 0; r < R; r++) total[o][r] = _mm512_dpbf16_ps(total[o][r], weights, columns[r]);
-        }
-    }
-    if constexpr (O == 4) {  // the sums of all registers at once, an addition for every two that are interleaved
-        __m512 four[4];
-        UNROLLED for (int i = 0; i < 4; i++) {
-            const int r = i < R ? i : 0;
-            __m512 first = interleaved(total[0][r], total[1][r]), second = interleaved(total[2][r], total[3][r]);
-            __m512d a = _mm512_castps_pd(first), b = _mm512_castps_pd(second);
-            four[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b)) + _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
-        }
-        __m512 sums = halved(halved(four[0], four[1]), halved(four[2], four[3]));
-        _mm512_mask_storeu_ps(out, (1u << (4 * R)) - 1, sums);
-    } else {
-        UNROLLED for (int r = 0; r < R; r++)
-            UNROLLED for (int o = 0; o < O; o++) out[r * O + o] = _mm512_reduce_add_ps(total[o][r]);
-    }
-}
-#endif
-
-constexpr int64_t OUTPUTS = 4;  // of a product, computed together
-
-// out [rows, OUTPUTS] = x [rows, n] times the weights [OUTPUTS, n] of some outputs.
-template <class T>
-void product(const T* w, const T* x, int64_t rows, int64_t n, float* out) {
-    int64_t r = 0;
-    for (; r + 4 <= rows; r += 4) dots<OUTPUTS, 4>(w, x + r * n, n, out + r * OUTPUTS);
-    if (r + 2 <= rows) dots<OUTPUTS, 2>(w, x + r * n, n, out + r * OUTPUTS), r += 2;
-    if (r < rows) dots<OUTPUTS, 1>(w, x + r * n, n, out + r * OUTPUTS);
-}
-
-// Shares n outputs out among threads, a whole number of OUTPUTS each.
+// Shares panels out among threads.
 struct Part {
     int64_t begin, end;
 
-    Part(int64_t n, int64_t number, int64_t parts) {
-        const int64_t blocks = n / OUTPUTS;
-        begin = blocks * number / parts * OUTPUTS;
-        end = blocks * (number + 1) / parts * OUTPUTS;
-    }
+    Part(int64_t panels, int64_t number, int64_t parts) : begin(panels * number / parts), end(panels * (number + 1) / parts) {}
 };
 
-// out = x / rms(x) * weight for `rows` rows of D numbers.
 template <class T>
-void normalise(const float* x, const float* weight, T* out, int64_t rows, int64_t D, float eps) {
-    for (int64_t row = 0; row < rows; row++) {
-        Wide squares = {};
-        for (int64_t d = 0; d < D; d += W) squares += load(x + row * D + d) * load(x + row * D + d);
-        const float scale = 1 / std::sqrt(sum(squares) / D + eps);
-        for (int64_t d = 0; d < D; d += W)
-            store(out + row * D + d, load(x + row * D + d) * scale * (weight ? load(weight + d) : Wide{} + 1.0f));
+void lay_out_panels(const float* w, const float* scale, T* to, int64_t outputs, int64_t n) {
+#pragma omp parallel for
+    for (int64_t panel = 0; panel < panels_of(outputs); panel++) lay_panel(w, scale, to, outputs, n, panel);
+}
+
+Wide biased(const float* bias, int64_t output, Wide values) { return bias ? values + load(bias + output) : values; }
+
+// out [rows, outputs] = x [rows, n] times weights in panels, and a bias where there is one.
+template <class T, class O>
+void linear(const T* x, const T* panels, const float* bias, O* out, int64_t rows, int64_t n, int64_t outputs,
+            int64_t threads) {
+#pragma omp parallel num_threads(threads)
+    {
+        const Part part(panels_of(outputs), omp_get_thread_num(), omp_get_num_threads());
+        product(x, n, panels, rows, n, part.begin, part.end, [&](int64_t row, int64_t output, Wide values) {
+            if (output + W <= outputs) return store(out + row * outputs + output, biased(bias, output, values));
+            O last[W];
+            store(last, values);  // a width that is not whole registers has no bias
+            for (int64_t i = 0; output + i < outputs; i++) out[row * outputs + output + i] = last[i];
+        });
     }
+}
+
+// A whole decoding step, between its embeddings and the head.
+
+// out = x / rms(x) for a row of D numbers, times `weight` where there is one.
+template <class T>
+void normalise(const float* x, const float* weight, T* out, int64_t D, float eps) {
+    Wide squares = {};
+    for (int64_t d = 0; d < D; d += W) squares += load(x + d) * load(x + d);
+    const float scale = 1 / std::sqrt(sum(squares) / D + eps);
+    for (int64_t d = 0; d < D; d += W) store(out + d, load(x + d) * scale * (weight ? load(weight + d) : Wide{} + 1.0f));
 }
 
 // One head's E numbers, normed where there is a weight, rotated by its position.
 template <int E>
 void turn(float* x, const float* weight, const float* cos, const float* sin, float eps) {
-    if (weight) normalise(x, weight, x, 1, E, eps);
+    if (weight) normalise(x, weight, x, E, eps);
     for (int e = 0; e < E / 2; e += W) {
         Wide a = load(x + e), b = load(x + E / 2 + e);
         store(x + e, a * load(cos + e) - b * load(sin + e));
@@ -556,11 +529,11 @@ void turn(float* x, const float* weight, const float* cos, const float* sin, flo
     }
 }
 
+// The weights of a block in panels, norms multiplied in; and its caches.
 template <class T>
 struct Layer {
-    const T *q, *k, *v, *out, *gate, *up, *down;
-    const float *norm, *q_bias, *k_bias, *v_bias, *q_norm, *k_norm, *out_bias;
-    const float *second_norm, *gate_bias, *up_bias, *down_bias;
+    const T *qkv, *out, *gate_and_up, *down;
+    const float *qkv_bias, *out_bias, *gate_and_up_bias, *down_bias, *q_norm, *k_norm;
     T *prompt_keys, *prompt_values, *own_keys, *own_values;
 };
 
@@ -570,62 +543,50 @@ struct Sizes {
     const float *cos, *sin;  // of every position, E / 2 numbers
 };
 
-template <class T>
-void add(const T* w, const float* bias, const T* x, float* to, int64_t rows, int64_t n, int64_t outputs, Part part) {
-    float found[rows * OUTPUTS];
-    for (int64_t o = part.begin; o < part.end; o += OUTPUTS) {
-        product(w + o * n, x, rows, n, found);
-        for (int64_t r = 0; r < rows; r++)
-            for (int64_t i = 0; i < OUTPUTS; i++)
-                to[r * outputs + o + i] += found[r * OUTPUTS + i] + (bias ? bias[o + i] : 0);
-    }
-}
-
 template <int E, class T>
 void decode(const Sizes& is, const Layer<T>* layers, float* x, T* out, float eps) {
-    const int64_t rows = is.rows, D = is.D, H = is.H, K = is.K, F = is.F, M = H / K, size = left_of<E>(M);
+    const int64_t rows = is.rows, D = is.D, H = is.H, K = is.K, F = is.F, M = H / K, N = (H + 2 * K) * E;
     const Caches<T> measured{nullptr, nullptr, nullptr, nullptr, is.slots, is.shared, is.places, K, is.G, is.L};
-    const int64_t spans = measured.spans(rows);
+    const int64_t spans = measured.spans(rows), size = left_of<E>(M);
     const float scale = 1 / std::sqrt((float)E);
-    std::vector<float> queries(rows * H * E), keys(rows * K * E), values(rows * K * E);
+    std::vector<float> heads(rows * N), gates(rows * F);
+    std::vector<T> normed(rows * D), attended(rows * H * E), gated(rows * F);
     float* left = scratch(rows * K * spans * size);
-    std::vector<T> attended(rows * H * E), gated(rows * F);
 #pragma omp parallel num_threads(is.threads)
     {
         const int64_t number = omp_get_thread_num(), parts = omp_get_num_threads();
-        std::vector<T> normed(rows * D);
+        const Part n(panels_of(N), number, parts), d(panels_of(D), number, parts), f(panels_of(F), number, parts);
+        auto add = [&](const T* from, int64_t inputs, const T* weights, const float* bias) {
+            product(from, inputs, weights, rows, inputs, d.begin, d.end, [&](int64_t row, int64_t o, Wide values) {
+                if (o < D) store(x + row * D + o, load(x + row * D + o) + biased(bias, o, values));
+            });
+        };
         for (int64_t l = 0; l < is.layers; l++) {
             const Layer<T>& layer = layers[l];
             const Caches<T> at{layer.prompt_keys, layer.prompt_values, layer.own_keys, layer.own_values,
                                is.slots, is.shared, is.places, K, is.G, is.L};
-            normalise(x, layer.norm, normed.data(), rows, D, eps);
-            const Part q(H * E, number, parts), kv(K * E, number, parts), d(D, number, parts), f(F, number, parts);
-            for (int64_t r = 0; r < rows; r++) {
-                std::fill(&queries[r * H * E + q.begin], &queries[r * H * E] + q.end, 0.0f);
-                std::fill(&keys[r * K * E + kv.begin], &keys[r * K * E] + kv.end, 0.0f);
-                std::fill(&values[r * K * E + kv.begin], &values[r * K * E] + kv.end, 0.0f);
-            }
-            add(layer.q, layer.q_bias, normed.data(), queries.data(), rows, D, H * E, q);
-            add(layer.k, layer.k_bias, normed.data(), keys.data(), rows, D, K * E, kv);
-            add(layer.v, layer.v_bias, normed.data(), values.data(), rows, D, K * E, kv);
+#pragma omp for
+            for (int64_t row = 0; row < rows; row++) normalise(x + row * D, nullptr, &normed[row * D], D, eps);
+            product(normed.data(), D, layer.qkv, rows, D, n.begin, n.end, [&](int64_t row, int64_t o, Wide values) {
+                if (o < N) store(&heads[row * N + o], biased(layer.qkv_bias, o, values));
+            });
 #pragma omp barrier
 #pragma omp for
             for (int64_t task = 0; task < rows * K; task++) {
                 const int64_t row = task / K, head = task % K, position = at.length(row) - 1;
+                if (spans == 1 && task + 1 < rows * K) at.fetch((task + 1) / K, (task + 1) % K, E);
                 const float *cos = is.cos + position * E / 2, *sin = is.sin + position * E / 2;
-                turn<E>(&keys[task * E], layer.k_norm, cos, sin, eps);
+                float *queries = &heads[row * N + head * M * E], *key = &heads[row * N + (H + head) * E];
+                turn<E>(key, layer.k_norm, cos, sin, eps);
                 const int64_t place = ((row * K + head) * is.L + is.places[row]) * E;
                 for (int64_t e = 0; e < E; e += W) {
-                    store(at.own_keys + place + e, load(&keys[task * E + e]));
-                    store(at.own_values + place + e, load(&values[task * E + e]));
+                    store(at.own_keys + place + e, load(key + e));
+                    store(at.own_values + place + e, load(key + K * E + e));
                 }
-                for (int64_t m = 0; m < M; m++) {
-                    float* query = &queries[(task * M + m) * E];
-                    turn<E>(query, layer.q_norm, cos, sin, eps);
-                    for (int64_t e = 0; e < E; e += W) store(query + e, load(query + e) * scale);
-                }
+                for (int64_t m = 0; m < M; m++) turn<E>(queries + m * E, layer.q_norm, cos, sin, eps);
+                for (int64_t e = 0; e < M * E; e += W) store(queries + e, load(queries + e) * scale);
                 if (spans == 1) {
-                    look<E>(at, &queries[task * M * E], M, row, head, 0, &left[task * size]);
+                    look<E>(at, queries, M, row, head, 0, &left[task * size]);
                     gather<E>(&left[task * size], 1, M, &attended[task * M * E]);
                 }
             }
@@ -634,65 +595,48 @@ void decode(const Sizes& is, const Layer<T>* layers, float* x, T* out, float eps
                 for (int64_t task = 0; task < rows * K * spans; task++) {
                     const int64_t span = task % spans, row = task / spans / K, head = task / spans % K;
                     if (span * SPAN < at.length(row))
-                        look<E>(at, &queries[task / spans * M * E], M, row, head, span, &left[task * size]);
+                        look<E>(at, &heads[row * N + head * M * E], M, row, head, span, &left[task * size]);
                 }
 #pragma omp for
                 for (int64_t task = 0; task < rows * K; task++)
                     gather<E>(&left[task * spans * size], (at.length(task / K) + SPAN - 1) / SPAN, M,
                               &attended[task * M * E]);
             }
-            add(layer.out, layer.out_bias, attended.data(), x, rows, H * E, D, d);
+            add(attended.data(), H * E, layer.out, layer.out_bias);
 #pragma omp barrier
-            normalise(x, layer.second_norm, normed.data(), rows, D, eps);
-            float gates[rows * OUTPUTS], ups[rows * OUTPUTS];
-            for (int64_t o = f.begin; o < f.end; o += OUTPUTS) {
-                product(layer.gate + o * D, normed.data(), rows, D, gates);
-                product(layer.up + o * D, normed.data(), rows, D, ups);
-                for (int64_t r = 0; r < rows; r++)
-                    for (int64_t i = 0; i < OUTPUTS; i++) {
-                        float g = gates[r * OUTPUTS + i] + (layer.gate_bias ? layer.gate_bias[o + i] : 0);
-                        float u = ups[r * OUTPUTS + i] + (layer.up_bias ? layer.up_bias[o + i] : 0);
-                        put(&gated[r * F + o + i], g / (1 + std::exp(-g)) * u);
-                    }
-            }
+#pragma omp for
+            for (int64_t row = 0; row < rows; row++) normalise(x + row * D, nullptr, &normed[row * D], D, eps);
+            product(normed.data(), D, layer.gate_and_up, rows, D, f.begin, f.end, [&](int64_t row, int64_t o, Wide values) {
+                store(&gates[row * F + o], biased(layer.gate_and_up_bias, o, values));
+            });
+            product(normed.data(), D, layer.gate_and_up + F * D, rows, D, f.begin, f.end,
+                    [&](int64_t row, int64_t o, Wide values) {
+                        const Wide gate = load(&gates[row * F + o]);
+                        values = biased(layer.gate_and_up_bias, o + F, values);
+                        store(&gated[row * F + o], gate / (1 + exponential(-gate)) * values);
+                    });
 #pragma omp barrier
-            add(layer.down, layer.down_bias, gated.data(), x, rows, F, D, d);
+            add(gated.data(), F, layer.down, layer.down_bias);
 #pragma omp barrier
         }
+#pragma omp for
+        for (int64_t row = 0; row < rows; row++) normalise(x + row * D, nullptr, out + row * D, D, eps);
     }
-    normalise(x, nullptr, out, rows, D, eps);
-}
-
-// logits [rows, V] = hidden [rows, D], times `norm`, times the head's weights [V, D].
-template <class T>
-void head(const T* hidden, const float* norm, const T* w, float* logits, int64_t rows, int64_t D, int64_t V,
-          int64_t threads) {
-    std::vector<T> scaled(rows * D);
-    for (int64_t row = 0; row < rows; row++)
-        for (int64_t d = 0; d < D; d += W) store(&scaled[row * D + d], load(hidden + row * D + d) * load(norm + d));
-#pragma omp parallel num_threads(threads)
-    {
-        const Part part(V, omp_get_thread_num(), omp_get_num_threads());
-        float found[rows * OUTPUTS];
-        for (int64_t o = part.begin; o < part.end; o += OUTPUTS) {
-            product(w + o * D, scaled.data(), rows, D, found);
-            for (int64_t r = 0; r < rows; r++)
-                for (int64_t i = 0; i < OUTPUTS; i++) logits[r * V + o + i] = found[r * OUTPUTS + i];
-        }
-    }
-    for (int64_t o = V / OUTPUTS * OUTPUTS; o < V; o++)
-        for (int64_t r = 0; r < rows; r++) dots<1, 1>(w + o * D, &scaled[r * D], D, &logits[r * V + o]);
 }
 
 }  // namespace
 
 #define EXPORTED(T, name)                                                                                             \
-    extern "C" void attend_##name(const T* q, const T* k, const T* v, T* prompt_keys, T* prompt_values, T* own_keys,   \
-                                 T* own_values, T* out, const int64_t* slots, const int64_t* shared,                  \
-                                 const int64_t* places, int64_t rows, int64_t H, int64_t K, int64_t E, int64_t G,     \
-                                 int64_t L, int64_t q_stride, int64_t k_stride, int64_t v_stride, int64_t threads) {  \
-        const Caches<T> at{prompt_keys, prompt_values, own_keys, own_values, slots, shared, places, K, G, L};         \
-        FOR_WIDTH(E, (attend<N>(q, k, v, at, out, rows, H, q_stride, k_stride, v_stride, threads)))                   \
+    extern "C" void lay_out_##name(const float* w, const float* scale, T* to, int64_t outputs, int64_t n) {            \
+        lay_out_panels(w, scale, to, outputs, n);                                                                     \
+    }                                                                                                                 \
+    extern "C" void linear_##name(const T* x, const T* panels, const float* bias, T* out, int64_t rows, int64_t n,     \
+                                  int64_t outputs, int64_t threads) {                                                 \
+        linear(x, panels, bias, out, rows, n, outputs, threads);                                                      \
+    }                                                                                                                 \
+    extern "C" void logits_##name(const T* x, const T* panels, float* out, int64_t rows, int64_t n, int64_t outputs,   \
+                                  int64_t threads) {                                                                  \
+        linear(x, panels, nullptr, out, rows, n, outputs, threads);                                                   \
     }                                                                                                                 \
     extern "C" void read_##name(const T* q, const Text<T>* texts, T* out, int64_t count, int64_t q_stride, int64_t H, \
                                 int64_t K, int64_t E, int64_t threads) {                                              \
@@ -708,10 +652,6 @@ void head(const T* hidden, const float* norm, const T* w, float* logits, int64_t
     extern "C" void gate_##name(const T* x, T* out, int64_t rows, int64_t F) { gate(x, out, rows, F); }               \
     extern "C" void decode_##name(const Sizes* is, const Layer<T>* layers, float* x, T* out, float eps) {             \
         FOR_WIDTH(is->E, (decode<N>(*is, layers, x, out, eps)))                                                       \
-    }                                                                                                                 \
-    extern "C" void head_##name(const T* hidden, const float* norm, const T* w, float* logits, int64_t rows,          \
-                                int64_t D, int64_t V, int64_t threads) {                                              \
-        head(hidden, norm, w, logits, rows, D, V, threads);                                                           \
     }
 
 EXPORTED(float, float32)

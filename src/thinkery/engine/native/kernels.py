@@ -1,47 +1,63 @@
 """`kernels.cpp` from Python (`model/compiled.py`).
 
-PyTorch does the same in several passes over memory each, and its product of a few queries with many keys is several
-times as slow on a CPU. Without a compiler, or for widths that do not fill registers, `packed.Plain` and
-`attention.over_prompts_and_own` are what samples.
+PyTorch does the same in several passes over memory each. Its products of a few rows, or of a few queries with many
+keys, are several times as slow on a CPU. Without a compiler, or for widths that do not fill registers, `packed.Plain`
+and `attention.over_prompts_and_own` are what samples.
 
-Shapes: T tokens or B rows, D width, N heads, H of them queries and K keys, E head width, F feed-forward width.
+Shapes: T tokens, D width, O outputs, N heads, H of them queries and K keys, E head width, F feed-forward width.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from thinkery.engine.native.cache import Cache
 from thinkery.model.attention import Attend
 from thinkery.model.compiled import compiler, function
 from thinkery.model.transformer import Shape
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 
+PANEL = 32
+"""Outputs whose weights lie side by side (`products.h`)."""
+
 LANES = 8
-"""Numbers that the kernels handle at once."""
+"""Numbers that the kernels handle at once (`kernels.cpp`)."""
 
 HEADS = (16, 32, 64, 80, 96, 128)
 """Head widths that there are kernels for."""
 
+SHARE = 2**23
+"""Multiplications that are worth another thread: fewer take no longer than threads wait for each other."""
+
 
 class Compiled:
-    """The arithmetic of `packed.Plain`, and attention to the caches, by compiled functions."""
+    """The arithmetic of `packed.Plain` by compiled functions, weights in panels (`model/products.h`)."""
 
     def __init__(self, dtype: torch.dtype, eps: float) -> None:
         name, declared = str(dtype).removeprefix("torch."), partial(function, SOURCE)
-        self.eps = eps
-        self.attend = declared(f"attend_{name}", pointers=11, integers=10)
+        self.dtype, self.eps = dtype, eps
+        self.lay_out = declared(f"lay_out_{name}", pointers=3, integers=2)
+        self.multiply = declared(f"linear_{name}", pointers=4, integers=4)
+        self.to_logits = declared(f"logits_{name}", pointers=3, integers=4)
         self.read = declared(f"read_{name}", pointers=3, integers=6)
         self.norm = declared(f"norm_{name}", pointers=3, integers=2, floats=1)
         self.rotate = declared(f"rotate_{name}", pointers=3, integers=4)
         self.gate = declared(f"gate_{name}", pointers=2, integers=2)
+
+    def linear(self, weight_OD: Tensor, scale_D: Tensor | None, bias_O: Tensor | None) -> Panels:
+        """A product with a weight, whose inputs are scaled."""
+        outputs, width = weight_OD.shape
+        panels = torch.empty(-(-outputs // PANEL) * PANEL * width, dtype=self.dtype)
+        weight_OD, scale_D = weight_OD.float().contiguous(), None if scale_D is None else scale_D.float()
+        self.lay_out(*(x if x is None else x.data_ptr() for x in (weight_OD, scale_D, panels)), outputs, width)
+        return Panels(self, panels, outputs, None if bias_O is None else bias_O.float())
 
     def normed(self, x_TD: Tensor) -> Tensor:
         """x over its root mean square."""
@@ -66,24 +82,6 @@ class Compiled:
         out_TF = x_TF.new_empty(rows, columns // 2)
         self.gate(x_TF.data_ptr(), out_TF.data_ptr(), rows, columns // 2)
         return out_TF
-
-    def over_caches(self, prompts: Cache, own: Cache, slots_B: Tensor, shared_B: Tensor, places_B: Tensor) -> Attend:
-        """Attention of one new token per row, stored at `places_B` of the row's own text, to its own slot and to the
-        first `shared_B` tokens of a prompt's."""
-        K, rows = own.heads, [x.data_ptr() for x in (slots_B, shared_B, places_B)]
-        kept = slots_B, shared_B, places_B  # their memory is read for as long as this can be called
-
-        def attend(layer: int, q_BHE: Tensor, k_BKE: Tensor, v_BKE: Tensor) -> Tensor:
-            B, H, E = q_BHE.shape
-            out_BHE = q_BHE.new_empty(B, H, E)
-            caches = (prompts.keys[layer], prompts.values[layer], own.keys[layer], own.values[layer])
-            tensors = (q_BHE, k_BKE, v_BKE, *caches, out_BHE)
-            strides = (q_BHE.stride(0), k_BKE.stride(0), v_BKE.stride(0))
-            sizes = (len(kept[0]), H, K, E, prompts.capacity, own.capacity)
-            self.attend(*(x.data_ptr() for x in tensors), *rows, *sizes, *strides, torch.get_num_threads())
-            return out_BHE
-
-        return attend
 
     def after(self, parts: Sequence[tuple[Tensor, int, int]]) -> Attend:
         """What `attention.after` does."""
@@ -124,7 +122,39 @@ class Compiled:
         return out_THE
 
 
+@dataclass(frozen=True, slots=True)
+class Panels:
+    """One matrix product, its weight in panels."""
+
+    do: Compiled
+    panels: Tensor
+    outputs: int
+    bias: Tensor | None
+
+    def __call__(self, x_TD: Tensor) -> Tensor:
+        x_TD, out_TO = x_TD.contiguous(), x_TD.new_empty(len(x_TD), self.outputs)
+        pointers = (x if x is None else x.data_ptr() for x in (x_TD, self.panels, self.bias, out_TO))
+        self.do.multiply(*pointers, *self.sizes(x_TD))
+        return out_TO
+
+    def logits(self, x_TD: Tensor) -> Tensor:
+        """The product in float32."""
+        x_TD, out_TO = x_TD.contiguous(), torch.empty(len(x_TD), self.outputs)
+        self.do.to_logits(*(x.data_ptr() for x in (x_TD, self.panels, out_TO)), *self.sizes(x_TD))
+        return out_TO
+
+    def sizes(self, x_TD: Tensor) -> tuple[int, ...]:
+        """Rows, inputs, outputs and threads."""
+        rows, width = x_TD.shape
+        return rows, width, self.outputs, threads_for(rows * self.panels.numel())
+
+
+def threads_for(multiplications: int) -> int:
+    """How many threads share so much work."""
+    return min(torch.get_num_threads(), 1 + multiplications // SHARE)
+
+
 def suits(shape: Shape) -> bool:
-    """Whether a decoder's widths fill the kernels' registers, and there are kernels here."""
-    widths = shape.hidden_size, shape.intermediate_size
-    return shape.head_dim in HEADS and not any(width % LANES for width in widths) and compiler() is not None
+    """Whether a decoder's widths fill the kernels' registers and panels, and there are kernels here."""
+    filled = not (shape.hidden_size % LANES or shape.intermediate_size % PANEL)
+    return filled and shape.head_dim in HEADS and compiler() is not None

@@ -1,10 +1,10 @@
 """The decoder as it samples on a CPU: the arithmetic of `model/transformer.py` over weights packed for this processor.
 
-oneDNN multiplies weights that were laid out for its kernels beforehand: in float32 about twice as fast as
-`F.linear`, in bfloat16 as fast for many rows and twice as fast for one. The packed copy takes as much memory as the
-weights and is made anew when they change. Nothing here can be differentiated.
+Weights are laid out beforehand in the order they are multiplied in, by our own functions (`kernels.py`) or, where there
+are none, for oneDNN's. The packed copy takes as much memory as the weights and is made anew when they change. Nothing
+here can be differentiated.
 
-Shapes: T tokens, D width, H query heads, K key/value heads, N = H + K, E head width, F feed-forward width.
+Shapes: T tokens, D width, O outputs, H query heads, K key/value heads, N = H + K, E head width, F feed-forward width.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from thinkery.engine.native.few import Few
 from thinkery.engine.native.kernels import Compiled
+from thinkery.engine.native.step import Step
 from thinkery.model.attention import Attend
 from thinkery.model.transformer import Transformer, rotate
 
@@ -33,8 +33,18 @@ def can_pack(network: Transformer, dtype: torch.dtype) -> bool:
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+class Linear(Protocol):
+    """One matrix product with a packed weight."""
+
+    def __call__(self, x_TD: Tensor) -> Tensor: ...
+
+    def logits(self, x_TD: Tensor) -> Tensor: ...
+
+
 class Arithmetic(Protocol):
-    """What the decoder computes between its matrix products; `Plain` and `kernels.Compiled` do."""
+    """What the decoder computes; `Plain` and `kernels.Compiled` do."""
+
+    def linear(self, weight_OD: Tensor, scale_D: Tensor | None, bias_O: Tensor | None) -> Linear: ...
 
     def normed(self, x_TD: Tensor) -> Tensor: ...
 
@@ -59,14 +69,16 @@ class PackedTransformer:
         self.drop()
         model: Any = self.source.model
         self.embeddings_VD = model["embed_tokens"].weight.detach()
-        self.layers += [Layer.of(block, self.dtype) for block in model["layers"]]
-        self.head = Linear.of(self.dtype, self.source.lm_head, norm=model["norm"])
-        self.few = Few(self.source, self.dtype) if isinstance(self.arithmetic, Compiled) else None
+        self.layers += [Layer.of(block, self.arithmetic, self.dtype) for block in model["layers"]]
+        self.head = joined(self.arithmetic, self.source.lm_head, norm=model["norm"])
+        blocks: Any = [(layer.qkv, layer.out, layer.gate_and_up, layer.down) for layer in self.layers]
+        self.step = Step(self.source, self.dtype, blocks) if isinstance(self.arithmetic, Compiled) else None
 
     def drop(self) -> None:
         """Let go of the packed weights; until `refresh` nothing can be computed."""
         self.layers: list[Layer] = []
         self.head: Any = None
+        self.step: Step | None = None
 
     def __call__(self, tokens_T: Tensor, positions_T: Tensor, attend: Attend) -> Tensor:
         """Hidden states hidden_TD, normed; the final norm's weight is part of the head."""
@@ -88,15 +100,22 @@ class PackedTransformer:
 
     def logits(self, hidden_TD: Tensor) -> Tensor:
         """Next-token logits logits_TV."""
-        few = self.few.head(len(hidden_TD)) if self.few else None
-        return few.logits(hidden_TD) if few else self.head(hidden_TD)
+        return self.head.logits(hidden_TD)
 
 
 @dataclass(frozen=True, slots=True)
 class Plain:
-    """The arithmetic in PyTorch's own operations."""
+    """The arithmetic in PyTorch's own operations, and oneDNN's products."""
 
+    dtype: torch.dtype
     eps: float
+
+    def linear(self, weight_OD: Tensor, scale_D: Tensor | None, bias_O: Tensor | None) -> Prepacked:
+        """A product with a weight, whose inputs are scaled."""
+        weight_OD = weight_OD if scale_D is None else weight_OD * scale_D
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight_OD.to(self.dtype), None)
+        bias_O = None if bias_O is None else bias_O.to(self.dtype)
+        return Prepacked(packed, bias_O, torch.ops.mkldnn._linear_pointwise.default)
 
     def normed(self, x_TD: Tensor) -> Tensor:
         """x over its root mean square."""
@@ -129,40 +148,40 @@ class Layer:
     """Qwen3's norm weights, one row per head of queries, then of keys."""
 
     @classmethod
-    def of(cls, block: Any, dtype: torch.dtype) -> Layer:
+    def of(cls, block: Any, do: Arithmetic, dtype: torch.dtype) -> Layer:
         """The weights of a `model.transformer.Block`."""
         attention, mlp = block.self_attn, block.mlp
         return cls(
-            qkv=Linear.of(dtype, attention.q_proj, attention.k_proj, attention.v_proj, norm=block.input_layernorm),
-            out=Linear.of(dtype, attention.o_proj),
-            gate_and_up=Linear.of(dtype, mlp.gate_proj, mlp.up_proj, norm=block.post_attention_layernorm),
-            down=Linear.of(dtype, mlp.down_proj),
+            qkv=joined(do, attention.q_proj, attention.k_proj, attention.v_proj, norm=block.input_layernorm),
+            out=joined(do, attention.o_proj),
+            gate_and_up=joined(do, mlp.gate_proj, mlp.up_proj, norm=block.post_attention_layernorm),
+            down=joined(do, mlp.down_proj),
             qk_norm_NE=head_norms(attention).to(dtype) if attention.qk_norm else None,
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Linear:
-    """One matrix product with a packed weight."""
+class Prepacked:
+    """One matrix product by oneDNN."""
 
     weight: Tensor
     bias: Tensor | None
     product: Callable[..., Tensor]
     """oneDNN's, looked up once: finding it takes as long as its smallest products."""
 
-    @classmethod
-    def of(cls, dtype: torch.dtype, *layers: nn.Linear, norm: nn.RMSNorm | None = None) -> Linear:
-        """Layers of the same input as one; the weight of a norm before them is multiplied in."""
-        weight = torch.cat(tuple(layer.weight for layer in layers))
-        if norm is not None:
-            weight = weight * norm.weight
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype), None)
-        biases = [layer.bias for layer in layers if layer.bias is not None]
-        bias = torch.cat(tuple(biases)).to(dtype) if biases else None
-        return cls(packed, bias, torch.ops.mkldnn._linear_pointwise.default)
-
     def __call__(self, x_TD: Tensor) -> Tensor:
         return self.product(x_TD, self.weight, self.bias, "none", [], "")
+
+    def logits(self, x_TD: Tensor) -> Tensor:
+        """The same."""
+        return self(x_TD)
+
+
+def joined(do: Arithmetic, *layers: nn.Linear, norm: nn.RMSNorm | None = None) -> Linear:
+    """Layers of the same input as one product; the weight of a norm before them is multiplied in."""
+    weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers if layer.bias is not None]
+    weight_OD = torch.cat(tuple(weights)) if len(weights) > 1 else weights[0].detach()
+    return do.linear(weight_OD, None if norm is None else norm.weight, torch.cat(tuple(biases)) if biases else None)
 
 
 def head_norms(attention: Any) -> Tensor:

@@ -238,16 +238,10 @@ class CachedRunner:
 
     def decode(self, rows: Sequence[Sample]) -> Tensor:
         """Feed every row its last token."""
-        packed = self.network if isinstance(self.network, PackedTransformer) else None
-        if packed and packed.few and (few := packed.few.rows(len(rows))):
-            return few.decode(rows, self.prompts, self.own)
+        if isinstance(self.network, PackedTransformer) and self.network.step:
+            return self.network.step.decode(rows, self.prompts, self.own)
         tokens_B = torch.tensor([row.tokens[-1] for row in rows], device=self.device)
         own_B = torch.tensor([row.length - row.shared for row in rows], device=self.device)
-        if self.compiled:
-            slots_B = torch.tensor([row.share.slot if row.share else 0 for row in rows])
-            shared_B = torch.tensor([row.shared for row in rows])
-            attend = self.compiled.over_caches(self.prompts, self.own, slots_B, shared_B, own_B - 1)
-            return self.network(tokens_B, shared_B + own_B - 1, attend)
         if not any(row.shared for row in rows):
             return self.network(tokens_B, own_B - 1, over_cache(self.own, own_B - 1))
         sharing = self.sharing_of(rows)

@@ -1,0 +1,163 @@
+// Matrix products in registers: 16 outputs of several rows at a time, over weights that lie in the order they are read.
+//
+// Numbers are float32 or bfloat16 and added up in float32, over the inputs in their order: what is computed beside it
+// changes no bit of a row. Of bfloat16 two inputs of an output stand side by side, as processors multiply them.
+
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+#include "vectors.h"
+
+#define UNROLLED _Pragma("GCC unroll 16")
+
+namespace {
+
+constexpr int B = 16;
+typedef float Broad __attribute__((vector_size(4 * B), aligned(4), may_alias));
+typedef uint32_t BroadBits __attribute__((vector_size(4 * B), aligned(4), may_alias));
+typedef int32_t BroadInts __attribute__((vector_size(4 * B), aligned(4), may_alias));
+
+inline Broad& broad(float* at) { return *reinterpret_cast<Broad*>(at); }
+inline const Broad& broad(const float* at) { return *reinterpret_cast<const Broad*>(at); }
+
+// How numbers are multiplied: an input of a row with those of B outputs.
+template <class T>
+struct Multiplied;
+
+template <>
+struct Multiplied<float> {
+    static constexpr int pair = 1;
+    typedef float Left;
+    typedef Broad Right;
+    static Left left(const float* at) { return *at; }
+    static Right right(const float* at) { return broad(at); }
+    static void add(Broad& sum, Left left, const Right& right) { sum += left * right; }
+};
+
+template <>
+struct Multiplied<bfloat16> {
+    static constexpr int pair = 2;
+#ifdef __AVX512BF16__
+    struct Left {
+        __m512bh both;
+    };
+    typedef Left Right;
+    static Left left(const bfloat16* at) {
+        int32_t both;
+        std::memcpy(&both, at, 4);
+        return {(__m512bh)_mm512_set1_epi32(both)};
+    }
+    static Right right(const bfloat16* at) { return {(__m512bh)_mm512_loadu_si512(at)}; }
+    static void add(Broad& sum, Left left, const Right& right) {
+        sum = (Broad)_mm512_dpbf16_ps((__m512)sum, left.both, right.both);
+    }
+#else
+    struct Left {
+        float even, odd;
+    };
+    typedef BroadBits Right;
+    static Left left(const bfloat16* at) {
+        uint32_t bits[2] = {(uint32_t)at[0].bits << 16, (uint32_t)at[1].bits << 16};
+        Left both;
+        std::memcpy(&both, bits, 8);
+        return both;
+    }
+    static Right right(const bfloat16* at) { return *reinterpret_cast<const BroadBits*>(at); }
+    static void add(Broad& sum, Left left, const Right& right) {
+        sum += left.even * (Broad)(right << 16) + left.odd * (Broad)(right & 0xffff0000);
+    }
+#endif
+};
+
+// Where numbers stand that are multiplied `pair` at a time: the next row or the next B outputs `apart`, the next `pair` of
+// inputs a `step` further.
+template <class T>
+struct Strided {
+    const T* at;
+    int64_t apart, step;
+};
+
+// c [R, N * B] = or += a [R, depth] times b [depth, N * B]. Meanwhile the processor fetches what lies at `soon` and as many
+// steps of b after it.
+template <int R, int N, class T>
+void tile(Strided<T> a, Strided<T> b, int64_t depth, float* c, int64_t ldc, bool add, const T* soon) {
+    typedef Multiplied<T> M;
+    Broad sums[R][N];
+    UNROLLED for (int r = 0; r < R; r++)
+        UNROLLED for (int n = 0; n < N; n++) sums[r][n] = add ? broad(c + r * ldc + n * B) : Broad{};
+    for (int64_t d = 0; d < depth; d += M::pair, a.at += a.step, b.at += b.step, soon += b.step) {
+        __builtin_prefetch(soon, 0, 2);
+        typename M::Right right[N];
+        UNROLLED for (int n = 0; n < N; n++) right[n] = M::right(b.at + n * b.apart);
+        UNROLLED for (int r = 0; r < R; r++) {
+            const typename M::Left left = M::left(a.at + r * a.apart);
+            UNROLLED for (int n = 0; n < N; n++) M::add(sums[r][n], left, right[n]);
+        }
+    }
+    UNROLLED for (int r = 0; r < R; r++)
+        UNROLLED for (int n = 0; n < N; n++) broad(c + r * ldc + n * B) = sums[r][n];
+}
+
+// The same for as many rows as there are, at most R.
+template <int R, int N, class T, class... Rest>
+void tile_of(int64_t rows, Strided<T> a, Rest... rest) {
+    if constexpr (R > 1)
+        if (rows < R) return tile_of<R - 1, N, T>(rows, a, rest...);
+    tile<R, N, T>(a, rest...);
+}
+
+// Weights [outputs, n] stand in panels [outputs / PANEL, n / pair, PANEL, pair], zeros behind the last output.
+constexpr int PANEL = 2 * B;
+#ifdef __AVX512F__
+constexpr int TALL = 12;  // rows whose sums registers hold
+#else
+constexpr int TALL = 2;
+#endif
+constexpr int64_t DEEP = 2048;  // inputs of a panel that stay in a processor's cache while rows pass
+constexpr int64_t PASS = 192;   // rows that pass
+
+inline int64_t panels_of(int64_t outputs) { return (outputs + PANEL - 1) / PANEL; }
+
+// Lays out one panel of weights times `scale` [n], where there is one; n is a multiple of W.
+template <class T>
+void lay_panel(const float* w, const float* scale, T* to, int64_t outputs, int64_t n, int64_t panel) {
+    constexpr int P = Multiplied<T>::pair;
+    T rows[PANEL][W];
+    to += panel * PANEL * n;
+    for (int64_t d = 0; d < n; d += W) {
+        for (int64_t i = 0; i < PANEL; i++) {
+            const int64_t output = panel * PANEL + i;
+            const Wide x = output < outputs ? load(w + output * n + d) : Wide{};
+            store(rows[i], scale ? x * load(scale + d) : x);
+        }
+        for (int64_t k = 0; k < W; k += P)
+            for (int64_t i = 0; i < PANEL; i++) std::memcpy(to + (d + k) * PANEL + i * P, &rows[i][k], P * sizeof(T));
+    }
+}
+
+// x [rows, n] times the panels from `first` to `last`: calls done(row, output, values) for W outputs of a row at a time.
+template <class T, class Done>
+void product(const T* x, int64_t lda, const T* panels, int64_t rows, int64_t n, int64_t first, int64_t last, Done done) {
+    constexpr int64_t P = Multiplied<T>::pair;
+    alignas(64) float found[PASS * PANEL];
+    for (int64_t panel = first; panel < last; panel++)
+        for (int64_t row = 0; row < rows; row += PASS) {
+            const int64_t count = std::min(PASS, rows - row), blocks = (count + TALL - 1) / TALL;
+            const bool ends = row + PASS >= rows && panel + 1 < last;
+            for (int64_t d = 0; d < n; d += DEEP)
+                for (int64_t block = 0; block < blocks; block++) {
+                    const int64_t from = count * block / blocks, to = count * (block + 1) / blocks, left = blocks - 1 - block;
+                    const T *here = panels + (panel * n + d) * PANEL, *next = here + PANEL * n + left * B * P;
+                    const Strided<T> a{x + (row + from) * lda + d, lda, P}, b{here, B * P, PANEL * P};
+                    tile_of<TALL, PANEL / B, T>(to - from, a, b, std::min(DEEP, n - d), found + from * PANEL, (int64_t)PANEL,
+                                                d > 0, ends && left < PANEL / B ? next : here);
+                }
+            for (int64_t r = 0; r < count; r++)
+                for (int64_t i = 0; i < PANEL; i += W) done(row + r, panel * PANEL + i, load(found + r * PANEL + i));
+        }
+}
+
+}  // namespace
