@@ -54,7 +54,7 @@ def sample(turns: Turns, work: Work, material: Material, options: dict[str, str]
 
 def grpo(turns: Turns, work: Work, material: Material, options: dict[str, str]) -> None:
     """One update: ask, judge, learn, hand the engine the new weights."""
-    policy = opened(material, options, 512)  # three samples at once, for memory
+    policy = opened(material, options, 1152)
     cfg = Grpo(policy=policy.cfg, updates=ROUNDS, group_size=work.samples, beta=0.0, max_tokens=((0, work.new_tokens),))
     rubric = Rubric(vowels=vowels)
     with open_engine(policy.network, policy.tokenizer, EngineConfig(dtype="bfloat16")) as engine:
@@ -103,7 +103,7 @@ def opened(material: Material, options: dict[str, str], size: int) -> Policy:
     network, tokenizer = load_model(material.folder)
     network.to(options["device"])
     return Policy(
-        network, tokenizer, PolicyConfig(lr=1e-6, dtype="bfloat16", micro_batch_tokens=size, logits_chunk=2**26)
+        network, tokenizer, PolicyConfig(lr=1e-6, dtype="bfloat16", micro_batch_tokens=size, logits_chunk=2**25)
     )
 
 

@@ -154,3 +154,23 @@ def test_probabilities_of_equal_logits_are_one_in_so_many():
     wanted = torch.full((2, 19), -1 / 19)
     wanted[0, 3], wanted[1] = 18 / 19, 0.0
     torch.testing.assert_close(logits.float(), wanted, atol=1e-6, rtol=4e-3)
+
+
+@pytest.mark.parametrize(("rows", "width", "outputs"), [(1, 32, 12), (7, 48, 64), (484, 192, 133), (200, 64, 960)])
+def test_products_with_weights_and_their_gradients_are_those_of_torch(rows, width, outputs):
+    """Widths that fill panels and not, rows that are odd, more rows than pass at once; gradients are not rounded."""
+    torch.manual_seed(5)
+    do, weight, x = Kernels(), torch.randn(outputs, width), torch.randn(rows, width).bfloat16()
+    exact, near = weight.bfloat16().float(), {"rtol": 2**-8, "atol": 2**-8}
+    slope = do.multiply(x, do.panels(weight), outputs)
+    torch.testing.assert_close(slope.float(), x.float() @ exact.T, **near)
+    back = do.multiply(slope, do.panels(weight, transposed=True), width)
+    torch.testing.assert_close(back.float(), slope.float() @ exact, **near)
+    gradient = torch.full_like(weight, torch.nan)
+    for times, add in enumerate((False, True), 1):
+        do.learn(gradient, x, slope, add=add)
+        expected = times * slope.double().T @ x.double()
+        torch.testing.assert_close(gradient.double(), expected, rtol=1e-5, atol=1e-4 * rows**0.5)
+    part = torch.empty(8, width)
+    do.learn(part, x, slope[:, 3:11], add=False)
+    torch.testing.assert_close(part, gradient[3:11] / 2, rtol=1e-5, atol=1e-4 * rows**0.5)
