@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -66,3 +69,20 @@ def test_requests_go_where_their_prefix_is_known(thinker, tmp_path):
         hits = [chat(client, text, max_tokens=1).json()["usage"]["prompt_cache_hit_tokens"] for _ in range(3)]
     assert hits[0] == 0
     assert hits[1] == hits[2] > 200
+
+
+def test_a_model_that_cannot_be_opened_is_one_clear_error(thinker, tmp_path):
+    """It is found in the replica; what is told is told once, without where in our code it was found."""
+    broken = shutil.copytree(thinker, tmp_path / "broken")
+    config = broken / "config.json"
+    config.write_text(config.read_text().replace('"num_hidden_layers": 2', '"num_hidden_layers": 3'))
+    command = [sys.executable, "-m", "thinkery.cli", "serve", str(broken), "port=0", "threads=1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 4
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2
+    assert (
+        "broken: the weights are not those of the architecture in config.json (found missing: model.layers.2"
+        in lines[0]
+    )
+    assert lines[1] == "  try: take config.json and weights of one and the same model"

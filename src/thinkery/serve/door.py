@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from multiprocessing.connection import Connection
 
+from thinkery.errors import ThinkeryError
 from thinkery.process import Cancel, Stop, Worker, end_process
 from thinkery.serve.inbox import Inbox
 from thinkery.serve.jobs import Job, Load, News
@@ -99,6 +100,8 @@ class Door:
         self.loop = asyncio.get_running_loop()
         self.ready = asyncio.Event()
         """Whether a replica was ever ready, or none ever will be."""
+        self.problem: ThinkeryError | None = None
+        """Why the model could not be opened."""
         self.places: dict[str, Replica] = {}
         """Where each job is computed."""
         self.replicas = [self.begin() for _ in range(replicas)]
@@ -122,6 +125,8 @@ class Door:
         if isinstance(said, Load):
             replica.load = said.cache
             self.ready.set()
+        elif isinstance(said, ThinkeryError):
+            self.problem = said
         else:
             self.note(said)
             self.deliver(said)

@@ -102,7 +102,8 @@ async def listen(
     try:
         await door.ready.wait()
         if not door.replicas:
-            raise RunFailed("the model could not be opened; its process says why above", where=models[0].name)
+            unsaid = RunFailed("the model could not be opened; its process says why above", where=models[0].name)
+            raise door.problem or unsaid
         on_ready(await server.address())
         await asyncio.wait({listening, asyncio.create_task(stopping.wait())}, return_when=asyncio.FIRST_COMPLETED)
         await drain(state)
