@@ -5,7 +5,8 @@
 
 The embedded model learns chains of calculations in float32. It begins where our loop has brought the base in START's
 updates: before that, a run of so few samples may stay for long at what form alone earns, or not, as its draws have it
-(so did ours with other seeds), and three seeds say nothing about such a mixture. Two comparisons, with what each has to show:
+(so did ours with other seeds), and three seeds say nothing about such a mixture. Two comparisons, with what each has to
+show:
 
 noise    Either side trains with each of the seeds and samples for itself. Compared are the mean reward of the last
          quarter of the updates, that of all updates (the area under the curve), and accuracy on held-out problems at

@@ -70,6 +70,22 @@ def test_a_narrow_model_is_as_fast_as_it_was_when_tried() -> None:
     assert need.seconds == pytest.approx(5 * (0.5 + 20 * 0.01 + cache) + prompts)
 
 
+def test_a_wide_model_is_as_fast_as_products_in_its_format():
+    fast = replace(MACHINE, bfloat16_flops=4e9)
+    assert [fast.multiplies(dtype) for dtype in ("bfloat16", "fastest", "model", "float32")] == [(4e9, 2)] * 2 + [
+        (1e9, 4)
+    ] * 2
+    assert MACHINE.multiplies("fastest") == (1e9, 4)
+    narrow = PolicyConfig(dtype="bfloat16")
+    seconds = [plan.learning_need("x", SHAPE, narrow, one, 1000, 10).seconds for one in (MACHINE, fast)]
+    assert seconds[0] == pytest.approx(4 * seconds[1])
+    engine = EngineConfig(dtype="fastest")
+    P, cache = plan.parameters(SHAPE), plan.cache_bytes(SHAPE) / 2
+    need = plan.sampling_need("x", SHAPE, fast, 5, 4, 10, 30.0, 0.5, engine)
+    step = max(2 * P * 20 / 4e9, 2 * P / 1e9) + 20 * 35 * cache / 1e9
+    assert need.seconds == pytest.approx(5 * step + 5 * 30 * 2 * P / 4e9)
+
+
 def test_the_machine_tries_a_narrow_model_and_multiplies_for_a_wide_one(tmp_path: Path) -> None:
     narrow = probe(replace(SHAPE, num_hidden_layers=8), tmp_path / "later", 1e9)
     assert narrow.memory == 1e9

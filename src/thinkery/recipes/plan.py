@@ -82,12 +82,20 @@ class Machine:
     latency_s: float
     memory: float
     disk: float
+    bfloat16_flops: float = 0.0
+    """Arithmetic in bfloat16; 0 where it is not faster."""
     learning_flops: float = 0.0
     """What learning reaches, all its operations included; 0 where products alone were measured."""
     step_s: float = 0.0
     """Seconds of a step of sampling, whatever is in flight; 0 where it was not measured."""
     sample_s: float = 0.0
     """Seconds that every sample in flight adds to a step."""
+
+    def multiplies(self, dtype: str) -> tuple[float, int]:
+        """Operations a second in a format, and its bytes a number; "fastest" and "model" as the engine means them."""
+        if self.bfloat16_flops and dtype in ("bfloat16", "fastest"):
+            return self.bfloat16_flops, 2
+        return self.flops, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +219,10 @@ def learning_need(
     if machine.learning_flops:
         seconds = flops / machine.learning_flops
     else:
-        seconds = flops / machine.flops + batches * 3 * KERNELS * shape.num_hidden_layers * machine.latency_s
+        seconds = (
+            flops / machine.multiplies(policy.dtype)[0]
+            + batches * 3 * KERNELS * shape.num_hidden_layers * machine.latency_s
+        )
     return Need(name, "learning", P, memory, tokens, seconds, 4.0 * P)
 
 
@@ -228,18 +239,19 @@ def sampling_need(
 ) -> Need:
     """What sampling takes with continuous batching; a question's prompt is computed once."""
     P, samples, length = parameters(shape), questions * attempts, prompt + fill * longest
-    per_token = cache_bytes(shape)
+    speed, size = machine.multiplies(engine.dtype)
+    per_token = cache_bytes(shape) * size // 4
     room = engine.kv_memory * 2**30 / (per_token * (prompt + longest))
     batch = max(1.0, min(engine.max_batch, samples, room))
     memory = PROCESS_BYTES + 8 * P + batch * per_token * (prompt + longest)
     if machine.step_s:
         step_s = machine.step_s + batch * machine.sample_s
     else:
-        step_s = max(2 * P * batch / machine.flops, 4 * P / machine.bandwidth)
+        step_s = max(2 * P * batch / speed, size * P / machine.bandwidth)
         step_s += KERNELS * shape.num_hidden_layers * machine.latency_s
     step_s += batch * length * per_token / machine.bandwidth
     tokens = samples * fill * longest
-    seconds = tokens / batch * step_s + questions * prompt * 2 * P / machine.flops
+    seconds = tokens / batch * step_s + questions * prompt * 2 * P / speed
     return Need(name, "sampling", P, memory, tokens, seconds, samples * (SAMPLE_BYTES + fill * longest * 1.5))
 
 

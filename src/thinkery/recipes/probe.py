@@ -43,11 +43,13 @@ def probe(shape: Shape, directory: Path, memory: float) -> Machine:
     """Measure this machine for a shape; `memory` is what is free."""
     existing = next(p for p in (directory, *directory.resolve().parents) if p.exists())
     x_TD, w_DF = torch.randn(1024, shape.hidden_size), torch.randn(shape.hidden_size, shape.intermediate_size)
-    flops = 2 * x_TD.numel() * shape.intermediate_size / fastest(lambda: x_TD @ w_DF)
+    operations, narrow_TD, narrow_DF = 2 * x_TD.numel() * shape.intermediate_size, x_TD.bfloat16(), w_DF.bfloat16()
+    flops, narrow = operations / fastest(lambda: x_TD @ w_DF), operations / fastest(lambda: narrow_TD @ narrow_DF)
     block = torch.zeros(2**24)
     bandwidth = 2 * 4 * block.numel() / fastest(block.clone)
     one = torch.zeros(1, 16)
-    found = Machine(flops, bandwidth, fastest(lambda: one + one), memory, shutil.disk_usage(existing).free)
+    disk, latency_s = shutil.disk_usage(existing).free, fastest(lambda: one + one)
+    found = Machine(flops, bandwidth, latency_s, memory, disk, bfloat16_flops=narrow if narrow > flops else 0.0)
     few = replace(shape, num_hidden_layers=min(LAYERS, shape.num_hidden_layers))
     return tried(found, few, shape.num_hidden_layers) if parameters(few) <= NARROW else found
 

@@ -1,7 +1,7 @@
 """A replica: one process that owns engines and batches what it is asked, between any two steps.
 
-It is sent `Job` and `Cancel` and says lists of `News`, one list per step. It says `Load` when the first model is open, or
-the error by which it could not be opened, and opens every other when it is first asked for.
+It is sent `Job` and `Cancel` and says lists of `News`, one list per step. It says `Load` when the first model is open,
+or the error by which it could not be opened, and opens every other when it is first asked for.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def start_replica(models: Mapping[str, Served], running: Running) -> tuple[Conne
 
 
 def _main(connection: Connection, models: Mapping[str, Served], running: Running) -> None:
-    """Open the first model, say so, or why it cannot be, and work until the end; an engine that raises takes its replica
-    with it."""
+    """Open the first model, say so, or why it cannot be, and work until the end; an engine that raises takes its
+    replica with it."""
     with ExitStack() as opened:
         desk = Desk(connection, lambda name: open_served(models[name], running, opened))
         try:

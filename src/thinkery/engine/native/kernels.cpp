@@ -178,15 +178,6 @@ struct Caches {
 
     int64_t length(int64_t row) const { return shared[row] + places[row] + 1; }
 
-    // Has the processor fetch what a row said, which it cannot foresee.
-    void fetch(int64_t row, int64_t head, int64_t E) const {
-        const int64_t first = (row * K + head) * L * E, last = first + places[row] * E;
-        for (int64_t i = first; i < last; i += 64 / sizeof(T)) {
-            __builtin_prefetch(own_keys + i, 0, 2);
-            __builtin_prefetch(own_values + i, 0, 2);
-        }
-    }
-
     int64_t spans(int64_t rows) const {  // of the longest row
         int64_t most = 0;
         for (int64_t row = 0; row < rows; row++) most = std::max(most, (length(row) + SPAN - 1) / SPAN);
@@ -574,7 +565,6 @@ void decode(const Sizes& is, const Layer<T>* layers, float* x, T* out, float eps
 #pragma omp for
             for (int64_t task = 0; task < rows * K; task++) {
                 const int64_t row = task / K, head = task % K, position = at.length(row) - 1;
-                if (spans == 1 && task + 1 < rows * K) at.fetch((task + 1) / K, (task + 1) % K, E);
                 const float *cos = is.cos + position * E / 2, *sin = is.sin + position * E / 2;
                 float *queries = &heads[row * N + head * M * E], *key = &heads[row * N + (H + head) * E];
                 turn<E>(key, layer.k_norm, cos, sin, eps);
