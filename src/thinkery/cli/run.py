@@ -59,6 +59,12 @@ def main(args: argparse.Namespace) -> int:
         return 0
     if args.procs > 1 and "RANK" not in os.environ:
         return start_ranks(args.procs, directory)
+    if "RANK" not in os.environ and on_ray(steps):
+        from thinkery.launch.watched import ENDS, tell_end, watched
+
+        if ENDS not in os.environ:
+            return watched(sys.argv[1:])
+        tell_end()
     with joined(os.environ, chosen.config.watchdog) as ranks:
         if ranks.rank:
             assist(steps, ranks)
@@ -71,7 +77,7 @@ def main(args: argparse.Namespace) -> int:
         except Stopped as stop:
             hint = shlex.join(["thinkery", *sys.argv[1:]])
             raise Stopped(stop.what, where=stop.where, hint=f"to continue: {hint}") from None
-    tell_end(directory, as_json=args.json)
+    sum_up(directory, as_json=args.json)
     return 0
 
 
@@ -87,6 +93,11 @@ def start_ranks(procs: int, directory: Path) -> int:
     from thinkery.launch.local import launch
 
     return launch(sys.argv[1:], procs, directory)
+
+
+def on_ray(steps: Mapping[str, Step]) -> bool:
+    """Whether any engine samples on a Ray cluster."""
+    return any(getattr(getattr(step.config, "engine", None), "ray", "") for step in steps.values())
 
 
 def carry_out(
@@ -181,7 +192,7 @@ def tell(event: dict[str, Any], note: Callable[[str], None]) -> None:
         note(f"{event['step']}: {event['kind']} {event.get('message', '')}".rstrip())
 
 
-def tell_end(directory: Path, *, as_json: bool) -> None:
+def sum_up(directory: Path, *, as_json: bool) -> None:
     """How long it took, which alarms rang, the stage table where there is one, where things are, the next commands."""
     from thinkery.cli.report import print_stages
     from thinkery.evals.findings import evaluations, stage_metrics
