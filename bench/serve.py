@@ -34,10 +34,12 @@ import httpx
 import numpy as np
 
 from bench.peers.__main__ import CACHE, located
-from bench.recipe import machine, write
+from bench.recipe import RESULTS, machine, write
 from thinkery.cli.models import find_model
 
 WORDS = ("the", "ball", "is", "under", "a", "red", "cup", "and", "we", "swap", "it", "with", "two", "blue", "ones")
+RESULT = RESULTS / "serve.json"
+"""Models that are not measured stay in it as they were."""
 BARS = {"tokens_per_s": 1.2, "first_p50_s": 1.0, "first_p99_s": 1.0}
 """What is asked: throughput as a multiple of vLLM's, and vLLM's time to the first token as a multiple of ours."""
 NAME = "deepseek-reasoner"
@@ -76,13 +78,14 @@ def main() -> None:
     """Measure both servers with every model, in turn, and keep what was found."""
     args = arguments()
     began = time.monotonic()
-    found = {model: compared(model, args) for model in args.models}
+    found = {model: compared(model, args) | {"date": date.today().isoformat()} for model in args.models}
+    known = json.loads(RESULT.read_text())["models"] if RESULT.exists() else {}
     write("serve", {
         "date": date.today().isoformat(),
         "machine": machine(),
         "command": ["python", "-m", "bench.serve", *sys.argv[1:]],
         "wall_s": round(time.monotonic() - began, 1),
-        "models": found,
+        "models": known | found,
     })  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from thinkery.engine.native.kernels import Compiled
-from thinkery.engine.native.packed import PackedTransformer, Plain, can_pack
+from thinkery.engine.native.packed import OneDnn, PackedTransformer, can_pack
 from thinkery.model.attention import packed_causal, positions
 from thinkery.model.compiled import compiler
 from thinkery.model.transformer import Transformer
@@ -32,7 +32,7 @@ def logits_of(network) -> tuple[torch.Tensor, torch.Tensor]:
     tokens = torch.arange(sum(LENGTHS)) * 7
     if not can_pack(network, torch.float32):
         pytest.skip("no kernels for packed weights on this processor")
-    packed = PackedTransformer(network, torch.float32, Plain(torch.float32, network.shape.rms_norm_eps))
+    packed = PackedTransformer(network, OneDnn(torch.float32))
     with torch.inference_mode():
         hidden = packed(tokens, positions(LENGTHS), packed_causal(LENGTHS))
         return network.logits(network.packed(tokens, LENGTHS)), packed.logits(hidden)
@@ -54,16 +54,16 @@ def test_a_packed_copy_gives_the_same_logits(shape, changes):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", [Plain, Compiled], ids=["plain", "compiled"])
+@pytest.mark.parametrize("kind", [OneDnn, Compiled], ids=["plain", "compiled"])
 def test_a_packed_copy_in_bfloat16_errs_no_more_than_the_decoder_in_bfloat16(shape, kind):
     network = built(shape, head_dim=16)
     if not can_pack(network, torch.bfloat16):
         pytest.skip("this processor does not multiply in bfloat16")
-    if kind is not Plain and compiler() is None:
+    if kind is not OneDnn and compiler() is None:
         pytest.skip("no C++ compiler")
     tokens = torch.arange(sum(LENGTHS)) * 7
     exact = network.logits(network.packed(tokens, LENGTHS)).log_softmax(-1)
-    packed = PackedTransformer(network, torch.bfloat16, kind(torch.bfloat16, network.shape.rms_norm_eps))
+    packed = PackedTransformer(network, kind(torch.bfloat16))
     with torch.inference_mode():
         ours = packed.logits(packed(tokens, positions(LENGTHS), packed_causal(LENGTHS))).float().log_softmax(-1)
         network.bfloat16()

@@ -16,7 +16,7 @@ from thinkery.engine.native.engine import NativeEngine
 from thinkery.engine.native.fixed import FixedRunner
 from thinkery.engine.native.graphs import GraphRunner
 from thinkery.engine.native.kernels import Compiled, suits
-from thinkery.engine.native.packed import PackedTransformer, Plain, can_pack
+from thinkery.engine.native.packed import OneDnn, PackedTransformer, can_pack
 from thinkery.engine.native.runner import CachedRunner, Network, Runner, token_bytes
 from thinkery.engine.plain import RecomputingRunner
 from thinkery.errors import ConfigError, EnvironmentLacks
@@ -119,9 +119,8 @@ def sampled_network(network: Network, cfg: EngineConfig) -> Any:
     own = next(network.parameters()).dtype
     dtype = {"model": own, "fastest": fastest(network)}.get(cfg.dtype) or getattr(torch, cfg.dtype)
     if isinstance(network, Transformer) and can_pack(network, dtype) and not cfg.deterministic:
-        eps = network.shape.rms_norm_eps
         compiled = cfg.kernels == "compiled" and suits(network.shape)
-        return PackedTransformer(network, dtype, (Compiled if compiled else Plain)(dtype, eps))
+        return PackedTransformer(network, (Compiled if compiled else OneDnn)(dtype))
     if dtype == own:
         return network
     sampled = copy.deepcopy(network)

@@ -99,7 +99,8 @@ class Serve(Config):
     dtype: Literal["fastest", "float32", "bfloat16"] = "fastest"
     """Number format of the models: bfloat16 where the device multiplies in it, or always one of the two."""
     threads: int | None = Field(default=None, ge=1)
-    """Threads of each engine process; None shares the processors out evenly."""
+    """Threads of each engine process; None shares the processors out evenly, but gives models of less than 64 MB one: a
+    second would mostly wait, and be waited for, on processors that the server and its clients need too."""
     max_batch: int = Field(default=64, ge=1)
     """Answers that one replica continues at the same time."""
     kv_memory: float = Field(default=2.0, gt=0)

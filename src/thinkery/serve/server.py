@@ -36,6 +36,9 @@ from thinkery.serve.till import Till
 HEADERS = 64 * 1024
 """Bytes that the headers of a request may have."""
 
+SMALL = 2**26
+"""Bytes of weights up to which one thread computes."""
+
 
 def serve(models: Sequence[Served], cfg: Serve, ledger: Path, *, on_ready: Callable[[str], None]) -> None:
     """Serve models until a signal; `on_ready` hears the address. Raises UsageError for an open server without keys."""
@@ -87,7 +90,7 @@ async def listen(
     till: Till, models: Sequence[Served], cfg: Serve, risk: RiskControl | None, on_ready: Callable[[str], None]
 ) -> None:
     """Answer requests until a signal."""
-    by_name, running = {model.name: model for model in models}, running_of(cfg)
+    by_name, running = {model.name: model for model in models}, running_of(cfg, models)
     offered = offers(models, cfg.max_len)
     door = Door(lambda: start_replica(by_name, running), cfg.replicas, note=till.meter.note)
     state = State(cfg, door, till, offered, Limiter(cfg.limits), Metrics(door), risk)
@@ -113,9 +116,10 @@ async def listen(
         door.close()
 
 
-def running_of(cfg: Serve) -> Running:
+def running_of(cfg: Serve, models: Sequence[Served]) -> Running:
     """How each replica runs."""
-    threads = cfg.threads or max(1, (os.cpu_count() or 1) // cfg.replicas)
+    small = all(sum(path.stat().st_size for path in model.folder.glob("*.safetensors")) < SMALL for model in models)
+    threads = cfg.threads or (1 if small else max(1, (os.cpu_count() or 1) // cfg.replicas))
     return Running(
         cfg.max_batch, cfg.kv_memory, cfg.max_len, cfg.deterministic, threads, cfg.dtype, cfg.engine, cfg.vllm
     )

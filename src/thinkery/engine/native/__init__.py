@@ -6,8 +6,8 @@ cache       keys and values of everything in flight
 runner      the network over the cache: prompts many at once or in parts, then one token per sample
 graphs      the same on CUDA devices, decoding by recorded graphs
 packed      the decoder over weights laid out for this processor
-kernels     what it computes between its matrix products, compiled
-step        a decoding step, compiled as a whole
+kernels     its matrix products, compiled
+fused       its layers in one call, compiled
 sampler     logits to tokens and their log-probabilities
 engine      submit, step, cancel
 """

@@ -1,5 +1,4 @@
-// The decoder on a CPU: a whole step of decoding in one call; and for prompts its matrix products (model/products.h) and
-// what is between them, each in one pass over memory: norm, rotation, gate, attention.
+// The decoder on a CPU, all layers in one call: a step of decoding, or the next tokens of some texts.
 //
 // Compiled on first use by engine/native/kernels.py, which also says what each pointer is. Numbers are read as float32
 // or bfloat16, added up in float32, and rounded once when they are written. A row's result depends on that row alone.
@@ -349,12 +348,12 @@ struct Tile {
     }
 };
 
-// Tokens `done` to `end` of a text, the first of them row `first` of the queries; its keys and values [K, end, E] are
-// `head` numbers apart from head to head and `token` from token to token.
+// Tokens `done` to `end` of a text, the first of them row `first` of the queries; its keys and values are `head` numbers
+// apart from head to head, `token` from token to token, and `layer` from layer to layer.
 template <class T>
 struct Text {
-    const T *keys, *values;
-    int64_t first, done, end, head, token;
+    T *keys, *values;
+    int64_t first, done, end, head, token, layer;
 
     int64_t laid() const { return (end + COLUMNS - 1) / COLUMNS * COLUMNS; }
     int64_t tiles() const { return (end - done + TOKENS - 1) / TOKENS; }
@@ -424,49 +423,6 @@ void read(const T* q, int64_t q_stride, const Text<T>* texts, int64_t count, T* 
         case 128: { constexpr int N = 128; work; } break; \
     }
 
-// out = x / rms(x), after `added`, where there is one, has been added to x in place; rows of D numbers.
-template <class T>
-void norm(T* x, const T* added, T* out, int64_t rows, int64_t D, float eps) {
-#pragma omp parallel for if (rows > 4)
-    for (int64_t row = 0; row < rows; row++) {
-        T* here = x + row * D;
-        Wide squares = {};
-        for (int64_t d = 0; d < D; d += W) {
-            if (added) store(here + d, load(here + d) + load(added + row * D + d));
-            Wide value = load(here + d);
-            squares += value * value;
-        }
-        float scale = 1 / std::sqrt(sum(squares) / D + eps);
-        for (int64_t d = 0; d < D; d += W) store(out + row * D + d, load(here + d) * scale);
-    }
-}
-
-// Rotates `heads` heads of E numbers of each row, which begin `stride` apart, in place.
-template <class T>
-void rotate(T* x, const T* cos, const T* sin, int64_t rows, int64_t heads, int64_t E, int64_t stride) {
-#pragma omp parallel for if (rows > 4)
-    for (int64_t row = 0; row < rows; row++)
-        for (int64_t head = 0; head < heads; head++)
-            for (int64_t e = 0; e < E / 2; e += W) {
-                T *first = x + row * stride + head * E + e, *second = first + E / 2;
-                const T *c = cos + row * E + e, *s = sin + row * E + e;  // both halves of each are the same
-                Wide a = load(first), b = load(second);
-                store(first, a * load(c) - b * load(s));
-                store(second, b * load(c) + a * load(s));
-            }
-}
-
-// out = silu(gate) * up, for rows [gate, up] of F numbers each.
-template <class T>
-void gate(const T* x, T* out, int64_t rows, int64_t F) {
-#pragma omp parallel for if (rows > 4)
-    for (int64_t row = 0; row < rows; row++)
-        for (int64_t f = 0; f < F; f += W) {
-            Wide g = load(x + row * 2 * F + f), up = load(x + row * 2 * F + F + f);
-            store(out + row * F + f, g / (1 + exponential(-g)) * up);
-        }
-}
-
 // Shares panels out among threads.
 struct Part {
     int64_t begin, end;
@@ -534,6 +490,27 @@ struct Sizes {
     const float *cos, *sin;  // of every position, E / 2 numbers
 };
 
+// x [rows, D] += from [rows, inputs] times weights, the share of one thread.
+template <class T>
+void add(const T* from, int64_t inputs, const T* weights, const float* bias, float* x, int64_t rows, int64_t D, Part part) {
+    product(from, inputs, weights, rows, inputs, part.begin, part.end, [&](int64_t row, int64_t o, Wide values) {
+        if (o < D) store(x + row * D + o, load(x + row * D + o) + biased(bias, o, values));
+    });
+}
+
+// gated [rows, F] = silu(gate) * up, the share of one thread.
+template <class T>
+void gate(const Layer<T>& layer, const T* normed, float* gates, T* gated, int64_t rows, int64_t D, int64_t F, Part part) {
+    product(normed, D, layer.gate_and_up, rows, D, part.begin, part.end, [&](int64_t row, int64_t o, Wide values) {
+        store(gates + row * F + o, biased(layer.gate_and_up_bias, o, values));
+    });
+    product(normed, D, layer.gate_and_up + F * D, rows, D, part.begin, part.end, [&](int64_t row, int64_t o, Wide values) {
+        const Wide gate = load(gates + row * F + o);
+        values = biased(layer.gate_and_up_bias, o + F, values);
+        store(gated + row * F + o, gate / (1 + exponential(-gate)) * values);
+    });
+}
+
 template <int E, class T>
 void decode(const Sizes& is, const Layer<T>* layers, float* x, T* out, float eps) {
     const int64_t rows = is.rows, D = is.D, H = is.H, K = is.K, F = is.F, M = H / K, N = (H + 2 * K) * E;
@@ -547,11 +524,6 @@ void decode(const Sizes& is, const Layer<T>* layers, float* x, T* out, float eps
     {
         const int64_t number = omp_get_thread_num(), parts = omp_get_num_threads();
         const Part n(panels_of(N), number, parts), d(panels_of(D), number, parts), f(panels_of(F), number, parts);
-        auto add = [&](const T* from, int64_t inputs, const T* weights, const float* bias) {
-            product(from, inputs, weights, rows, inputs, d.begin, d.end, [&](int64_t row, int64_t o, Wide values) {
-                if (o < D) store(x + row * D + o, load(x + row * D + o) + biased(bias, o, values));
-            });
-        };
         for (int64_t l = 0; l < is.layers; l++) {
             const Layer<T>& layer = layers[l];
             const Caches<T> at{layer.prompt_keys, layer.prompt_values, layer.own_keys, layer.own_values,
@@ -592,26 +564,84 @@ void decode(const Sizes& is, const Layer<T>* layers, float* x, T* out, float eps
                     gather<E>(&left[task * spans * size], (at.length(task / K) + SPAN - 1) / SPAN, M,
                               &attended[task * M * E]);
             }
-            add(attended.data(), H * E, layer.out, layer.out_bias);
+            add(attended.data(), H * E, layer.out, layer.out_bias, x, rows, D, d);
 #pragma omp barrier
 #pragma omp for
             for (int64_t row = 0; row < rows; row++) normalise(x + row * D, nullptr, &normed[row * D], D, eps);
-            product(normed.data(), D, layer.gate_and_up, rows, D, f.begin, f.end, [&](int64_t row, int64_t o, Wide values) {
-                store(&gates[row * F + o], biased(layer.gate_and_up_bias, o, values));
-            });
-            product(normed.data(), D, layer.gate_and_up + F * D, rows, D, f.begin, f.end,
-                    [&](int64_t row, int64_t o, Wide values) {
-                        const Wide gate = load(&gates[row * F + o]);
-                        values = biased(layer.gate_and_up_bias, o + F, values);
-                        store(&gated[row * F + o], gate / (1 + exponential(-gate)) * values);
-                    });
+            gate(layer, normed.data(), gates.data(), gated.data(), rows, D, F, f);
 #pragma omp barrier
-            add(gated.data(), F, layer.down, layer.down_bias);
+            add(gated.data(), F, layer.down, layer.down_bias, x, rows, D, d);
 #pragma omp barrier
         }
 #pragma omp for
         for (int64_t row = 0; row < rows; row++) normalise(x + row * D, nullptr, out + row * D, D, eps);
     }
+}
+
+constexpr int64_t BLOCK = 512;  // tokens between attention and attention that pass together
+
+// The next tokens of texts, `rows` in all, whose keys and values are stored where the texts say.
+template <int E, class T>
+void advance(const Sizes& is, const Layer<T>* layers, const Text<T>* given, int64_t count, float* x, T* out, float eps) {
+    const int64_t rows = is.rows, D = is.D, H = is.H, K = is.K, F = is.F, N = (H + 2 * K) * E;
+    const int64_t most = std::min(rows, BLOCK);
+    std::vector<float> heads(most * N), gates(most * F);
+    std::vector<T> normed(most * D), gated(most * F), queries(rows * H * E), attended(rows * H * E);
+    std::vector<Text<T>> texts(given, given + count);
+    std::vector<int64_t> text_of(rows);
+    for (int64_t i = 0; i < count; i++)
+        std::fill_n(&text_of[texts[i].first], texts[i].end - texts[i].done, i);
+    for (int64_t l = 0; l < is.layers; l++) {
+        const Layer<T>& layer = layers[l];
+#pragma omp parallel num_threads(is.threads)
+        {
+            const Part n(panels_of(N), omp_get_thread_num(), omp_get_num_threads());
+            for (int64_t from = 0; from < rows; from += BLOCK) {
+                const int64_t here = std::min(BLOCK, rows - from);
+#pragma omp for
+                for (int64_t row = 0; row < here; row++) normalise(x + (from + row) * D, nullptr, &normed[row * D], D, eps);
+                product(normed.data(), D, layer.qkv, here, D, n.begin, n.end, [&](int64_t row, int64_t o, Wide values) {
+                    if (o < N) store(&heads[row * N + o], biased(layer.qkv_bias, o, values));
+                });
+#pragma omp barrier
+#pragma omp for
+                for (int64_t row = 0; row < here; row++) {
+                    const Text<T>& text = texts[text_of[from + row]];
+                    const int64_t place = text.done + from + row - text.first;
+                    const float *cos = is.cos + place * E / 2, *sin = is.sin + place * E / 2;
+                    float* head = &heads[row * N];
+                    for (int64_t h = 0; h < H + K; h++)
+                        turn<E>(head + h * E, h < H ? layer.q_norm : layer.k_norm, cos, sin, eps);
+                    for (int64_t e = 0; e < H * E; e += W) store(&queries[(from + row) * H * E + e], load(head + e));
+                    for (int64_t k = 0; k < K; k++)
+                        for (int64_t e = 0; e < E; e += W) {
+                            store(text.keys + k * text.head + place * text.token + e, load(head + (H + k) * E + e));
+                            store(text.values + k * text.head + place * text.token + e, load(head + (H + K + k) * E + e));
+                        }
+                }
+            }
+        }
+        read<E>(queries.data(), H * E, texts.data(), count, attended.data(), H, K, is.threads);
+#pragma omp parallel num_threads(is.threads)
+        {
+            const int64_t number = omp_get_thread_num(), parts = omp_get_num_threads();
+            const Part d(panels_of(D), number, parts), f(panels_of(F), number, parts);
+            for (int64_t from = 0; from < rows; from += BLOCK) {
+                const int64_t here = std::min(BLOCK, rows - from);
+                float* sums = x + from * D;
+                add<T>(&attended[from * H * E], H * E, layer.out, layer.out_bias, sums, here, D, d);
+#pragma omp barrier
+#pragma omp for
+                for (int64_t row = 0; row < here; row++) normalise(sums + row * D, nullptr, &normed[row * D], D, eps);
+                gate(layer, normed.data(), gates.data(), gated.data(), here, D, F, f);
+#pragma omp barrier
+                add<T>(gated.data(), F, layer.down, layer.down_bias, sums, here, D, d);
+#pragma omp barrier
+            }
+        }
+        for (Text<T>& text : texts) text.keys += text.layer, text.values += text.layer;
+    }
+    for (int64_t row = 0; row < rows; row++) normalise(x + row * D, nullptr, out + row * D, D, eps);
 }
 
 }  // namespace
@@ -628,20 +658,12 @@ void decode(const Sizes& is, const Layer<T>* layers, float* x, T* out, float eps
                                   int64_t threads) {                                                                  \
         linear(x, panels, nullptr, out, rows, n, outputs, threads);                                                   \
     }                                                                                                                 \
-    extern "C" void read_##name(const T* q, const Text<T>* texts, T* out, int64_t count, int64_t q_stride, int64_t H, \
-                                int64_t K, int64_t E, int64_t threads) {                                              \
-        FOR_WIDTH(E, (read<N>(q, q_stride, texts, count, out, H, K, threads)))                                        \
-    }                                                                                                                 \
-    extern "C" void norm_##name(T* x, const T* added, T* out, int64_t rows, int64_t D, float eps) {                   \
-        norm(x, added, out, rows, D, eps);                                                                            \
-    }                                                                                                                 \
-    extern "C" void rotate_##name(T* x, const T* cos, const T* sin, int64_t rows, int64_t heads, int64_t E,           \
-                                  int64_t stride) {                                                                   \
-        rotate(x, cos, sin, rows, heads, E, stride);                                                                  \
-    }                                                                                                                 \
-    extern "C" void gate_##name(const T* x, T* out, int64_t rows, int64_t F) { gate(x, out, rows, F); }               \
     extern "C" void decode_##name(const Sizes* is, const Layer<T>* layers, float* x, T* out, float eps) {             \
         FOR_WIDTH(is->E, (decode<N>(*is, layers, x, out, eps)))                                                       \
+    }                                                                                                                 \
+    extern "C" void advance_##name(const Sizes* is, const Layer<T>* layers, const Text<T>* texts, float* x, T* out,    \
+                                   int64_t count, float eps) {                                                        \
+        FOR_WIDTH(is->E, (advance<N>(*is, layers, texts, count, x, out, eps)))                                        \
     }
 
 EXPORTED(float, float32)

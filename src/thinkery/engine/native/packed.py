@@ -1,8 +1,8 @@
 """The decoder as it samples on a CPU: the arithmetic of `model/transformer.py` over weights packed for this processor.
 
-Weights are laid out beforehand in the order they are multiplied in, by our own functions (`kernels.py`) or, where there
-are none, for oneDNN's. The packed copy takes as much memory as the weights and is made anew when they change. Nothing
-here can be differentiated.
+Weights are laid out beforehand in the order they are multiplied in, for our own functions (`kernels.py`, and `fused.py`
+for all layers in one call) or, where there are none, for oneDNN's. The packed copy takes as much memory as the weights
+and is made anew when they change. Nothing here can be differentiated.
 
 Shapes: T tokens, D width, O outputs, H query heads, K key/value heads, N = H + K, E head width, F feed-forward width.
 """
@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from thinkery.engine.native.fused import Fused
 from thinkery.engine.native.kernels import Compiled
-from thinkery.engine.native.step import Step
 from thinkery.model.attention import Attend
 from thinkery.model.transformer import Transformer, rotate
 
@@ -41,26 +41,21 @@ class Linear(Protocol):
     def logits(self, x_TD: Tensor) -> Tensor: ...
 
 
-class Arithmetic(Protocol):
-    """What the decoder computes; `Plain` and `kernels.Compiled` do."""
+class Products(Protocol):
+    """How weights are packed: `OneDnn` and `kernels.Compiled`."""
+
+    @property
+    def dtype(self) -> torch.dtype: ...
 
     def linear(self, weight_OD: Tensor, scale_D: Tensor | None, bias_O: Tensor | None) -> Linear: ...
-
-    def normed(self, x_TD: Tensor) -> Tensor: ...
-
-    def add_normed(self, x_TD: Tensor, added_TD: Tensor) -> Tensor: ...
-
-    def rotated(self, x_TNE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor: ...
-
-    def gated(self, x_TF: Tensor) -> Tensor: ...
 
 
 class PackedTransformer:
     """A network's weights in another layout, and perhaps in another number format."""
 
-    def __init__(self, source: Transformer, dtype: torch.dtype, arithmetic: Arithmetic) -> None:
-        self.source, self.shape, self.dtype = source, source.shape, dtype
-        self.arithmetic = arithmetic
+    def __init__(self, source: Transformer, products: Products) -> None:
+        self.source, self.shape, self.dtype = source, source.shape, products.dtype
+        self.products = products
         self.refresh()
 
     @torch.no_grad()
@@ -69,34 +64,34 @@ class PackedTransformer:
         self.drop()
         model: Any = self.source.model
         self.embeddings_VD = model["embed_tokens"].weight.detach()
-        self.layers += [Layer.of(block, self.arithmetic, self.dtype) for block in model["layers"]]
-        self.head = joined(self.arithmetic, self.source.lm_head, norm=model["norm"])
+        self.layers += [Layer.of(block, self.products) for block in model["layers"]]
+        self.head = joined(self.products, self.source.lm_head, norm=model["norm"])
         blocks: Any = [(layer.qkv, layer.out, layer.gate_and_up, layer.down) for layer in self.layers]
-        self.step = Step(self.source, self.dtype, blocks) if isinstance(self.arithmetic, Compiled) else None
+        self.fused = Fused(self.source, self.dtype, blocks) if isinstance(self.products, Compiled) else None
 
     def drop(self) -> None:
         """Let go of the packed weights; until `refresh` nothing can be computed."""
         self.layers: list[Layer] = []
         self.head: Any = None
-        self.step: Step | None = None
+        self.fused: Fused | None = None
 
     def __call__(self, tokens_T: Tensor, positions_T: Tensor, attend: Attend) -> Tensor:
         """Hidden states hidden_TD, normed; the final norm's weight is part of the head."""
-        shape, do = self.shape, self.arithmetic
+        shape, eps = self.shape, self.shape.rms_norm_eps
         H, K, E = shape.num_attention_heads, shape.num_key_value_heads, shape.head_dim
         x_TD = self.embeddings_VD.index_select(0, tokens_T).to(self.dtype)
         rotations = self.source.rotations(positions_T, self.dtype)
-        normed_TD = do.normed(x_TD)
         for number, layer in enumerate(self.layers):
-            heads_TE = layer.qkv(normed_TD).unflatten(1, (-1, E))
+            heads_TE = layer.qkv(normed(x_TD, eps)).unflatten(1, (-1, E))
             qk_TNE, v_TKE = heads_TE.split((H + K, K), dim=1)
             if layer.qk_norm_NE is not None:
-                qk_TNE = normed(qk_TNE, shape.rms_norm_eps) * layer.qk_norm_NE
-            qk_TNE = do.rotated(qk_TNE, *rotations)
+                qk_TNE = normed(qk_TNE, eps) * layer.qk_norm_NE
+            qk_TNE = rotate(qk_TNE, *rotations)
             out_THE = attend(number, qk_TNE[:, :H], qk_TNE[:, H:], v_TKE)
-            normed_TD = do.add_normed(x_TD, layer.out(out_THE.reshape(-1, H * E)))
-            normed_TD = do.add_normed(x_TD, layer.down(do.gated(layer.gate_and_up(normed_TD))))
-        return normed_TD
+            x_TD += layer.out(out_THE.reshape(-1, H * E))
+            gate_TF, up_TF = layer.gate_and_up(normed(x_TD, eps)).chunk(2, dim=-1)
+            x_TD += layer.down(F.silu(gate_TF).mul_(up_TF))
+        return normed(x_TD, eps)
 
     def logits(self, hidden_TD: Tensor) -> Tensor:
         """Next-token logits logits_TV."""
@@ -104,11 +99,10 @@ class PackedTransformer:
 
 
 @dataclass(frozen=True, slots=True)
-class Plain:
-    """The arithmetic in PyTorch's own operations, and oneDNN's products."""
+class OneDnn:
+    """Products by oneDNN."""
 
     dtype: torch.dtype
-    eps: float
 
     def linear(self, weight_OD: Tensor, scale_D: Tensor | None, bias_O: Tensor | None) -> Prepacked:
         """A product with a weight, whose inputs are scaled."""
@@ -116,24 +110,6 @@ class Plain:
         packed = torch.ops.mkldnn._reorder_linear_weight(weight_OD.to(self.dtype), None)
         bias_O = None if bias_O is None else bias_O.to(self.dtype)
         return Prepacked(packed, bias_O, torch.ops.mkldnn._linear_pointwise.default)
-
-    def normed(self, x_TD: Tensor) -> Tensor:
-        """x over its root mean square."""
-        return normed(x_TD, self.eps)
-
-    def add_normed(self, x_TD: Tensor, added_TD: Tensor) -> Tensor:
-        """x, to which something is added in place, over its root mean square."""
-        x_TD += added_TD
-        return normed(x_TD, self.eps)
-
-    def rotated(self, x_TNE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
-        """Heads with their positions."""
-        return rotate(x_TNE, cos_TE, sin_TE)
-
-    def gated(self, x_TF: Tensor) -> Tensor:
-        """silu of the first half of the columns times the second."""
-        gate_TF, up_TF = x_TF.chunk(2, dim=-1)
-        return F.silu(gate_TF).mul_(up_TF)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +124,7 @@ class Layer:
     """Qwen3's norm weights, one row per head of queries, then of keys."""
 
     @classmethod
-    def of(cls, block: Any, do: Arithmetic, dtype: torch.dtype) -> Layer:
+    def of(cls, block: Any, do: Products) -> Layer:
         """The weights of a `model.transformer.Block`."""
         attention, mlp = block.self_attn, block.mlp
         return cls(
@@ -156,7 +132,7 @@ class Layer:
             out=joined(do, attention.o_proj),
             gate_and_up=joined(do, mlp.gate_proj, mlp.up_proj, norm=block.post_attention_layernorm),
             down=joined(do, mlp.down_proj),
-            qk_norm_NE=head_norms(attention).to(dtype) if attention.qk_norm else None,
+            qk_norm_NE=head_norms(attention).to(do.dtype) if attention.qk_norm else None,
         )
 
 
@@ -177,7 +153,7 @@ class Prepacked:
         return self(x_TD)
 
 
-def joined(do: Arithmetic, *layers: nn.Linear, norm: nn.RMSNorm | None = None) -> Linear:
+def joined(do: Products, *layers: nn.Linear, norm: nn.RMSNorm | None = None) -> Linear:
     """Layers of the same input as one product; the weight of a norm before them is multiplied in."""
     weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers if layer.bias is not None]
     weight_OD = torch.cat(tuple(weights)) if len(weights) > 1 else weights[0].detach()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from thinkery.engine.native.attention import Sharing, after, over_cache, over_prompts_and_own
 from thinkery.engine.native.blocks import BLOCK, Blocks
 from thinkery.engine.native.cache import Cache
-from thinkery.engine.native.kernels import Compiled
+from thinkery.engine.native.fused import Fused
 from thinkery.engine.native.packed import PackedTransformer
 from thinkery.engine.native.scheduler import Moves, Room
 from thinkery.engine.native.sequence import Sample
@@ -27,8 +27,8 @@ PREFILL_TOKENS = 8192
 """Tokens that whole texts may have when they go through the network together, padded to the longest of them."""
 
 
-SHORT = 128
-"""Tokens up to which texts are compared with themselves by plain products, padded to the longest of them."""
+STEP = 32
+"""Tokens by which the room for texts grows at least."""
 
 LONG = 512
 """Tokens from which on a text is copied by itself, and room is not made for texts that may come."""
@@ -137,8 +137,6 @@ class CachedRunner:
     def __init__(self, network: Transformer | PackedTransformer, max_rows: int, memory: int) -> None:
         self.network, self.max_rows = network, max_rows
         self.dtype, self.device = format_of(network)
-        arithmetic = network.arithmetic if isinstance(network, PackedTransformer) else None
-        self.compiled = arithmetic if isinstance(arithmetic, Compiled) else None
         self.prompts = Cache(network.shape, self.dtype, self.device)
         self.own = Cache(network.shape, self.dtype, self.device)
         self.blocks = Blocks()
@@ -149,6 +147,11 @@ class CachedRunner:
     def spare(self) -> int:
         """Tokens for which there is memory beside the room of what is in flight."""
         return self.cache_tokens - self.prompts.tokens - self.own.tokens
+
+    @property
+    def fused(self) -> Fused | None:
+        """The network's layers in one call, where they are compiled."""
+        return self.network.fused if isinstance(self.network, PackedTransformer) else None
 
     def make_room(self, room: Room, unplaced: int) -> None:
         """Slots double while they are short, so that copies are rare; their length fits what is read."""
@@ -193,10 +196,13 @@ class CachedRunner:
         """One causal pass over texts from their beginning to their end."""
         lengths = [reading.end for reading in readings]
         tokens = [token for reading in readings for token in reading.text]
-        places = [place for n in lengths for place in range(n)]
-        compiled = self.compiled if max(lengths) > SHORT else None
-        attend = compiled.causal(lengths) if compiled else packed_causal(lengths, self.device)
-        hidden_TD, kv_XITKE = recorded(self.network, tokens, places, attend)
+        if fused := self.fused:
+            kv_XITKE = places_for(self.network, len(tokens))
+            parts = [(kv, 0, n) for kv, n in zip(kv_XITKE.split(lengths, dim=2), lengths, strict=True)]
+            hidden_TD = fused.advance(tokens, parts)
+        else:
+            places = [place for n in lengths for place in range(n)]
+            hidden_TD, kv_XITKE = recorded(self.network, tokens, places, packed_causal(lengths, self.device))
         for reading, kv in zip(readings, kv_XITKE.split(lengths, dim=2), strict=True):
             reading.kv_XITKE = kv
         advanced(readings, hidden_TD)
@@ -207,11 +213,12 @@ class CachedRunner:
             if not reading.kv_XITKE.numel():
                 self.make_buffer(reading)
         tokens = [token for reading in readings for token in reading.text[reading.done : reading.end]]
-        places = [place for reading in readings for place in range(reading.done, reading.end)]
         parts = [(reading.kv_XITKE, reading.done, reading.end) for reading in readings]
-        attend = self.compiled.after(parts) if self.compiled else after(parts)
+        if fused := self.fused:
+            return advanced(readings, fused.advance(tokens, parts))
+        places = [place for reading in readings for place in range(reading.done, reading.end)]
         tokens_T, places_T = (torch.tensor(x, device=self.device) for x in (tokens, places))
-        advanced(readings, self.network(tokens_T, places_T, attend))
+        advanced(readings, self.network(tokens_T, places_T, after(parts)))
 
     def make_buffer(self, reading: Reading) -> None:
         """Room for a whole text's keys and values, each head's in one piece, with those that are known."""
@@ -238,8 +245,8 @@ class CachedRunner:
 
     def decode(self, rows: Sequence[Sample]) -> Tensor:
         """Feed every row its last token."""
-        if isinstance(self.network, PackedTransformer) and self.network.step:
-            return self.network.step.decode(rows, self.prompts, self.own)
+        if fused := self.fused:
+            return fused.decode(rows, self.prompts, self.own)
         tokens_B = torch.tensor([row.tokens[-1] for row in rows], device=self.device)
         own_B = torch.tensor([row.length - row.shared for row in rows], device=self.device)
         if not any(row.shared for row in rows):
@@ -291,15 +298,20 @@ def recorded(
     network: Transformer | PackedTransformer, tokens: Sequence[int], places: Sequence[int], attend: Attend
 ) -> tuple[Tensor, Tensor]:
     """hidden_TD, and the keys and values of every layer."""
-    shape, (dtype, device) = network.shape, format_of(network)
-    size = (2, shape.num_hidden_layers, len(tokens), shape.num_key_value_heads, shape.head_dim)
-    kv_XITKE = torch.empty(size, dtype=dtype, device=device)
+    kv_XITKE, device = places_for(network, len(tokens)), format_of(network)[1]
 
     def recording(layer: int, q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor) -> Tensor:
         kv_XITKE[0, layer], kv_XITKE[1, layer] = k_TKE, v_TKE
         return attend(layer, q_THE, k_TKE, v_TKE)
 
     return network(torch.tensor(tokens, device=device), torch.tensor(places, device=device), recording), kv_XITKE
+
+
+def places_for(network: Transformer | PackedTransformer, tokens: int) -> Tensor:
+    """Room for keys and values kv_XITKE of so many tokens, those of one token side by side."""
+    shape, (dtype, device) = network.shape, format_of(network)
+    size = (2, shape.num_hidden_layers, tokens, shape.num_key_value_heads, shape.head_dim)
+    return torch.empty(size, dtype=dtype, device=device)
 
 
 def buffer(network: Transformer | PackedTransformer, tokens: int) -> Tensor:
@@ -368,5 +380,10 @@ def grown(have: int, need: int, most: int, length: int) -> int:
 def fitted(have: int, need: int) -> int:
     """Length for `need` tokens: what there is while at most a quarter is idle; growth is by an eighth at least."""
     if need > have:
-        return max(need, have * 9 // 8)
-    return have if 4 * need >= 3 * have else need
+        return rounded(max(need, have * 9 // 8))
+    return have if 4 * need >= 3 * have else rounded(need)
+
+
+def rounded(length: int) -> int:
+    """The next multiple of `STEP`."""
+    return -(-length // STEP) * STEP
