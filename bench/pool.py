@@ -93,10 +93,15 @@ def training(updates: int, seeds: range) -> dict[str, object]:
         "last_quarter_reward": ends,
         "difference": round(fmean(ends[1]) - fmean(ends[0]), 4),
         "noise": round(max(stdev(ends[0]), stdev(ends[1])), 4) if len(seeds) > 1 else None,
-        "effective_samples": round(fmean(row["policy/effective_samples"] for row in steady), 4),
-        "staleness": sorted({row["policy/staleness"] for row in steady}),
+        "effective_samples": round(fmean(told(steady, "policy/effective_samples")), 4),
+        "staleness": sorted(set(told(steady, "policy/staleness"))),
         "rewards": {a: [[round(row["reward/mean"], 4) for row in run] for run in runs[a]] for a in runs},
     }
+
+
+def told(rows: list[dict[str, float]], name: str) -> list[float]:
+    """A metric of the updates that tell it: nothing is corrected where no group had spread."""
+    return [row[name] for row in rows if name in row]
 
 
 def metrics(updates: int, seed: int, ahead: int) -> list[dict[str, float]]:

@@ -145,16 +145,18 @@ struct Weighed {
 };
 
 Weighed weigh(float* scores, int64_t n) {
-    float largest = -INFINITY;
-    for (int64_t j = 0; j < n; j++) largest = std::max(largest, scores[j]);
-    for (int64_t j = n; j % W; j++) scores[j] = -INFINITY;
-    Wide total = {};
-    for (int64_t j = 0; j < n; j += W) {
-        Wide weight = exponential(load(scores + j) - largest);
-        store(scores + j, weight);
+    for (int64_t j = n; j % B; j++) scores[j] = -INFINITY;
+    Broad most = broad(scores), total = {};
+    for (int64_t j = B; j < n; j += B) most = broad(scores + j) > most ? broad(scores + j) : most;
+    Weighed found{most[0], 0};
+    for (int i = 1; i < B; i++) found.largest = std::max(found.largest, most[i]);
+    for (int64_t j = 0; j < n; j += B) {
+        const Broad weight = exponential_of<Broad, BroadInts>(broad(scores + j) - found.largest);
+        broad(scores + j) = weight;
         total += weight;
     }
-    return {largest, sum(total)};
+    for (int i = 0; i < B; i++) found.sum += total[i];
+    return found;
 }
 
 // Calls work<Q> for `count` queries, as many at a time as registers hold.
