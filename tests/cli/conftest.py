@@ -42,7 +42,14 @@ def rude_qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return random_qwen(tmp_path_factory.mktemp("models") / "rude", list(dict.fromkeys(letters)))
 
 
-def random_qwen(folder: Path, letters: list[str]) -> Path:
+@pytest.fixture(scope="session")
+def endless_qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network that finds an end less likely than anything else, and has room for more than it can say in a minute."""
+    letters = [chr(c) for c in range(32, 127)] + ["\n"]
+    return random_qwen(tmp_path_factory.mktemp("models") / "endless", letters, positions=2**16, ends=False)
+
+
+def random_qwen(folder: Path, letters: list[str], *, positions: int = 1024, ends: bool = True) -> Path:
     """A random Qwen3 that speaks in these letters."""
     special = ["<|end|>", "<odd>"]
     vocabulary = {token: i for i, token in enumerate([*special, *letters])}
@@ -59,11 +66,14 @@ def random_qwen(folder: Path, letters: list[str]) -> Path:
         num_attention_heads=2,
         num_key_value_heads=1,
         head_dim=16,
-        max_position_embeddings=1024,
+        max_position_embeddings=positions,
         tie_word_embeddings=False,
         qk_norm=True,
     )
     network = Transformer(shape)
     network.initialise(torch.Generator().manual_seed(0))
+    if not ends:
+        with torch.no_grad():
+            network.lm_head.weight[vocabulary["<|end|>"]] = 0  # the largest of a hundred random logits is above 0
     save_model(folder, network, OurTokenizer(backend, eos="<|end|>", template=chat.THINK_CHAT))
     return folder

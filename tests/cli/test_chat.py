@@ -105,8 +105,8 @@ def test_a_conversation_at_a_terminal(tiny_qwen: Path, tmp_path: Path) -> None:
     assert said.count("hello") == 1
 
 
-def test_ctrl_c_ends_an_answer_and_not_the_conversation(tiny_qwen: Path, tmp_path: Path) -> None:
-    with chatting(tiny_qwen, "--max-tokens", 900, "--temperature", 0, cwd=tmp_path) as (terminal, process):
+def test_ctrl_c_ends_an_answer_and_not_the_conversation(endless_qwen: Path, tmp_path: Path) -> None:
+    with chatting(endless_qwen, "--max-tokens", 60_000, "--temperature", 0, cwd=tmp_path) as (terminal, process):
         terminal.until("> $")
         terminal.type("hello\n")
         terminal.until(r"hello\s+\S")
