@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from thinkery.errors import EnvironmentLacks
 
@@ -25,6 +26,19 @@ FLAGS = (
     *("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-ffp-contract=fast", "-fopenmp", "-shared", "-fPIC"),
     f"-I{HEADERS[0].parent}",
 )
+
+PANEL = 32
+"""Outputs whose weights lie side by side (`products.h`)."""
+
+
+def up(n: int, to: int) -> int:
+    """The next multiple."""
+    return -(-n // to) * to
+
+
+def address(tensor: Tensor | None) -> int | None:
+    """Where a tensor's numbers begin; None where there is none."""
+    return None if tensor is None else tensor.data_ptr()
 
 
 def compiler() -> str | None:

@@ -121,6 +121,18 @@ constexpr int64_t PASS = 192;   // rows that pass
 
 inline int64_t panels_of(int64_t outputs) { return (outputs + PANEL - 1) / PANEL; }
 
+// The numbers of W outputs with their biases, where there are any.
+inline Wide biased(const float* bias, int64_t output, Wide values) { return bias ? values + load(bias + output) : values; }
+
+// Writes those of W outputs of a row that there are.
+template <class O>
+void store_outputs(O* row, int64_t output, int64_t outputs, Wide values) {
+    if (output + W <= outputs) return store(row + output, values);
+    O last[W];
+    store(last, values);
+    for (int64_t i = 0; output + i < outputs; i++) row[output + i] = last[i];
+}
+
 // Lays out one panel of weights times `scale` [n], where there is one; n is a multiple of W.
 template <class T>
 void lay_panel(const float* w, const float* scale, T* to, int64_t outputs, int64_t n, int64_t panel) {
@@ -136,6 +148,12 @@ void lay_panel(const float* w, const float* scale, T* to, int64_t outputs, int64
         for (int64_t k = 0; k < W; k += P)
             for (int64_t i = 0; i < PANEL; i++) std::memcpy(to + (d + k) * PANEL + i * P, &rows[i][k], P * sizeof(T));
     }
+}
+
+template <class T>
+void lay_panels(const float* w, const float* scale, T* to, int64_t outputs, int64_t n) {
+#pragma omp parallel for
+    for (int64_t panel = 0; panel < panels_of(outputs); panel++) lay_panel(w, scale, to, outputs, n, panel);
 }
 
 // x [rows, n] times the panels from `first` to `last`: calls done(row, output, values) for W outputs of a row at a time.

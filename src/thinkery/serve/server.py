@@ -105,8 +105,9 @@ async def listen(
     try:
         await door.ready.wait()
         if not door.replicas:
-            unsaid = RunFailed("the model could not be opened; its process says why above", where=models[0].name)
-            raise door.problem or unsaid
+            raise door.problem or RunFailed(
+                "the model could not be opened; its process says why above", where=models[0].name
+            )
         on_ready(await server.address())
         await asyncio.wait({listening, asyncio.create_task(stopping.wait())}, return_when=asyncio.FIRST_COMPLETED)
         await drain(state)

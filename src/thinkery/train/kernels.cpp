@@ -118,15 +118,18 @@ void pack_transposed(const Bf* x, int64_t stride, int64_t count, int64_t filled,
     }
 }
 
-WideBits bits_of(const Bf* from) { return (WideBits)load(from) >> 16; }
+// Two rows of x beside each other, zeros where there is no second.
+WideBits woven(const Bf* x, int64_t stride, bool second) {
+    const WideBits first = (WideBits)load(x) >> 16;
+    return second ? first | (WideBits)load(x + stride) : first;
+}
 
 // Rows [count, E] in pairs: out [filled / 2, E, 2], zeros behind them.
 void pack(const Bf* x, int64_t stride, int64_t count, int64_t filled, int64_t E, uint32_t* out) {
     for (int64_t i = 0; i < filled; i += 2, out += E)
         for (int64_t e = 0; e < E; e += W) {
-            WideBits a = i < count ? bits_of(x + i * stride + e) : WideBits{};
-            WideBits b = i + 1 < count ? bits_of(x + (i + 1) * stride + e) : WideBits{};
-            *reinterpret_cast<WideBits*>(out + e) = a | (b << 16);
+            const WideBits pairs = i < count ? woven(x + i * stride + e, stride, i + 1 < count) : WideBits{};
+            *reinterpret_cast<WideBits*>(out + e) = pairs;
         }
 }
 
@@ -162,11 +165,6 @@ void lay_transposed_panel(const float* w, Bf* to, int64_t outputs, int64_t n, in
             const WideBits b = output < outputs && o + 1 < n ? narrowed(load(from + outputs)) : WideBits{};
             *reinterpret_cast<WideBits*>(to) = a | (b << 16);
         }
-}
-
-// Two rows of x beside each other, zeros where there is no second.
-WideBits woven(const Bf* x, int64_t stride, bool second) {
-    return bits_of(x) | (second ? bits_of(x + stride) << 16 : WideBits{});
 }
 
 // ---- attention ----------------------------------------------------------------------------------------------------------
@@ -343,16 +341,16 @@ void attend_back(const Bf* qkv, const Bf* out, const float* logs, const Bf* slop
                     for (int64_t i = 0; i < rows; i += 2)
                         pair(w, i, rows, n, seen, logs + h * T + row, gains.data(), at.scale);
                     small_product(w.slope_rows.data(), n, (const Bf*)w.key_rows.data(), E, w.query_sums.data(), E, rows, E,
-                            seen / 2, false);
+                                  seen / 2, false);
                     for (int64_t i = 0; i < rows; i++)
                         for (int64_t e = 0; e < E; e += W)
                             store(qkv_slope + (row + i) * at.stride + h * E + e, load(&w.query_sums[i * E + e]));
                     transpose(slope_rows, H * E, rows, even, E, w.outs.data());
                     transpose(at.q(qkv, row, h), at.stride, rows, even, E, w.queries.data());
                     small_product(w.outs.data(), even, (const Bf*)w.weights.data(), n, w.value_sums.data(), n, E, seen,
-                            even / 2, true);
+                                  even / 2, true);
                     small_product(w.queries.data(), even, (const Bf*)w.slopes.data(), n, w.key_sums.data(), n, E, seen,
-                            even / 2, true);
+                                  even / 2, true);
                 }
                 for (auto [sums, to] : {std::pair{&w.key_sums, key_slopes}, std::pair{&w.value_sums, value_slopes}}) {
                     gather_columns(*sums, n, 0, span.known, E, to + h * E * T + span.prompt, T);
@@ -377,10 +375,7 @@ void attend_back(const Bf* qkv, const Bf* out, const float* logs, const Bf* slop
 extern "C" {
 
 // Weights [outputs, n] in panels, and those of their transpose.
-void lay_out(const float* w, Bf* to, int64_t outputs, int64_t n) {
-#pragma omp parallel for
-    for (int64_t panel = 0; panel < panels_of(outputs); panel++) lay_panel(w, nullptr, to, outputs, n, panel);
-}
+void lay_out(const float* w, Bf* to, int64_t outputs, int64_t n) { lay_panels(w, nullptr, to, outputs, n); }
 
 void lay_out_transposed(const float* w, Bf* to, int64_t outputs, int64_t n) {
 #pragma omp parallel for
@@ -388,15 +383,11 @@ void lay_out_transposed(const float* w, Bf* to, int64_t outputs, int64_t n) {
         lay_transposed_panel(w, to + panel * PANEL * up(outputs, 2), n, outputs, panel);
 }
 
-// out [rows, outputs] = x [rows, n] times weights in panels, and a bias where there is one.
+// out [rows, outputs] = x [rows, n] times weights in panels, and a bias where there is one, of whole registers.
 void multiply(const Bf* x, const Bf* panels, const float* bias, Bf* out, int64_t rows, int64_t n, int64_t outputs) {
     shared_out(panels_of(outputs), rows, [&](int64_t first, int64_t last, int64_t from, int64_t to) {
         product(x + from * n, n, panels, to - from, up(n, 2), first, last, [&](int64_t row, int64_t output, Wide values) {
-            Bf* at = out + (from + row) * outputs + output;
-            if (output + W <= outputs) return store(at, bias ? values + load(bias + output) : values);
-            Bf last[W];
-            store(last, values);  // a width that is not whole registers has no bias
-            for (int64_t i = 0; output + i < outputs; i++) at[i] = last[i];
+            store_outputs(out + (from + row) * outputs, output, outputs, biased(bias, output, values));
         });
     });
 }
@@ -406,17 +397,13 @@ void learn(const Bf* x, const Bf* slope, float* gradient, int64_t rows, int64_t 
            int64_t add) {
     constexpr int64_t TOGETHER = 8 * TALL;
     const int64_t depth = up(rows, 2), panels = panels_of(n);
+    const auto width = [&](int64_t panel) { return std::min<int64_t>(PANEL, n - panel * PANEL); };
     std::vector<uint32_t> inputs(panels * depth / 2 * PANEL);
 #pragma omp parallel
     {
 #pragma omp for
         for (int64_t panel = 0; panel < panels; panel++)
-            for (int64_t t = 0; t < rows; t += 2)
-                for (int64_t i = 0; i < PANEL; i += W) {
-                    const int64_t d = panel * PANEL + i;
-                    const WideBits pairs = d < n ? woven(x + t * n + d, n, t + 1 < rows) : WideBits{};
-                    *reinterpret_cast<WideBits*>(&inputs[(panel * depth + t) / 2 * PANEL + i]) = pairs;
-                }
+            pack(x + panel * PANEL, n, rows, depth, width(panel), &inputs[panel * depth / 2 * PANEL]);
         std::vector<uint32_t> slopes(depth / 2 * TOGETHER + W);
 #pragma omp for schedule(dynamic)
         for (int64_t first = 0; first < outputs; first += TOGETHER) {
@@ -434,9 +421,9 @@ void learn(const Bf* x, const Bf* slope, float* gradient, int64_t rows, int64_t 
             for (int64_t panel = 0; panel < panels; panel++)
                 for (int64_t o = 0; o < count; o += TALL) {
                     const Strided<Bf> a{(const Bf*)&slopes[o * depth / 2], 2, 2 * TALL};
-                    const Strided<Bf> b{(const Bf*)&inputs[panel * depth / 2 * PANEL], 2 * B, 2 * PANEL};
+                    const Strided<Bf> b{(const Bf*)&inputs[panel * depth / 2 * PANEL], 2 * B, 2 * width(panel)};
                     float* c = gradient + (first + o) * n + panel * PANEL;
-                    if (n - panel * PANEL >= PANEL)
+                    if (width(panel) == PANEL)
                         tile_of<TALL, PANEL / B>(count - o, a, b, depth, c, n, add != 0, b.at);
                     else
                         tile_of<TALL, 1>(count - o, a, b, depth, c, n, add != 0, b.at);

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from thinkery.model.compiled import compiler, function
+from thinkery.model.compiled import PANEL, address, compiler, function, up
 from thinkery.model.shared import Group
 from thinkery.model.transformer import Shape
 
@@ -24,9 +24,6 @@ SOURCE = Path(__file__).with_suffix(".cpp")
 
 LANES = 16
 """Numbers that the kernels handle at once."""
-
-PANEL = 32
-"""Outputs whose weights lie side by side (`products.h`)."""
 
 
 class Kernels:
@@ -68,9 +65,8 @@ class Kernels:
         scales', and what `normed` made)."""
         x_slope_TD, scales_slope_D = torch.empty_like(x_TD), torch.empty_like(scales_D)
         narrow_TD, out_TD = torch.empty_like(slope_TD), torch.empty_like(slope_TD)
-        passed = None if passed_TD is None else passed_TD.data_ptr()
         made = pointers(x_slope_TD, narrow_TD, scales_slope_D, out_TD)
-        self._norm_back(*pointers(x_TD, scales_D, slope_TD), passed, *made, *x_TD.shape, eps)
+        self._norm_back(*pointers(x_TD, scales_D, slope_TD), address(passed_TD), *made, *x_TD.shape, eps)
         return x_slope_TD, narrow_TD, scales_slope_D, out_TD
 
     def added(self, x_TD: Tensor, added_TD: Tensor) -> Tensor:
@@ -95,7 +91,7 @@ class Kernels:
         )  # rows are read in pairs of numbers, an odd last one with what is behind it
         room[-1] = 0
         x, weight, out = pointers(x_TD, panels, room)
-        self._multiply(x, weight, None if bias is None else bias.data_ptr(), out, T, D, outputs)
+        self._multiply(x, weight, address(bias), out, T, D, outputs)
         return room[:-1].view(T, outputs)
 
     def learn(self, gradient_OD: Tensor, x_TD: Tensor, slope_TO: Tensor, *, add: bool) -> None:
@@ -185,8 +181,3 @@ def suits(shape: Shape) -> bool:
     """Whether a decoder's widths fill the kernels' registers, and there is a compiler."""
     widths = shape.hidden_size, shape.intermediate_size, shape.head_dim // 2
     return not any(width % LANES for width in widths) and compiler() is not None
-
-
-def up(n: int, to: int) -> int:
-    """The next multiple."""
-    return -(-n // to) * to

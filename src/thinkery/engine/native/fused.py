@@ -18,7 +18,7 @@ from torch import Tensor
 from thinkery.engine.native.cache import Cache
 from thinkery.engine.native.kernels import SOURCE, Panels, threads_for
 from thinkery.engine.native.sequence import Sample
-from thinkery.model.compiled import function
+from thinkery.model.compiled import address, function
 from thinkery.model.transformer import Transformer
 
 
@@ -88,7 +88,7 @@ class Fused:
         return Sizes(
             rows, len(self.layers), shape.hidden_size, shape.num_attention_heads, shape.num_key_value_heads,
             shape.head_dim, shape.intermediate_size, prompts, own, threads_for(rows * self.weights),
-            *(x if x is None else x.data_ptr() for x in kept),
+            *map(address, kept),
         )  # fmt: skip
 
     def rotations(self, length: int) -> tuple[Tensor, Tensor]:
@@ -112,7 +112,7 @@ class Fused:
 def addresses_of(layers: Sequence[Sequence[Tensor | None]], stores: Iterable[Sequence[Tensor | None]]) -> Any:
     """`kernels.cpp:Layer` of every layer, with its caches."""
     tensors = [x for weights, caches in zip(layers, stores, strict=True) for x in (*weights, *caches)]
-    return (ctypes.c_void_p * len(tensors))(*(x if x is None else x.data_ptr() for x in tensors))
+    return (ctypes.c_void_p * len(tensors))(*map(address, tensors))
 
 
 def head_norms(block: Any) -> tuple[Tensor | None, Tensor | None]:

@@ -432,15 +432,7 @@ struct Part {
     Part(int64_t panels, int64_t number, int64_t parts) : begin(panels * number / parts), end(panels * (number + 1) / parts) {}
 };
 
-template <class T>
-void lay_out_panels(const float* w, const float* scale, T* to, int64_t outputs, int64_t n) {
-#pragma omp parallel for
-    for (int64_t panel = 0; panel < panels_of(outputs); panel++) lay_panel(w, scale, to, outputs, n, panel);
-}
-
-Wide biased(const float* bias, int64_t output, Wide values) { return bias ? values + load(bias + output) : values; }
-
-// out [rows, outputs] = x [rows, n] times weights in panels, and a bias where there is one.
+// out [rows, outputs] = x [rows, n] times weights in panels, and a bias where there is one, of whole registers.
 template <class T, class O>
 void linear(const T* x, const T* panels, const float* bias, O* out, int64_t rows, int64_t n, int64_t outputs,
             int64_t threads) {
@@ -448,10 +440,7 @@ void linear(const T* x, const T* panels, const float* bias, O* out, int64_t rows
     {
         const Part part(panels_of(outputs), omp_get_thread_num(), omp_get_num_threads());
         product(x, n, panels, rows, n, part.begin, part.end, [&](int64_t row, int64_t output, Wide values) {
-            if (output + W <= outputs) return store(out + row * outputs + output, biased(bias, output, values));
-            O last[W];
-            store(last, values);  // a width that is not whole registers has no bias
-            for (int64_t i = 0; output + i < outputs; i++) out[row * outputs + output + i] = last[i];
+            store_outputs(out + row * outputs, output, outputs, biased(bias, output, values));
         });
     }
 }
@@ -650,7 +639,7 @@ void advance(const Sizes& is, const Layer<T>* layers, const Text<T>* given, int6
 
 #define EXPORTED(T, name)                                                                                             \
     extern "C" void lay_out_##name(const float* w, const float* scale, T* to, int64_t outputs, int64_t n) {            \
-        lay_out_panels(w, scale, to, outputs, n);                                                                     \
+        lay_panels(w, scale, to, outputs, n);                                                                         \
     }                                                                                                                 \
     extern "C" void linear_##name(const T* x, const T* panels, const float* bias, T* out, int64_t rows, int64_t n,     \
                                   int64_t outputs, int64_t threads) {                                                 \

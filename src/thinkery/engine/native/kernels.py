@@ -15,13 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from thinkery.model.compiled import compiler, function
+from thinkery.model.compiled import PANEL, address, compiler, function, up
 from thinkery.model.transformer import Shape
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-
-PANEL = 32
-"""Outputs whose weights lie side by side (`products.h`)."""
 
 LANES = 8
 """Numbers that the kernels handle at once (`kernels.cpp`)."""
@@ -46,9 +43,9 @@ class Compiled:
     def linear(self, weight_OD: Tensor, scale_D: Tensor | None, bias_O: Tensor | None) -> Panels:
         """A product with a weight, whose inputs are scaled."""
         outputs, width = weight_OD.shape
-        panels = torch.empty(-(-outputs // PANEL) * PANEL * width, dtype=self.dtype)
+        panels = torch.empty(up(outputs, PANEL) * width, dtype=self.dtype)
         weight_OD, scale_D = weight_OD.float().contiguous(), None if scale_D is None else scale_D.float()
-        self.lay_out(*(x if x is None else x.data_ptr() for x in (weight_OD, scale_D, panels)), outputs, width)
+        self.lay_out(*map(address, (weight_OD, scale_D, panels)), outputs, width)
         return Panels(self, panels, outputs, None if bias_O is None else bias_O.float())
 
 
@@ -63,14 +60,13 @@ class Panels:
 
     def __call__(self, x_TD: Tensor) -> Tensor:
         x_TD, out_TO = x_TD.contiguous(), x_TD.new_empty(len(x_TD), self.outputs)
-        pointers = (x if x is None else x.data_ptr() for x in (x_TD, self.panels, self.bias, out_TO))
-        self.do.multiply(*pointers, *self.sizes(x_TD))
+        self.do.multiply(*map(address, (x_TD, self.panels, self.bias, out_TO)), *self.sizes(x_TD))
         return out_TO
 
     def logits(self, x_TD: Tensor) -> Tensor:
         """The product in float32."""
         x_TD, out_TO = x_TD.contiguous(), torch.empty(len(x_TD), self.outputs)
-        self.do.to_logits(*(x.data_ptr() for x in (x_TD, self.panels, out_TO)), *self.sizes(x_TD))
+        self.do.to_logits(*map(address, (x_TD, self.panels, out_TO)), *self.sizes(x_TD))
         return out_TO
 
     def sizes(self, x_TD: Tensor) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ from thinkery.engine.native.packed import PackedTransformer
 from thinkery.engine.native.scheduler import Moves, Room
 from thinkery.engine.native.sequence import Sample
 from thinkery.model.attention import Attend, packed_causal
+from thinkery.model.compiled import up
 from thinkery.model.transformer import Shape, Transformer
 
 PREFILL_TOKENS = 8192
@@ -380,10 +381,5 @@ def grown(have: int, need: int, most: int, length: int) -> int:
 def fitted(have: int, need: int) -> int:
     """Length for `need` tokens: what there is while at most a quarter is idle; growth is by an eighth at least."""
     if need > have:
-        return rounded(max(need, have * 9 // 8))
-    return have if 4 * need >= 3 * have else rounded(need)
-
-
-def rounded(length: int) -> int:
-    """The next multiple of `STEP`."""
-    return -(-length // STEP) * STEP
+        return up(max(need, have * 9 // 8), STEP)
+    return have if 4 * need >= 3 * have else up(need, STEP)
