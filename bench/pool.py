@@ -2,10 +2,14 @@
 
     env OMP_NUM_THREADS=1 python -m bench.pool      →  bench/results/pool.json; the machine should do nothing else
 
-The embedded base samples and learns chains of calculations. Three questions, each with the number that was promised:
+The embedded model samples and learns chains of calculations. Three questions, each with the number that was promised:
 two processes on two cores sample at least 1.8 times what one does; with one core for rollouts and one for training, a
 step takes at most 1.15 times the slower of the two phases; and the reward learnt one rollout ahead, with importance
 correction, is that learnt in turn within the noise of three seeds.
+
+Beside the first stands what two processes bring that know nothing of each other, each with an engine and half of the
+questions: what the machine itself gives a second process. Runs that are trained begin with the model of
+`bench.learning`, which says why not with the base.
 """
 
 from __future__ import annotations
@@ -15,29 +19,30 @@ import json
 import tempfile
 import time
 from datetime import date
+from multiprocessing import get_context
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from statistics import fmean, median, stdev
 
 import torch
 
+from bench.learning import LOOP, RUBRIC, TASKS, TEMPLATE, start
 from bench.recipe import machine, write
 from thinkery.core import Sampling
-from thinkery.engine import EngineConfig, Request, generate
+from thinkery.engine import EngineConfig, Request, generate, open_engine
+from thinkery.engine.base import Engine
 from thinkery.engine.pool import open_pool
 from thinkery.model.hf import load_model
 from thinkery.model.locate import locate
 from thinkery.pipeline.run import Run
-from thinkery.rewards.accuracy import accuracy
-from thinkery.rewards.format import thinks_then_answers
-from thinkery.rewards.rubric import Part, Rubric
 from thinkery.stages.common import template_of
 from thinkery.stages.fetch import Fetch, fetch
 from thinkery.stages.reinforce import Reinforce, reinforce
-from thinkery.tasks.sources import Source, load_tasks
-from thinkery.train.grpo import Grpo
-from thinkery.train.policy import PolicyConfig
 
-TASKS = load_tasks([Source(source="world", kind="chain", limit=400)], seed=1)
+SHARED = 64
+"""Questions that are shared out, 16 samples each."""
+BARRIER: Barrier | None = None
+"""Where processes wait for each other before they sample apart."""
 
 
 def main() -> None:
@@ -55,29 +60,68 @@ def main() -> None:
 
 
 def sampling(repeats: int) -> dict[str, object]:
-    """Tokens a second of one process and of two, each measured in turn."""
-    rates = {1: [], 2: []}
+    """Tokens a second of one process, of two, and of two that are not one pool's, each measured in turn."""
+    rates: dict[str, list[float]] = {"1": [], "2": [], "2 apart": []}
     for _ in range(repeats):
-        for processes in rates:
-            rates[processes].append(tokens_per_s(processes))
-            print(f"{processes} processes: {rates[processes][-1]:.0f} tokens/s", flush=True)
-    return {"tokens_per_s": rates, "speedup": round(median(rates[2]) / median(rates[1]), 3), "promised": 1.8}
+        for name, rate in rates.items():
+            rate.append(round(apart() if name == "2 apart" else tokens_per_s(int(name))))
+            print(f"{name}: {rate[-1]} tokens/s", flush=True)
+    one, two, machines = (median(rate) for rate in rates.values())
+    return {
+        "tokens_per_s": rates, "speedup": round(two / one, 3), "promised": 1.8,
+        "speedup_of_two_apart": round(machines / one, 3),
+    }  # fmt: skip
 
 
 def tokens_per_s(processes: int) -> float:
-    """How fast a rollout of 64 questions, 16 samples each, is sampled, starting and weights not counted."""
+    """How fast a pool samples all questions, starting and weights not counted."""
     network, tokenizer = load_model(locate("tiny"))
     cfg = EngineConfig(processes=processes, max_batch=256)
-    requests = [
-        Request(tuple(range(16 * n, 16 * n + 16)), Sampling(max_tokens=112), task.messages)
-        for n, task in enumerate(TASKS[:64])
-    ]
-    with open_pool(network.eval(), tokenizer.with_template(template_of("world-zero")), cfg) as engine:
-        list(generate(engine, requests[:processes]))  # weights arrive, caches are warm
-        started = time.perf_counter()
-        ended = [event for _, events in generate(engine, requests) for event in events]
-        elapsed = time.perf_counter() - started
-    return sum(len(event.tokens) for event in ended) / elapsed
+    with open_pool(network.eval(), tokenizer.with_template(template_of(TEMPLATE)), cfg) as engine:
+        list(generate(engine, requests(range(processes))))  # weights arrive, caches are warm
+        tokens, seconds = counted(engine, requests(range(SHARED)))
+    return tokens / seconds
+
+
+def apart() -> float:
+    """How fast two processes sample that begin at the same time, each with an engine of its own and half of the
+    questions: all tokens over the time of the one that takes longer."""
+    spawning = get_context("spawn")
+    with spawning.Pool(2, wait_at, [spawning.Barrier(2)]) as processes:
+        found = processes.map(alone, (range(0, SHARED, 2), range(1, SHARED, 2)), chunksize=1)
+    return sum(tokens for tokens, _ in found) / max(seconds for _, seconds in found)
+
+
+def wait_at(barrier: Barrier) -> None:
+    """What `alone` begins at, for this process."""
+    global BARRIER
+    BARRIER = barrier
+
+
+def alone(questions: range) -> tuple[int, float]:
+    """Tokens and seconds of an engine in this process, from when the other process is as far."""
+    torch.set_num_threads(1)
+    network, tokenizer = load_model(locate("tiny"))
+    with open_engine(
+        network.eval(), tokenizer.with_template(template_of(TEMPLATE)), EngineConfig(max_batch=256)
+    ) as engine:
+        list(generate(engine, requests(questions[:1])))
+        assert BARRIER is not None
+        BARRIER.wait()
+        return counted(engine, requests(questions))
+
+
+def requests(questions: range) -> list[Request]:
+    """The same for every engine: question n has samples of its own."""
+    how = Sampling(max_tokens=112)
+    return [Request(tuple(range(16 * n, 16 * n + 16)), how, TASKS[n].messages) for n in questions]
+
+
+def counted(engine: Engine, asked: list[Request]) -> tuple[int, float]:
+    """Tokens sampled, and the seconds it took."""
+    started = time.perf_counter()
+    ended = [event for _, events in generate(engine, asked) for event in events]
+    return sum(len(event.tokens) for event in ended), time.perf_counter() - started
 
 
 def training(updates: int, seeds: range) -> dict[str, object]:
@@ -105,17 +149,15 @@ def told(rows: list[dict[str, float]], name: str) -> list[float]:
 
 
 def metrics(updates: int, seed: int, ahead: int) -> list[dict[str, float]]:
-    """The metrics of a run from the embedded base, its samples from one process beside the learner."""
-    loop = Grpo(
-        policy=PolicyConfig(lr=3e-4), updates=updates, group_size=8, questions_per_update=16, minibatches=1,
-        max_tokens=((0, 112),), beta=0.0, advantage="group_mean", skip_no_spread=True, preflight=0, keep_rollouts=0,
-        checkpoint_every=updates, ahead=ahead, old_logprobs="trainer",
+    """The metrics of a run whose samples come from one process beside the learner."""
+    loop = LOOP.model_copy(
+        update={"updates": updates, "skip_no_spread": True, "checkpoint_every": updates, "ahead": ahead,
+                "old_logprobs": "trainer"}
     )  # fmt: skip
     cfg = Reinforce(grpo=loop, engine=EngineConfig(processes=1, max_batch=128))
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder) / "run", "zero", seed=seed)
-        rubric = Rubric(accuracy=accuracy, format=Part(thinks_then_answers, weight=0.2))
-        reinforce(run, cfg, fetch(run, Fetch()), TASKS, rubric, template="world-zero")
+        reinforce(run, cfg, fetch(run, Fetch(model=str(start()))), TASKS, RUBRIC, template=TEMPLATE)
         rows = [json.loads(line) for line in (run.dir / "metrics.jsonl").read_text().splitlines()]
     print(f"seed {seed}, ahead {ahead}:", *(f"{row['reward/mean']:.2f}" for row in rows), flush=True)
     return rows

@@ -33,6 +33,10 @@ TRL = (
     Entry("trl", ("weights=bfloat16", "micro=4", "checkpointing=yes")),
     Entry("trl", ("weights=float32", "micro=4")),
 )
+TRL_HUGE = (
+    Entry("trl", ("weights=bfloat16", "micro=4", "cache=static", "pages=huge")),
+    Entry("trl", ("weights=bfloat16", "micro=8", "cache=static", "pages=huge")),
+)
 OURS = Entry("ours")
 TRL_SFT = (
     Entry("trl", ("weights=bfloat16", "micro=1")),
@@ -40,8 +44,12 @@ TRL_SFT = (
     Entry("trl", ("weights=bfloat16", "micro=1", "packing=yes")),
     Entry("trl", ("weights=bfloat16", "micro=1", "attention=eager")),
     Entry("trl", ("weights=bfloat16", "micro=1", "checkpointing=yes")),
+    Entry("trl", ("weights=bfloat16", "micro=2", "pages=huge")),
+    Entry("trl", ("weights=bfloat16", "micro=1", "packing=yes", "pages=huge")),
 )
 HF = (Entry("hf", ("cache=dynamic",)), Entry("hf", ("cache=static",)))
+HF_HUGE = (Entry("hf", ("cache=dynamic", "pages=huge")), Entry("hf", ("cache=static", "pages=huge")))
+VLLM = ((), ("eager=yes",), ("pages=huge",))
 
 
 @dataclass(frozen=True)
@@ -75,12 +83,12 @@ class Bench:
     limits: Mapping[str, float]
     """The roofline, measured before the rows."""
     parameters: int
-    fastest: dict[str, Entry] = field(default_factory=dict)
-    """By peer, what it samples with; found in the first row that it plays in."""
+    fastest: dict[tuple[Any, ...], Entry] = field(default_factory=dict)
+    """By kind of work and candidates, which is fastest; found in the first row that they play in."""
 
     def beside(self, work: str, candidates: Sequence[Entry]) -> tuple[Contender, Contender, list[dict[str, Any]]]:
         """Ours and the fastest of the candidates, after their runs, and what the candidates took."""
-        kind = f"{candidates[0].name} {WORKS[work].kind}"
+        kind = WORKS[work].kind, *candidates
         known = self.fastest.get(kind)
         fastest, tried = best_of([known] if known else candidates, work, self.place)
         self.fastest[kind] = fastest
@@ -119,6 +127,7 @@ def sample_64(bench: Bench) -> list[Row]:
     rows = [
         near("sampling 64, share of the matrix limit", 0.5, ours, bench.roof(2 * bench.parameters)),
         faster("sampling 64 beside transformers", 4.0, ours, hf, tried),
+        faster("sampling 64 beside transformers in huge pages", 4.0, *bench.beside("sample-64", HF_HUGE)),
     ]
     return [*rows, *versus_vllm(bench, "sample-64", "sampling 64 beside vLLM", 1.5)]
 
@@ -128,9 +137,7 @@ def versus_vllm(bench: Bench, work: str, name: str, bar: float) -> list[Row]:
     if not bench.vllm.exists():
         print(f"    {name}: not measured, no {bench.vllm} (see docs/performance.md)")
         return []
-    return [
-        faster(name, bar, *bench.beside(work, [Entry("vllm", each, str(bench.vllm)) for each in ((), ("eager=yes",))]))
-    ]
+    return [faster(name, bar, *bench.beside(work, [Entry("vllm", each, str(bench.vllm)) for each in VLLM]))]
 
 
 def versus_files(bench: Bench, work: str, count: str) -> list[Row]:
@@ -148,7 +155,7 @@ def versus_files(bench: Bench, work: str, count: str) -> list[Row]:
 
 def sample_few(bench: Bench, work: str, count: str) -> list[Row]:
     """A few sequences beside each peer."""
-    row = faster(f"sampling {count} beside transformers", 1.0, *bench.beside(work, HF))
+    row = faster(f"sampling {count} beside transformers", 1.0, *bench.beside(work, HF + HF_HUGE))
     return [row, *versus_vllm(bench, work, f"sampling {count} beside vLLM", 1.0)]
 
 
@@ -157,13 +164,14 @@ def grpo(bench: Bench) -> list[Row]:
     ours, theirs, tried = bench.beside("grpo", TRL)
     return [
         faster("GRPO update beside TRL", 4.0, ours, theirs, tried),
+        faster("GRPO update beside TRL in huge pages", 4.0, *bench.beside("grpo", TRL_HUGE)),
         smaller("GRPO update, peak memory", 4.0, ours, theirs, tried),
     ]
 
 
 def grpo_uneven(bench: Bench) -> list[Row]:
     """The same with lengths from 32 to 512."""
-    return [faster("GRPO update of uneven lengths beside TRL", 5.0, *bench.beside("grpo-uneven", TRL))]
+    return [faster("GRPO update of uneven lengths beside TRL", 5.0, *bench.beside("grpo-uneven", TRL_HUGE))]
 
 
 def sft(bench: Bench) -> list[Row]:

@@ -17,6 +17,8 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 SILENCE_S = 1500
 """How long a start or a run may take."""
+HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
+"""By which PyTorch puts large tensors into huge pages; `import thinkery` sets it, peers play with and without."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,9 @@ def playing(entry: Entry, work: str, place: Place) -> Iterator[Contender]:
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")]),
     }
+    environment.pop(HUGE_PAGES, None)
+    if "pages=huge" in entry.settings:
+        environment[HUGE_PAGES] = "1"
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT
     )

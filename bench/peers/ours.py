@@ -103,7 +103,7 @@ def opened(material: Material, options: dict[str, str], size: int) -> Policy:
     network, tokenizer = load_model(material.folder)
     network.to(options["device"])
     return Policy(
-        network, tokenizer, PolicyConfig(lr=1e-6, dtype="bfloat16", micro_batch_tokens=size, logits_chunk=2**24)
+        network, tokenizer, PolicyConfig(lr=1e-6, dtype="bfloat16", micro_batch_tokens=size, logits_chunk=2**26)
     )
 
 
