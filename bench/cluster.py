@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 
-from bench.pool import TASKS
+from bench.learning import TASKS
 from bench.recipe import machine, write
 from thinkery.core import Sampling
 from thinkery.engine import EngineConfig, Request, generate, open_engine

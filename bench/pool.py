@@ -1,6 +1,7 @@
 """Engines in processes of their own: what a second core brings to sampling, and what sampling ahead brings to training.
 
     env OMP_NUM_THREADS=1 python -m bench.pool      →  bench/results/pool.json; the machine should do nothing else
+    env OMP_NUM_THREADS=1 python -m bench.pool sampling     the first question alone; the others' answers stay
 
 The embedded model samples and learns chains of calculations. Three questions, each with the number that was promised:
 two processes on two cores sample at least 1.8 times what one does; with one core for rollouts and one for training, a
@@ -27,7 +28,7 @@ from statistics import fmean, median, stdev
 import torch
 
 from bench.learning import LOOP, RUBRIC, TASKS, TEMPLATE, start
-from bench.recipe import machine, write
+from bench.recipe import RESULTS, machine, write
 from thinkery.core import Sampling
 from thinkery.engine import EngineConfig, Request, generate, open_engine
 from thinkery.engine.base import Engine
@@ -39,6 +40,7 @@ from thinkery.stages.common import template_of
 from thinkery.stages.fetch import Fetch, fetch
 from thinkery.stages.reinforce import Reinforce, reinforce
 
+RESULT = RESULTS / "pool.json"
 SHARED = 64
 """Questions that are shared out, 16 samples each."""
 BARRIER: Barrier | None = None
@@ -46,17 +48,26 @@ BARRIER: Barrier | None = None
 
 
 def main() -> None:
-    """Measure all three and keep what was found."""
+    """Measure what is asked for and keep what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help="sampling or training; both by default")
     parser.add_argument("--repeats", type=int, default=5, help="times that the same requests are sampled")
     parser.add_argument("--updates", type=int, default=20, help="updates of each run that is trained")
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
+    parts = {
+        "sampling": lambda: sampling(args.repeats),
+        "training": lambda: training(args.updates, range(1, args.seeds + 1)),
+    }
+    if unknown := set(args.parts) - set(parts):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}")
     torch.set_num_threads(1)
-    started = time.perf_counter()
-    found = {"sampling": sampling(args.repeats), "training": training(args.updates, range(1, args.seeds + 1))}
-    wall_s = round(time.perf_counter() - started, 1)
-    write("pool", {"date": date.today().isoformat(), "machine": machine(), "wall_s": wall_s, **found})
+    for name in args.parts or parts:
+        started = time.perf_counter()
+        found = parts[name]()
+        stamp = {"date": date.today().isoformat(), "wall_s": round(time.perf_counter() - started, 1)}
+        known = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+        write("pool", known | stamp | {"machine": machine(), name: stamp | found})
 
 
 def sampling(repeats: int) -> dict[str, object]:
@@ -120,8 +131,8 @@ def requests(questions: range) -> list[Request]:
 def counted(engine: Engine, asked: list[Request]) -> tuple[int, float]:
     """Tokens sampled, and the seconds it took."""
     started = time.perf_counter()
-    ended = [event for _, events in generate(engine, asked) for event in events]
-    return sum(len(event.tokens) for event in ended), time.perf_counter() - started
+    ended = [event.completion for _, events in generate(engine, asked) for event in events if event.completion]
+    return sum(len(completion.tokens) for completion in ended), time.perf_counter() - started
 
 
 def training(updates: int, seeds: range) -> dict[str, object]:

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <omp.h>
 
 #include "vectors.h"
 
@@ -176,6 +177,24 @@ void product(const T* x, int64_t lda, const T* panels, int64_t rows, int64_t n, 
             for (int64_t r = 0; r < count; r++)
                 for (int64_t i = 0; i < PANEL; i += W) done(row + r, panel * PANEL + i, load(found + r * PANEL + i));
         }
+}
+
+// out [rows, outputs] = x [rows, n] times weights in panels, and a bias where there is one, of whole registers. Threads
+// share panels out, or rows where panels are few.
+template <class T, class O>
+void multiply(const T* x, const T* panels, const float* bias, O* out, int64_t rows, int64_t n, int64_t outputs,
+              int64_t threads) {
+    const int64_t count = panels_of(outputs), depth = (n + Multiplied<T>::pair - 1) / Multiplied<T>::pair * Multiplied<T>::pair;
+#pragma omp parallel num_threads(threads)
+    {
+        const int64_t number = omp_get_thread_num(), parts = omp_get_num_threads();
+        const bool few = count < 4 * parts && rows >= TALL * parts;
+        const int64_t first = few ? 0 : count * number / parts, last = few ? count : count * (number + 1) / parts;
+        const int64_t from = few ? rows * number / parts : 0, to = few ? rows * (number + 1) / parts : rows;
+        product(x + from * n, n, panels, to - from, depth, first, last, [&](int64_t row, int64_t output, Wide values) {
+            store_outputs(out + (from + row) * outputs, output, outputs, biased(bias, output, values));
+        });
+    }
 }
 
 }  // namespace

@@ -12,11 +12,8 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <vector>
-
-#ifdef _OPENMP
 #include <omp.h>
-#endif
+#include <vector>
 
 #define LANES 16
 #include "products.h"
@@ -26,22 +23,6 @@ namespace {
 typedef bfloat16 Bf;
 
 int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-
-int threads() {
-#ifdef _OPENMP
-    return omp_get_max_threads();
-#else
-    return 1;
-#endif
-}
-
-int thread() {
-#ifdef _OPENMP
-    return omp_get_thread_num();
-#else
-    return 0;
-#endif
-}
 
 float mean_square(const float* x, int64_t D) {
     Wide squares = {};
@@ -144,16 +125,6 @@ void transpose(const Bf* x, int64_t stride, int64_t count, int64_t filled, int64
 }
 
 // ---- products with weights --------------------------------------------------------------------------------------------
-
-// Calls work(first panel, last panel, first row, last row) for shares of a product that threads do beside each other.
-template <class Work>
-void shared_out(int64_t panels, int64_t rows, Work work) {
-    const int64_t passes = panels < 4 * threads() ? std::max<int64_t>(1, (rows + PASS - 1) / PASS) : 1;
-#pragma omp parallel for collapse(2) schedule(static)
-    for (int64_t pass = 0; pass < passes; pass++)
-        for (int64_t panel = 0; panel < panels; panel++)
-            work(panel, panel + 1, rows * pass / passes, rows * (pass + 1) / passes);
-}
 
 // A panel of the transpose of weights [n, outputs]: of each output pairs of inputs, a zero behind the last.
 void lay_transposed_panel(const float* w, Bf* to, int64_t outputs, int64_t n, int64_t panel) {
@@ -383,13 +354,8 @@ void lay_out_transposed(const float* w, Bf* to, int64_t outputs, int64_t n) {
         lay_transposed_panel(w, to + panel * PANEL * up(outputs, 2), n, outputs, panel);
 }
 
-// out [rows, outputs] = x [rows, n] times weights in panels, and a bias where there is one, of whole registers.
 void multiply(const Bf* x, const Bf* panels, const float* bias, Bf* out, int64_t rows, int64_t n, int64_t outputs) {
-    shared_out(panels_of(outputs), rows, [&](int64_t first, int64_t last, int64_t from, int64_t to) {
-        product(x + from * n, n, panels, to - from, up(n, 2), first, last, [&](int64_t row, int64_t output, Wide values) {
-            store_outputs(out + (from + row) * outputs, output, outputs, biased(bias, output, values));
-        });
-    });
+    multiply(x, panels, bias, out, rows, n, outputs, omp_get_max_threads());
 }
 
 // gradient [outputs, n] = or += the transpose of slope [rows, outputs], its rows `stride` apart, times x [rows, n].
@@ -450,10 +416,10 @@ void norm(const float* x, const Bf* added, const float* scales, float* total, Bf
 // x_slope = passed + the slope of x, where `slope` is that of out, and rounded once more; out is made again.
 void norm_back(const float* x, const float* scales, const Bf* slope, const float* passed, float* x_slope, Bf* narrow,
                float* scales_slope, Bf* out, int64_t rows, int64_t D, float eps) {
-    std::vector<float> partial(threads() * D, 0.0f);
+    std::vector<float> partial(omp_get_max_threads() * D, 0.0f);
 #pragma omp parallel
     {
-        float* own = &partial[thread() * D];
+        float* own = &partial[omp_get_thread_num() * D];
 #pragma omp for schedule(static)
         for (int64_t row = 0; row < rows; row++) {
             const float* here = x + row * D;
@@ -475,7 +441,7 @@ void norm_back(const float* x, const float* scales, const Bf* slope, const float
     }
     for (int64_t d = 0; d < D; d++) {
         scales_slope[d] = 0;
-        for (int t = 0; t < threads(); t++) scales_slope[d] += partial[t * D + d];
+        for (int t = 0; t < omp_get_max_threads(); t++) scales_slope[d] += partial[t * D + d];
     }
 }
 

@@ -432,19 +432,6 @@ struct Part {
     Part(int64_t panels, int64_t number, int64_t parts) : begin(panels * number / parts), end(panels * (number + 1) / parts) {}
 };
 
-// out [rows, outputs] = x [rows, n] times weights in panels, and a bias where there is one, of whole registers.
-template <class T, class O>
-void linear(const T* x, const T* panels, const float* bias, O* out, int64_t rows, int64_t n, int64_t outputs,
-            int64_t threads) {
-#pragma omp parallel num_threads(threads)
-    {
-        const Part part(panels_of(outputs), omp_get_thread_num(), omp_get_num_threads());
-        product(x, n, panels, rows, n, part.begin, part.end, [&](int64_t row, int64_t output, Wide values) {
-            store_outputs(out + row * outputs, output, outputs, biased(bias, output, values));
-        });
-    }
-}
-
 // A whole decoding step, between its embeddings and the head.
 
 // out = x / rms(x) for a row of D numbers, times `weight` where there is one.
@@ -643,11 +630,11 @@ void advance(const Sizes& is, const Layer<T>* layers, const Text<T>* given, int6
     }                                                                                                                 \
     extern "C" void linear_##name(const T* x, const T* panels, const float* bias, T* out, int64_t rows, int64_t n,     \
                                   int64_t outputs, int64_t threads) {                                                 \
-        linear(x, panels, bias, out, rows, n, outputs, threads);                                                      \
+        multiply(x, panels, bias, out, rows, n, outputs, threads);                                                    \
     }                                                                                                                 \
     extern "C" void logits_##name(const T* x, const T* panels, float* out, int64_t rows, int64_t n, int64_t outputs,   \
                                   int64_t threads) {                                                                  \
-        linear(x, panels, nullptr, out, rows, n, outputs, threads);                                                   \
+        multiply(x, panels, nullptr, out, rows, n, outputs, threads);                                                 \
     }                                                                                                                 \
     extern "C" void decode_##name(const Sizes* is, const Layer<T>* layers, float* x, T* out, float eps) {             \
         FOR_WIDTH(is->E, (decode<N>(*is, layers, x, out, eps)))                                                       \
