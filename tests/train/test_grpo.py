@@ -16,7 +16,7 @@ from thinkery.engine import EngineConfig, open_engine
 from thinkery.errors import Stopped, Ungradable
 from thinkery.pipeline.run import Run
 from thinkery.rewards.rubric import Rubric
-from thinkery.train.baseline import attempts, compared, gains
+from thinkery.train.baseline import GroupBaseline, attempts, compared, gains
 from thinkery.train.grpo import Grpo, gather, grpo, longest
 from thinkery.train.policy import PolicyConfig
 from thinkery.train.pool import PoolConfig
@@ -35,9 +35,9 @@ def low(task: Task, completion: Completion) -> float:
     return sum(token < 128 for token in completion.tokens) / 5
 
 
-def train(run: Run, cfg: Grpo, policy, *, tasks=TASKS, rubric=None, held_out=None):
-    with open_engine(policy.network, policy.tokenizer, EngineConfig(max_batch=32, max_len=64)) as engine:
-        grpo(run, cfg, policy, engine, tasks, rubric or Rubric(low=low), held_out=held_out)
+def train(run: Run, cfg: Grpo, policy, *, tasks=TASKS, rubric=None, held_out=None, baseline=None, dtype="model"):
+    with open_engine(policy.network, policy.tokenizer, EngineConfig(max_batch=32, max_len=64, dtype=dtype)) as engine:
+        grpo(run, cfg, policy, engine, tasks, rubric or Rubric(low=low), held_out=held_out, baseline=baseline)
     return policy
 
 
@@ -140,6 +140,39 @@ def test_the_trainers_own_probabilities_can_replace_the_samplers(make_policy, ru
     again = train(Run(tmp_path / "b", "b", seed=3), Grpo(**SMALL, old_logprobs="trainer"), make_policy(**steady))
     for a, b in zip(ours.network.parameters(), again.network.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=2e-3, rtol=1e-2)
+
+
+class Rescored(GroupBaseline):
+    """Has the attempts scored by the trainer beforehand, in a pass of its own."""
+
+    reads_old = True
+
+    def compare(self, groups):
+        assert all(len(attempt.old) == attempt.learnt for group in groups for attempt in group)
+        return super().compare(groups)
+
+
+class Unscored(GroupBaseline):
+    """Does not."""
+
+    def compare(self, groups):
+        assert not any(len(attempt.old) for group in groups for attempt in group)
+        return super().compare(groups)
+
+
+def test_the_pass_that_learns_gives_the_trainers_probabilities_where_one_update_learns_all(make_policy, tmp_path):
+    policies = [
+        train(
+            Run(tmp_path / kind.__name__, "x", seed=3),
+            Grpo(**SMALL, old_logprobs="trainer", correction_cap=1.0),
+            make_policy(lr=2e-2, eps=1e-3),
+            baseline=kind("group_std"),
+            dtype="bfloat16",  # so that the corrections are not all 1
+        )
+        for kind in (Rescored, Unscored)
+    ]
+    for a, b in zip(*(policy.network.parameters() for policy in policies), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("dtype", "corrected"), [("model", [False] * 3), ("bfloat16", [False, True, True])])

@@ -18,6 +18,9 @@ from thinkery.train.batch import Example
 class Baseline(Protocol):
     """Gives advantages to the attempts of a rollout, and may learn from each update; `train/ppo.py` has one."""
 
+    reads_old: bool
+    """Whether it needs the attempts' `old` log-probabilities."""
+
     def compare(self, groups: Sequence[Sequence[Example]]) -> list[list[Example]]:
         """The same attempts with advantages, group by group."""
         ...
@@ -37,6 +40,8 @@ class Baseline(Protocol):
 
 class GroupBaseline:
     """GRPO's baseline (R1 v2 eq. 3): a group's own rewards. It has no weights, so nothing is learnt or saved."""
+
+    reads_old = False
 
     def __init__(self, mode: loss.Advantage) -> None:
         self.mode: loss.Advantage = mode

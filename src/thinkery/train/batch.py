@@ -70,7 +70,7 @@ class Batch:
     advantages_C: Tensor
     """The advantage of each learnt token."""
     old_C: Tensor | None
-    """Log-probabilities under the policy that the ratio is taken against."""
+    """Log-probabilities under the policy that the ratio is taken against; none where that is the policy as it is."""
     reference_C: Tensor | None
     """Log-probabilities under the frozen reference."""
     sampler_C: Tensor | None

@@ -111,7 +111,8 @@ class Grpo(Config):
     old_logprobs: Literal["auto", "sampler", "trainer"] = "auto"
     """Whose probabilities the ratio is taken against: the sampler's own, or those that the trainer computes again, for
     engines whose arithmetic differs. "auto" computes them again from the moment on that the two are measured further
-    apart than 0.001 nats a token (`policy/mismatch_kl`), and while they are."""
+    apart than 0.001 nats a token (`policy/mismatch_kl`), and while they are. With `minibatches = 1` that costs nothing:
+    they are what the update computes anyway."""
     correction_cap: float = 2.0
     """Upper bound of the importance weight trainer / sampler, used where the trainer's probabilities are."""
     ahead: int = Field(default=0, ge=0, json_schema_extra={"key": "when set"})
@@ -414,11 +415,18 @@ def settled(cfg: Grpo, history: Sequence[Mapping[str, float]]) -> Grpo:
 
 
 def compare(cfg: Grpo, policy: Policy, baseline: Baseline, slots: Sequence[Slot]) -> list[Slot]:
-    """The slots with what is learnt from them: their graded attempts, with advantages."""
+    """The slots with what is learnt from them: their graded attempts, with advantages.
+
+    Where one update learns all of them and the ratio is taken against the trainer's log-probabilities, these are what
+    the update itself computes, and `old` stays empty.
+    """
     renew_reference(cfg, policy)
     groups = [attempts(slot.group) for slot in slots]
     if cfg.old_logprobs == "trainer":
-        groups = with_trainer_logprobs(policy, groups, cfg.temperature)
+        if cfg.minibatches == 1 and not baseline.reads_old:
+            groups = [[replace(e, old=()) for e in group] for group in groups]
+        else:
+            groups = with_trainer_logprobs(policy, groups, cfg.temperature)
     return [replace(slot, learnt=learnt) for slot, learnt in zip(slots, baseline.compare(groups), strict=True)]
 
 
@@ -460,8 +468,7 @@ def objective(
 
     def grpo_objective(batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         logprobs_C, entropies_C = policy.forward(batch, cfg.temperature)
-        old_C, sampler_C = batch.old_C, batch.sampler_C
-        assert old_C is not None
+        old_C, sampler_C = logprobs_C.detach() if batch.old_C is None else batch.old_C, batch.sampler_C
         assert sampler_C is not None
         corrected = cfg.old_logprobs == "trainer"
         value, sums = loss.grpo_loss(

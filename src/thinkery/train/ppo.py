@@ -66,6 +66,8 @@ class ValueNetwork(nn.Module):
 class Critic(Learner):
     """PPO's baseline: values of every token, learnt beside the policy and saved with it."""
 
+    reads_old = True
+
     def __init__(self, policy: Policy, cfg: CriticConfig, *, beta: float, temperature: float) -> None:
         network = ValueNetwork(copy.deepcopy(policy.sampled)).to(policy.device)
         super().__init__(network, cfg, policy.ranks)

@@ -30,6 +30,8 @@ from thinkery.train.share import collected
 class Teacher:
     """The baseline of on-policy distillation: a frozen network that gives every sampled token an advantage."""
 
+    reads_old = True
+
     def __init__(self, policy: Policy, network: Any, *, temperature: float) -> None:
         self.policy, self.temperature = policy, temperature
         self.network = network.to(policy.device).eval().requires_grad_(False)
