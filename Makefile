@@ -46,7 +46,12 @@ proof: setup ## the long tests, the recipes from nothing, ablations, claims over
 	$(BIN)/python -m bench.recipe tiny --dir runs/proof/tiny
 	$(BIN)/python -m bench.recipe smollm2 --dir runs/proof/smollm2
 	$(BIN)/python -m bench.record
-	$(BIN)/python -m bench.curation
+	$(BIN)/python -m bench.curation --samples 800000 --format parquet
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.learning
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.pool
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.carried
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.cluster
+	$(BIN)/python -m bench.vanishing
 	$(BIN)/python -m bench.faults --dir runs/proof/faults
 	$(BIN)/python -m bench.claims --dir runs/proof/claims; failed=$$?; \
 	$(BIN)/python -m bench.plan claims --like runs/proof/claims/seed-0 --against runs/proof/claims/seed-1 && \

@@ -5,9 +5,11 @@
 
 All clients are there at once. Each asks, streamed or not, for one answer or two, and either stays to the end or hangs
 up at a random moment: in the queue, in the thought, in the middle of an event. Those that stay have one key, the others
-another. Every answer to the end must be the one that the same question got from an idle server; the ledger of those
-that stay must be the sum of what they were told they used; afterwards no answer is under way, no bill is open, and as
-many clients as there are places find a place each.
+another. Two questions in seven are long enough for the prefix cache. Every answer to the end must be the one that the
+same question got from an idle server; the ledger of those that stay must be the sum of what they were told they used;
+afterwards no answer is under way, no bill is open, and as many clients as there are places find a place each. Memory of
+the server and of its engine is read before, after a fifth of the time, when a crowd has been there, and at the end:
+between the last two it may grow by a tenth.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ from bench.serve import free_port, running
 from thinkery.cli.models import find_model
 from thinkery.serve.ledger import Ledger
 
-QUESTIONS = [f"what is {word}" for word in ("red", "blue", "two", "a cup", "a sum")]
+LONG = "ball cup what two is red why sum " * 15
+QUESTIONS = [f"what is {word}" for word in ("red", "blue", "two", "a cup", "a sum")] + [LONG + "two", LONG + "red"]
 SUMS = ("prompt", "hit", "miss", "completion", "reasoning")
 
 
@@ -65,6 +68,11 @@ class Seen:
     refused: int = 0
     ended: list[tuple[Ask, str, list[dict[str, Any]], dict[str, Any]]] = field(default_factory=list)
     """What was asked, by which key, the messages, and the usage."""
+
+    def and_then(self, later: Seen) -> Seen:
+        """Both together."""
+        counts = self.requests + later.requests, self.vanished + later.vanished, self.refused + later.refused
+        return Seen(*counts, self.ended + later.ended)
 
 
 def main() -> None:
@@ -98,17 +106,19 @@ def vanishing(model: str, folder: Path, clients: int, seconds: float) -> dict[st
     secrets = {name: secret for name, (_, secret) in keys.items()}
     ledger.close()
     command = [sys.executable, "-m", "thinkery.cli", "serve", model, f"port={(port := free_port())}", "threads=1"]
-    command += ["--ledger", str(book), "deterministic=true", "max_batch=32", "max_len=96"]
+    command += ["--ledger", str(book), "deterministic=true", "max_batch=32", "max_len=256"]
     command += [f"limits.waiting={2 * clients}", "limits.queue_s=600"]  # a request has one answer or two
     with running(command, folder / "log") as process:
         wait_for(folder / "log", process)
         asks = [Ask(question, n, stream) for question in QUESTIONS for n in (1, 2) for stream in (False, True)]
         alone = asyncio.run(one_by_one(port, secrets["stays"], asks))
-        before = resident(process.pid)
-        seen = asyncio.run(crowd(port, secrets, asks, clients, seconds))
+        memory = [resident(process.pid)]
+        seen = asyncio.run(crowd(port, secrets, asks, clients, seconds / 5))
+        memory.append(resident(process.pid))
+        seen = seen.and_then(asyncio.run(crowd(port, secrets, asks, clients, seconds * 4 / 5)))
         told = [usage for _, usage in alone.values()] + [usage for _, key, _, usage in seen.ended if key == "stays"]
         quiet_s, metrics = quiet(port, secrets["stays"])
-        after = resident(process.pid)
+        memory.append(resident(process.pid))
         places = asyncio.run(all_at_once(port, secrets["stays"], 2 * clients))
         told += places
         process.terminate()
@@ -125,6 +135,8 @@ def vanishing(model: str, folder: Path, clients: int, seconds: float) -> dict[st
         "nothing_is_under_way": "num_requests_running 0.0" in metrics and "num_requests_waiting 0.0" in metrics,
         "no_bill_is_open": open_bills(book) == 0,
         "every_place_is_free": len(places) == 2 * clients,
+        "memory_does_not_grow": all(memory[2][name] <= 1.1 * memory[1][name] for name in memory[0]),
+        "the_cache_was_hit": sums["hit"][0] > 0,
         "the_server_stopped_by_itself": stopped == 0,
     }
     return {
@@ -140,7 +152,10 @@ def vanishing(model: str, folder: Path, clients: int, seconds: float) -> dict[st
         "open_bills": open_bills(book),
         "places_found_afterwards": len(places),
         "quiet_after_s": round(quiet_s, 2),
-        "resident_mb": {"before": round(before / 1e6, 1), "after": round(after / 1e6, 1)},
+        "resident_mb": {
+            name: dict(zip(("before", "after_a_fifth", "after"), (one[name] for one in memory), strict=True))
+            for name in memory[0]
+        },
         "holds": holds,
     }  # fmt: skip
 
@@ -244,9 +259,20 @@ def quiet(port: int, secret: str) -> tuple[float, str]:
     return time.monotonic() - began, metrics
 
 
-def resident(pid: int) -> int:
-    """A process's memory in bytes."""
-    return int((Path("/proc") / str(pid) / "statm").read_text().split()[1]) * 4096
+def resident(server: int) -> dict[str, float]:
+    """Memory in MB of a server, and of all processes that it has started."""
+    return {"server": held(server), "engines": round(sum(held(pid) for pid in children(server)), 1)}
+
+
+def held(pid: int) -> float:
+    """Memory of a process in MB."""
+    return round(int((Path("/proc") / str(pid) / "statm").read_text().split()[1]) * 4096 / 1e6, 1)
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started, and that those have."""
+    own = [int(one) for path in Path(f"/proc/{pid}/task").glob("*/children") for one in path.read_text().split()]
+    return own + [later for one in own for later in children(one)]
 
 
 def ledger_rows(book: Path) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ GIB = 2**30
 
 REQUIRED = {
     "torch": "pip install torch",
+    "numpy": "pip install numpy",
     "pydantic": "pip install pydantic",
     "tokenizers": "pip install tokenizers",
     "safetensors": "pip install safetensors",
@@ -32,6 +33,8 @@ REQUIRED = {
     "math-verify": "pip install 'math-verify[antlr4-13-2]'",
     "matplotlib": "pip install matplotlib",
     "httpx": "pip install httpx",
+    "rich": "pip install rich",
+    "py3langid": "pip install py3langid",
 }
 
 OPTIONAL = {
@@ -43,7 +46,13 @@ OPTIONAL = {
     "llguidance": ("JSON from thinkery serve", "pip install llguidance"),
     "reasoning-gym": ("generated puzzles", "pip install reasoning-gym"),
     "gymnasium": ("environments registered with Gymnasium", "pip install gymnasium"),
+    "vllm": ("vLLM as the engine, in the same process", "pip install 'thinkery[vllm]'"),
     "ray": ("engines on a Ray cluster", "pip install 'ray[client]'"),
+    "pyarrow": ("corpora in Parquet", "pip install pyarrow"),
+    "tensorboard": ("metrics in TensorBoard", "pip install tensorboard"),
+    "trackio": ("metrics in trackio", "pip install trackio"),
+    "wandb": ("metrics in Weights & Biases", "pip install wandb"),
+    "mlflow-skinny": ("metrics in MLflow", "pip install 'thinkery[mlflow]'"),
     "verifiers": ("tasksets of verifiers", "pip install verifiers"),
 }
 

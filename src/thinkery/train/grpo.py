@@ -127,8 +127,9 @@ class Grpo(Config):
     """Tokens by which samples are continued before those that have ended are counted, with `spare` only; 0: a sixteenth
     of the longest completion."""
     skip_no_spread: bool = False
-    """Leave groups with equal rewards out of the forward pass: it is shorter, their KL term is lost, and the entropy
-    that is told is that of the other groups."""
+    """Leave groups with equal rewards out of the forward pass also where their KL term would be learnt from
+    (`beta`): it is shorter, and the entropy that is told is that of the other groups. Without a KL term, where they
+    teach nothing, they are always left out."""
     resample: int = 0
     """Extra questions a rollout may ask to replace groups with equal rewards (DAPO's dynamic sampling)."""
     max_ungraded: float = 0.2
@@ -448,7 +449,7 @@ def learn(cfg: Grpo, policy: Policy, examples: list[Example], *, fresh: bool) ->
         responses=len(examples), tokens=sum(e.learnt for e in examples), max_tokens=longest(cfg, policy.updates)
     )
     renew_reference(cfg, policy)
-    if cfg.skip_no_spread:
+    if cfg.skip_no_spread or not loss_beta(cfg):
         examples = [e for e in examples if np.any(e.advantage)]
     if loss_beta(cfg):
         scored = policy.logprobs(examples, cfg.temperature, reference=True)
@@ -521,6 +522,7 @@ def report(
     tokens = sum(len(r.completion.tokens) for g in groups for r in g.rollouts)
     prompts = sum(len(g.rollouts[0].prompt) for g in groups if g.rollouts)
     step_s = sum(seconds.get(phase, 0.0) for phase in STEP)
+    flops = 2.0 * policy.parameters * (tokens + prompts) + policy.learning_flops()
     return {
         **group_metrics(groups, policy.tokenizer),
         "advantage/abs_mean": float(sum(sizes) / max(1, len(sizes))),
@@ -529,7 +531,8 @@ def report(
         "time/step": step_s,
         **{f"time/{phase}": value for phase, value in {**seconds, **beside}.items() if phase},
         "perf/tokens_per_s": tokens / step_s,
-        "perf/flops": 2.0 * policy.parameters * (tokens + prompts) + policy.learning_flops(),
+        "perf/flops": flops,
+        "perf/mfu": policy.utilisation(flops, step_s),
         "perf/rss": resident_bytes(),
     }
 

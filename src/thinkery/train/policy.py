@@ -34,6 +34,7 @@ from thinkery.pipeline.run import Run
 from thinkery.train.batch import Batch, Example, packing, per_example
 from thinkery.train.mixed import MixedTransformer, learns_mixed
 from thinkery.train.optim import Learner, LearnerConfig, PolicyConfig
+from thinkery.train.peak import matrix_flops
 from thinkery.train.share import Share, collected
 
 __all__ = ["Policy", "PolicyConfig", "open_policy"]
@@ -174,6 +175,11 @@ class Policy(Learner):
     def learning_flops(self) -> float:
         """FLOPs of the forward and backward passes since this was last asked: 6 a parameter and token."""
         return 6.0 * self.parameters * self.tokens_since()
+
+    def utilisation(self, flops: float, seconds: float) -> float:
+        """The share of what the processors of all ranks could have computed in so many seconds (MFU)."""
+        peak = matrix_flops(self.device, getattr(torch, self.cfg.dtype))
+        return flops / (seconds * peak * self.ranks.count)
 
     def tokens_since(self) -> float:
         """Tokens that have passed on all ranks since this was last asked."""

@@ -75,10 +75,12 @@ def sft(
         learnt = sum(e.learnt for e in chosen)
         update = policy.update(partial(pack, chosen, device=policy.device), cross_entropy(policy, learnt), total=total)
         seconds = time.perf_counter() - started
+        flops = policy.learning_flops()
         metrics = update.metrics | {
             "time/step": seconds,
             "perf/tokens_per_s": sum(len(e.tokens) for e in chosen) / seconds,
-            "perf/flops": policy.learning_flops(),
+            "perf/flops": flops,
+            "perf/mfu": policy.utilisation(flops, seconds),
             "perf/rss": resident_bytes(),
         }
         step = policy.updates

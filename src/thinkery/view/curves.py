@@ -75,6 +75,7 @@ PANELS = (
         ("text/language", "text/repetition", "text/reflection@right"),
     ),
     Panel("Speed and memory", "Tokens a second, and resident bytes.", ("perf/tokens_per_s", "perf/rss@right")),
+    Panel("Utilisation", "FLOPs of the model over what matrix products could do in a step's time.", ("perf/mfu",)),
     Panel("Question pool", "How much of the training questions is known, and how hard it is.", ("pool/(?!tasks).+",)),
 )
 
