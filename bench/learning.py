@@ -289,12 +289,14 @@ def keep(name: str, found: Mapping[str, Any]) -> None:
 def compared(runs: Mapping[str, Mapping[str, Any]], measure: str) -> dict[str, Any]:
     """Either side's values over seeds, and the difference of their means with its 95 % interval."""
     mine, theirs = ([value(runs[f"{side}/{seed}"], measure) for seed in SEEDS] for side in SIDES)
-    difference, reach = fmean(mine) - fmean(theirs), welch(mine, theirs)
-    found = {"difference": difference, "low": difference - reach, "high": difference + reach}
-    return {
-        "ours": mine, "trl": theirs, **{name: round(number, 4) for name, number in found.items()},
-        "within noise": abs(difference) <= reach,
-    }  # fmt: skip
+    return {"ours": mine, "trl": theirs, **difference(mine, theirs)}
+
+
+def difference(mine: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
+    """Of two means, with its 95 % interval from either side's spread (Welch)."""
+    apart, reach = fmean(mine) - fmean(theirs), welch(mine, theirs)
+    found = {"difference": apart, "low": apart - reach, "high": apart + reach}
+    return {**{name: round(number, 4) for name, number in found.items()}, "within noise": abs(apart) <= reach}
 
 
 def value(run: Mapping[str, Any], measure: str) -> float:
