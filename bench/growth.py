@@ -1,11 +1,12 @@
-"""How sampling grows with the number of sequences and the length of the prompt, and what a long prompt does to others:
+"""How sampling grows with the number of sequences, the length of the prompt and the size of the model, and what a long
+prompt does to others:
 
-    python -m bench.growth                          everything, about ten minutes
-    python -m bench.growth sequences                a part: sequences, lengths, others
+    python -m bench.growth                          everything, about a quarter of an hour
+    python -m bench.growth sequences                a part: sequences, lengths, sizes, others
     python -m bench.growth lengths 16384 32704      some lengths; those that were measured before stay
 
 Writes bench/results/growth.json and docs/images/growth.svg. A model of SmolLM2-135M's shape with random weights and
-32,768 positions, in bfloat16; random prompts, one run of each size after a warm-up.
+32,768 positions, and for `sizes` of other models' shapes, in bfloat16; random prompts, one run of each after a warm-up.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from thinkery.core import Sampling
 from thinkery.engine import EngineConfig, NativeEngine, Request, open_engine
 from thinkery.model.hf import load_model
 from thinkery.model.tokenizer import Tokenizer
-from thinkery.model.transformer import Transformer
+from thinkery.model.transformer import Shape, Transformer
 
 matplotlib.use("svg")
 from matplotlib import pyplot as plt
@@ -41,6 +42,15 @@ SEQUENCES = (1, 2, 4, 8, 16, 32, 64, 128)
 LENGTHS = (128, 512, 1024, 2048, 4096, 8192, 16384, 32704)
 PARTS = (128, 256, 512, 1024, 2048, 8192)
 """Tokens of prompts in one step, `EngineConfig.prefill`."""
+SIZES = {
+    "SmolLM2-135M": Shape("llama", 49152, 576, 1536, 30, 9, 3, 64),
+    "SmolLM2-360M": Shape("llama", 49152, 960, 2560, 32, 15, 5, 64),
+    "Qwen2.5-0.5B": Shape("qwen2", 151936, 896, 4864, 24, 14, 2, 64, attention_bias=True),
+    "Qwen3-0.6B": Shape("qwen3", 151936, 1024, 3072, 28, 16, 8, 128, qk_norm=True),
+    "Qwen2.5-1.5B": Shape("qwen2", 151936, 1536, 8960, 28, 12, 2, 128, attention_bias=True),
+}
+TOGETHER = (1, 8, 64)
+"""Sequences with which every size is measured."""
 NEW = 64
 POSITIONS = 32768
 
@@ -64,6 +74,8 @@ def main() -> None:
                 forget_peak()
                 known[length] = sampled(engine, 1, length, NEW)
         found["lengths"] = [known[length] for length in sorted(known)]
+    if what in ("all", "sizes"):
+        found["sizes"] = [one for name, shape in SIZES.items() for one in sized(name, shape, tokenizer)]
     if what in ("all", "others"):
         found["others"] = [disturbed(network, tokenizer, prefill) for prefill in PARTS]
     RESULTS.write_text(json.dumps(found, indent=1) + "\n")
@@ -73,9 +85,23 @@ def main() -> None:
 def random_model() -> tuple[Transformer, Tokenizer]:
     """SmolLM2's shape and tokenizer; the weights are drawn."""
     network, tokenizer = load_model(located("smollm2"))
-    drawn = Transformer(replace(network.shape, max_position_embeddings=POSITIONS))
-    drawn.initialise(torch.Generator().manual_seed(0))
-    return drawn.to(torch.bfloat16).requires_grad_(False), tokenizer
+    return drawn(replace(network.shape, max_position_embeddings=POSITIONS)), tokenizer
+
+
+def drawn(shape: Shape) -> Transformer:
+    """A network of a shape, with random weights."""
+    network = Transformer(shape)
+    network.initialise(torch.Generator().manual_seed(0))
+    return network.to(torch.bfloat16).requires_grad_(False)
+
+
+def sized(name: str, shape: Shape, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """A model of some size with each number of sequences; its tokenizer does not matter."""
+    network = drawn(shape)
+    size = {"model": name, "parameters": sum(p.numel() for p in network.parameters())}
+    with engine_of(network, tokenizer) as engine:
+        sampled(engine, 4, 100, 8)
+        return [size | sampled(engine, count, 100, NEW // 2) for count in TOGETHER]
 
 
 def engine_of(network: Transformer, tokenizer: Tokenizer, **settings: Any) -> Any:
@@ -153,8 +179,8 @@ def forget_peak() -> None:
 
 
 def draw(found: dict[str, Any]) -> None:
-    """Speed against sequences, and against the length of the prompt."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
+    """Speed against sequences, against the length of the prompt, and against the size of the model."""
+    figure, (left, right, last) = plt.subplots(1, 3, figsize=(12, 3), layout="constrained")
     many, long = found["sequences"], found["lengths"]
     left.plot([one["sequences"] for one in many], [one["tokens_per_s"] for one in many], "o-")
     left.set(xscale="log", xlabel="sequences", ylabel="new tokens/s", title="prompts of 100 tokens")
@@ -163,8 +189,14 @@ def draw(found: dict[str, Any]) -> None:
     right.plot(lengths, [one["prompt_tokens_per_s"] for one in long], "s--", label="the prompt's tokens")
     right.set(xscale="log", yscale="log", xlabel="tokens of the prompt", ylabel="tokens/s", title="one sequence")
     right.legend(frameon=False)
-    for axes in (left, right):
-        axes.set_ylim(bottom=None if axes is right else 0)
+    for count in TOGETHER:
+        some = [one for one in found["sizes"] if one["sequences"] == count]
+        sizes, speeds = ([one[name] for one in some] for name in ("parameters", "tokens_per_s"))
+        last.plot(sizes, speeds, "o-", label=f"{count} sequence{'s' if count > 1 else ''}")
+    last.set(xscale="log", yscale="log", xlabel="parameters", ylabel="new tokens/s", title="prompts of 100 tokens")
+    last.legend(frameon=False)
+    for axes in (left, right, last):
+        axes.set_ylim(bottom=0 if axes is left else None)
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(ROOT / "docs" / "images" / "growth.svg")
 
