@@ -127,9 +127,8 @@ class Grpo(Config):
     """Tokens by which samples are continued before those that have ended are counted, with `spare` only; 0: a sixteenth
     of the longest completion."""
     skip_no_spread: bool = False
-    """Leave groups with equal rewards out of the forward pass also where their KL term would be learnt from
-    (`beta`): it is shorter, and the entropy that is told is that of the other groups. Without a KL term, where they
-    teach nothing, they are always left out."""
+    """Leave groups with equal rewards out of the forward pass: it is shorter, their KL term is lost, and the entropy
+    that is told is that of the other groups, none where there are no others."""
     resample: int = 0
     """Extra questions a rollout may ask to replace groups with equal rewards (DAPO's dynamic sampling)."""
     max_ungraded: float = 0.2
@@ -449,7 +448,7 @@ def learn(cfg: Grpo, policy: Policy, examples: list[Example], *, fresh: bool) ->
         responses=len(examples), tokens=sum(e.learnt for e in examples), max_tokens=longest(cfg, policy.updates)
     )
     renew_reference(cfg, policy)
-    if cfg.skip_no_spread or not loss_beta(cfg):
+    if cfg.skip_no_spread:
         examples = [e for e in examples if np.any(e.advantage)]
     if loss_beta(cfg):
         scored = policy.logprobs(examples, cfg.temperature, reference=True)
