@@ -116,6 +116,21 @@ def test_sharded_folders_load_from_either_side(tokenizer, build, tmp_path):
     )
 
 
+def test_what_is_written_is_made_in_order_and_a_file_at_a_time(tokenizer, build, tmp_path):
+    network, made = build(LLAMA), []
+
+    def whole(tensor: torch.Tensor) -> torch.Tensor:
+        made.append((tensor, len(list(tmp_path.glob("model-*.safetensors")))))
+        return tensor.detach().clone()
+
+    save_model(tmp_path, network, tokenizer, shard_bytes=20_000, whole=whole)
+    assert all(a is b for (a, _), b in zip(made, network.parameters(), strict=True))
+    there = [files for _, files in made]
+    assert (there, there[0]) == (sorted(there), 0)
+    assert there[-1] == len(list(tmp_path.glob("model-*.safetensors"))) - 1 > 0
+    assert torch.equal(our_logits(load_model(tmp_path)[0]), our_logits(network))
+
+
 def test_bfloat16_loads_and_saves_with_exact_angles(tokenizer, build, tmp_path):
     network = build(LLAMA)
     save_model(tmp_path / "full", network, tokenizer)

@@ -67,10 +67,18 @@ def test_the_setting_opens_it_and_adapters_win(run, folder):
 
 
 def test_what_is_held_where():
-    assert held_bytes(PolicyConfig(), 1) == (16, 0)
+    assert held_bytes(PolicyConfig(), 1) == held_bytes(PolicyConfig(), 1, sampled=4) == (16, 0)
     assert held_bytes(PolicyConfig(offload="cpu"), 1) == (8, 12)
-    assert held_bytes(PolicyConfig(), 4) == (4 + 4, 0)
-    assert held_bytes(PolicyConfig(offload="cpu"), 4) == (4, 4)
+    assert held_bytes(PolicyConfig(offload="cpu"), 1, sampled=4) == (8, 12)
+    parts = (2, 3, 16, 64)  # 16 // 64 would be nothing
+    assert [held_bytes(PolicyConfig(), n) for n in parts] == [(8, 0), (16 / 3, 0), (1, 0), (0.25, 0)]
+    assert [held_bytes(PolicyConfig(), n, sampled=4)[0] for n in parts] == [12, 4 + 16 / 3, 5, 4.25]
+    host = PolicyConfig(offload="cpu")
+    assert [held_bytes(host, n) for n in parts] == [(0, 8), (0, 16 / 3), (0, 1), (0, 0.25)]
+    assert [held_bytes(host, n, sampled=2) for n in parts] == [(2, 8), (2, 16 / 3), (2, 1), (2, 0.25)]
+    for offload in ("none", "cpu"):
+        adapters = PolicyConfig(lora=Lora(rank=2), offload=offload)  # type: ignore[arg-type]
+        assert {held_bytes(adapters, n, sampled=s) for n in (1, 2, 16, 64) for s in (0, 4)} == {(4, 0)}
 
 
 def test_plans_count_it():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from thinkery.pipeline.ranks import ALONE, Ranks
 from thinkery.pipeline.run import Run
 from thinkery.train.policy import PolicyConfig, open_policy
 from thinkery.train.sequences import require_dealable
+from thinkery.train.shards import rows_of
 from thinkery.train.share import dealt
 
 RANKED = Path(__file__).with_name("ranked.py")
@@ -37,6 +39,13 @@ class Seat(Ranks):
 
     def __init__(self, rank: int, count: int) -> None:
         self.rank, self.count = rank, count
+
+
+class Told(Seat):
+    """One that hears of rank 0 what it thinks itself."""
+
+    def tell(self, item):
+        return item
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +200,7 @@ from thinkery.pipeline.ranks import joined
 from thinkery.train.batch import Example, pack
 from thinkery.train.policy import Policy, PolicyConfig
 from thinkery.train.sequences import SplitPolicy
+from thinkery.train.shards import shard
 torch.set_num_threads(1)
 [batch] = pack([Example([n % 250 for n in range(200)], learn_from=8)], 200)
 
@@ -208,9 +218,83 @@ def saved(policy):
 with joined(os.environ) as ranks:
     cfg = PolicyConfig(sharding="fsdp", sequences="split")
     whole, expected = saved(Policy(tiny_network(), tiny_tokenizer(), PolicyConfig()))
-    part, logprobs = saved(SplitPolicy(tiny_network(), tiny_tokenizer(), cfg, ranks=ranks))
+    network = tiny_network()
+    shard(network, ranks, torch.device("cpu"))
+    part, logprobs = saved(SplitPolicy(network, tiny_tokenizer(), cfg, ranks=ranks))
     torch.testing.assert_close(logprobs, expected, atol=1e-5, rtol=0)
     assert part < 0.6 * whole, (part, whole)
+"""
+
+
+HELD = """
+import gc, os, tempfile
+from pathlib import Path
+import torch
+from tests.train.conftest import tiny_network, tiny_tokenizer
+from tests.train.ranked import ROWS
+from thinkery.model.hf import load_model, save_model
+from thinkery.pipeline.artifact import Model
+from thinkery.pipeline.ranks import joined
+from thinkery.pipeline.run import Run
+from thinkery.train.policy import PolicyConfig, open_policy
+from thinkery.train.sft import Sft, sft
+torch.set_num_threads(1)
+P = 26_944  # of which 257 x 32 are embeddings
+
+def held():
+    gc.collect()
+    plain = [each for each in gc.get_objects() if type(each) in (torch.Tensor, torch.nn.Parameter) and not each.is_meta]
+    return sum({each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in plain}.values())
+
+with joined(os.environ) as ranks, tempfile.TemporaryDirectory() as place:
+    place = Path(ranks.tell(place))
+    if ranks.rank == 0:
+        save_model(place / "model", tiny_network(), tiny_tokenizer())
+    ranks.gather(None)
+    run, before = Run(place / "run", "sft", ranks=ranks), held()
+    model, cfg = Model(place / "model", {"folder": "."}), PolicyConfig(sharding="fsdp", lr=1e-3)
+    with open_policy(run, model, cfg) as policy:
+        assert policy.parameters == P
+        own = sum(part.to_local().numel() for part in policy.network.parameters())
+        assert own == (P - 257 * 32) // 2 + 32 * (129 - ranks.rank)
+        assert 4 * own <= held() - before < 4 * own + 4096, (own, held() - before)
+        sft(run, Sft(epochs=1, batch=4), policy, ROWS, held_out=ROWS[:3])
+        assert 12 * own <= held() - before < 12 * own + 4096, (own, held() - before)
+        run.save_model(policy.save_model)
+        assert policy.whole is None
+        expected = policy.copied().state_dict()
+        assert policy.whole is None
+        for name, weight in load_model(place / "run" / "model")[0].state_dict().items():
+            assert torch.equal(weight, expected[name]), name
+    ranks.gather(None)
+"""
+
+
+SAMPLED = """
+import os
+import torch
+from tests.train.conftest import tiny_network, tiny_tokenizer
+from thinkery.pipeline.ranks import joined
+from thinkery.train.policy import PolicyConfig
+from thinkery.train.shards import ShardedPolicy, shard
+torch.set_num_threads(1)
+
+with joined(os.environ) as ranks:
+    network, cfg = tiny_network(), PolicyConfig(sharding="fsdp", lr=1e-1)
+    shard(network, ranks, torch.device("cpu"))
+    policy = ShardedPolicy(network, tiny_tokenizer(), cfg, ranks=ranks, sampled=torch.bfloat16)
+    old, angles = tiny_network().state_dict(), tiny_network().frequencies
+    for name, weight in policy.sampled.state_dict().items():
+        assert torch.equal(weight, old[name].bfloat16()), name
+    assert torch.equal(policy.sampled.frequencies, angles)
+    for part in policy.network.parameters():
+        part.grad = torch.ones_like(part)
+    whole = policy.sampled
+    policy.apply(0.1)  # AdamW's first step: the sign of the gradient
+    assert policy.sampled is whole
+    for name, weight in policy.copied().state_dict().items():
+        torch.testing.assert_close(weight, old[name] - 0.1, atol=1e-5, rtol=0)
+        assert torch.equal(whole.state_dict()[name], weight.bfloat16()), name
 """
 
 
@@ -234,13 +318,35 @@ def test_a_rank_with_half_of_a_sequence_keeps_about_half_for_the_backward_pass()
     assert on_two(SAVED) == ([0, 0], "")
 
 
-def test_heads_that_cannot_be_dealt_and_ranks_that_hold_whole_weights_do_not_split_sequences(tmp_path: Path) -> None:
-    class Three(Seat):
-        def tell(self, item):
-            return item
+def test_two_ranks_that_imitate_hold_half_each_and_nothing_whole() -> None:
+    assert on_two(HELD) == ([0, 0], "")
 
+
+def test_whole_weights_to_sample_from_follow_every_update_in_their_own_format() -> None:
+    assert on_two(SAMPLED) == ([0, 0], "")
+
+
+def test_rows_are_dealt_in_parts_of_which_the_last_may_be_smaller_or_empty() -> None:
+    assert [rows_of(257, rank, 2) for rank in range(2)] == [(0, 129), (129, 257)]
+    assert [rows_of(5, rank, 4) for rank in range(4)] == [(0, 2), (2, 4), (4, 5), (5, 5)]
+    assert [rows_of(64, rank, 64) for rank in (0, 63)] == [(0, 1), (63, 64)]
+
+
+def test_a_network_of_another_family_is_not_put_in_parts(tmp_path: Path) -> None:
     save_model(tmp_path / "model", tiny_network(), tiny_tokenizer())
-    run = Run(tmp_path / "run", "zero", ranks=Three(0, 3))
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    (tmp_path / "model/config.json").write_text(json.dumps(config | {"model_type": "gpt2"}))
+    run = Run(tmp_path / "run", "zero", ranks=Told(0, 3))
+    with (
+        pytest.raises(ConfigError, match=r"policy\.sharding: only our own decoder can be sharded"),
+        open_policy(run, Model(tmp_path / "model", {"folder": "."}), PolicyConfig(sharding="fsdp")),
+    ):
+        pass
+
+
+def test_heads_that_cannot_be_dealt_and_ranks_that_hold_whole_weights_do_not_split_sequences(tmp_path: Path) -> None:
+    save_model(tmp_path / "model", tiny_network(), tiny_tokenizer())
+    run = Run(tmp_path / "run", "zero", ranks=Told(0, 3))
     model = Model(tmp_path / "model", {"folder": "."})
     with (
         pytest.raises(ConfigError, match=r"policy\.sequences: only sharded ranks split sequences"),

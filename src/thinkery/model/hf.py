@@ -8,7 +8,7 @@ templates.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from thinkery.errors import EnvironmentLacks, InputError
 from thinkery.model.tokenizer import Tokenizer, read_json
 from thinkery.model.transformer import Shape, Transformer
-from thinkery.model.weights import SHARD_BYTES, check_fit, fill, read_headers, read_weights, write_weights
+from thinkery.model.weights import SHARD_BYTES, check_fit, fill, on_host, read_headers, read_weights, write_weights
 from thinkery.pipeline.files import size_text
 from thinkery.pipeline.memory import memory
 
@@ -41,14 +41,19 @@ def load_model(folder: str | Path, dtype: torch.dtype = torch.float32) -> tuple[
     tokenizer = Tokenizer.load(folder)
     require_room(_numbers(read_headers(folder)), where=str(folder), dtype=dtype)
     network = _load_network(folder, config, dtype)
-    if tokenizer.vocab_size > network.shape.vocab_size:
-        raise InputError(
-            "the tokenizer has more tokens than the embedding has rows",
-            where=str(folder),
-            found=f"{tokenizer.vocab_size} tokens, {network.shape.vocab_size} rows",
-            hint="take the tokenizer that belongs to these weights",
-        )
+    _check_rows(folder, tokenizer, network.shape)
     return network, tokenizer
+
+
+def read_own(folder: str | Path) -> tuple[Shape, Tokenizer]:
+    """The shape and the tokenizer of a folder of a Llama, Qwen2 or Qwen3, of whose weights only names and shapes are
+    read; raises InputError where they are of another family or not those of the shape."""
+    folder = Path(folder)
+    shape = shape_from_config(read_config(folder), where=str(folder / "config.json"))
+    tokenizer = Tokenizer.load(folder)
+    _check_headers(folder, shape, read_headers(folder))
+    _check_rows(folder, tokenizer, shape)
+    return shape, tokenizer
 
 
 def check_model(folder: str | Path) -> None:
@@ -62,9 +67,7 @@ def check_model(folder: str | Path) -> None:
     Tokenizer.load(folder).eos_id  # noqa: B018 - raises where there is none
     headers = read_headers(folder)
     if config.get("model_type") in FAMILIES:
-        with torch.device("meta"):
-            network = Transformer(shape_from_config(config, where=str(folder / "config.json")))
-        check_fit(network, _learnt(headers, network.shape), where=str(folder))
+        _check_headers(folder, shape_from_config(config, where=str(folder / "config.json")), headers)
     else:
         from thinkery.model.adapter import check_architecture
 
@@ -91,13 +94,17 @@ def save_model(
     *,
     card: str = "",
     shard_bytes: int = SHARD_BYTES,
+    whole: Callable[[Tensor], Tensor] = on_host,
 ) -> None:
-    """Write a folder that transformers and `load_model` load: weights, configs, tokenizer, template, model card."""
+    """Write a folder that transformers and `load_model` load: weights, configs, tokenizer, template, model card.
+
+    `whole` makes of each weight of our own decoder what is written (`write_weights`).
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(network, Transformer):
         write_json(folder / "config.json", config_from_shape(network.shape, tokenizer, _dtype_of(network)))
-        write_weights(folder, dict(network.named_parameters()), shard_bytes=shard_bytes)
+        write_weights(folder, dict(network.named_parameters()), shard_bytes=shard_bytes, whole=whole)
     else:
         network.save(folder, shard_bytes=shard_bytes)
     write_json(folder / "generation_config.json", _generation_config(tokenizer))
@@ -186,11 +193,15 @@ def config_from_shape(shape: Shape, tokenizer: Tokenizer, dtype: torch.dtype = t
     return config
 
 
-def empty(shape: Shape, dtype: torch.dtype = torch.float32) -> Transformer:
+def empty(shape: Shape, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Transformer:
     """A network whose weights are allocated but not set, which saves drawing random ones."""
+    return outline(shape).to(dtype).to_empty(device=device)
+
+
+def outline(shape: Shape) -> Transformer:
+    """A network whose weights have shapes and no numbers."""
     with torch.device("meta"):
-        network = Transformer(shape)
-    return network.to(dtype).to_empty(device="cpu")
+        return Transformer(shape)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -215,6 +226,22 @@ def _load_network(folder: Path, config: Mapping[str, Any], dtype: torch.dtype) -
     network = empty(shape_from_config(config, where=str(folder / "config.json")), dtype)
     fill(network, _learnt(read_weights(folder), network.shape), where=str(folder))
     return network
+
+
+def _check_headers(folder: Path, shape: Shape, headers: Mapping[str, Tensor]) -> None:
+    """Raise InputError unless names and shapes of a folder's tensors are those of a network of this shape."""
+    check_fit(outline(shape), _learnt(headers, shape), where=str(folder))
+
+
+def _check_rows(folder: Path, tokenizer: Tokenizer, shape: Shape) -> None:
+    """Raise InputError where tokens have no embedding."""
+    if tokenizer.vocab_size > shape.vocab_size:
+        raise InputError(
+            "the tokenizer has more tokens than the embedding has rows",
+            where=str(folder),
+            found=f"{tokenizer.vocab_size} tokens, {shape.vocab_size} rows",
+            hint="take the tokenizer that belongs to these weights",
+        )
 
 
 def _learnt(weights: Mapping[str, Tensor], shape: Shape) -> dict[str, Tensor]:

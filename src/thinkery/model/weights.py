@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -51,16 +51,44 @@ def _header(path: Path) -> dict[str, Any]:
     return header
 
 
-def write_weights(folder: Path, weights: Mapping[str, Tensor], *, shard_bytes: int = SHARD_BYTES) -> None:
-    """Write tensors as model.safetensors, or as shards with an index where they exceed `shard_bytes`."""
+def read_rows(folder: Path, rows: Mapping[str, tuple[int, int]]) -> Iterator[tuple[str, Tensor]]:
+    """Of named tensors of a folder the rows from the first of two numbers to before the second, a tensor at a time and
+    in the type it is stored in; nothing else is read."""
+    for path in _files(folder):
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in rows.keys() & set(file.keys()):
+                    first, end = rows[name]
+                    yield name, file.get_slice(name)[first:end]
+        except (SafetensorError, OSError) as error:
+            raise InputError("weights cannot be read", where=str(path), found=str(error), hint=_DAMAGED) from error
+
+
+def on_host(tensor: Tensor) -> Tensor:
+    """A tensor's numbers in the host's memory, one behind the other."""
+    return tensor.detach().contiguous().cpu()
+
+
+def write_weights(
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    *,
+    shard_bytes: int = SHARD_BYTES,
+    whole: Callable[[Tensor], Tensor] = on_host,
+) -> None:
+    """Write tensors as model.safetensors, or as shards with an index where they exceed `shard_bytes`.
+
+    `whole` makes of each what is written. It is called once for each, in their order, and what it has made is held
+    until the file is written.
+    """
     shards = _shards(weights, shard_bytes)
     if len(shards) == 1:
-        save_file(shards[0], folder / SINGLE, metadata={"format": "pt"})
+        _write(folder / SINGLE, shards[0], whole)
         return
     where: dict[str, str] = {}
     for i, shard in enumerate(shards, start=1):
         name = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
-        save_file(shard, folder / name, metadata={"format": "pt"})
+        _write(folder / name, shard, whole)
         where |= dict.fromkeys(shard, name)
     index = {"metadata": {"total_size": sum(t.nbytes for t in weights.values())}, "weight_map": where}
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
@@ -110,6 +138,10 @@ def _files(folder: Path) -> list[Path]:
     )
 
 
+def _write(path: Path, shard: Mapping[str, Tensor], whole: Callable[[Tensor], Tensor]) -> None:
+    save_file({name: whole(tensor) for name, tensor in shard.items()}, path, metadata={"format": "pt"})
+
+
 def _shards(weights: Mapping[str, Tensor], shard_bytes: int) -> list[dict[str, Tensor]]:
     """Tensors in their order, cut before each that would pass the limit; at least one shard."""
     shards: list[dict[str, Tensor]] = [{}]
@@ -118,7 +150,7 @@ def _shards(weights: Mapping[str, Tensor], shard_bytes: int) -> list[dict[str, T
         if shards[-1] and filled + tensor.nbytes > shard_bytes:
             shards.append({})
             filled = 0
-        shards[-1][name] = tensor.detach().contiguous().cpu()
+        shards[-1][name] = tensor
         filled += tensor.nbytes
     return shards
 

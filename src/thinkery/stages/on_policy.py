@@ -8,7 +8,7 @@ from thinkery.pipeline.run import Run
 from thinkery.rewards.accuracy import accuracy
 from thinkery.rewards.rubric import Part, Rubric
 from thinkery.stages.common import template_of
-from thinkery.stages.reinforce import Reinforce, loop_of, open_sampler, watch
+from thinkery.stages.reinforce import Reinforce, format_of, loop_of, open_sampler, watch
 from thinkery.train import loss
 from thinkery.train.grpo import Grpo, grpo
 from thinkery.train.policy import open_policy
@@ -39,7 +39,7 @@ def on_policy_distill(
 ) -> Model:
     """Bring the student's distribution nearer to the teacher's on its own samples; accuracy is recorded, not learnt."""
     rubric = Rubric(accuracy=Part(accuracy, weight=0.0))
-    with open_policy(run, student, cfg.grpo.policy) as policy:
+    with open_policy(run, student, cfg.grpo.policy, sampled=format_of(cfg)) as policy:
         policy.tokenizer = policy.tokenizer.with_template(template_of(cfg.template))
         network, tokenizer = load_model(teacher.folder)
         require_same_tokens(policy.tokenizer, tokenizer)

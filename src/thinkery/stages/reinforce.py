@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import torch
 from pydantic import Field
 
 from thinkery.config import Config
@@ -59,7 +60,7 @@ def reinforce(
 
     The exam is only watched: its accuracy goes to the record, and an alarm rings when a reward rises while it falls.
     """
-    with open_policy(run, start, cfg.grpo.policy) as policy:
+    with open_policy(run, start, cfg.grpo.policy, sampled=format_of(cfg)) as policy:
         if template:
             policy.tokenizer = policy.tokenizer.with_template(template_of(template))
         if cfg.templates:
@@ -70,6 +71,11 @@ def reinforce(
             held_out = watch(run, cfg, engine, exam, first_rubric) if exam and cfg.grpo.eval_every else None
             grpo(run, loop_of(cfg), policy, engine, tasks, rubric, held_out=held_out)
         return run.save_model(policy.save_model)
+
+
+def format_of(cfg: Reinforce) -> torch.dtype:
+    """The number format that engines sample in, as far as the settings alone tell."""
+    return torch.bfloat16 if (cfg.vllm or cfg.engine).dtype == "bfloat16" else torch.float32
 
 
 @contextmanager

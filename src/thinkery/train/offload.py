@@ -4,9 +4,9 @@
     host          a copy of the weights, AdamW's two moments   12 bytes a parameter, and the gradient for the step
 
 Forward and backward passes run where they did. The gradient is copied to the host, AdamW steps there, and the weights
-are copied back: the same arithmetic on the same numbers. Of several ranks with `sharding = "fsdp"` each keeps its part
-on the host instead, weights included (FSDP2's CPUOffloadPolicy, `shards.py`). Nothing of it was run on CUDA; where the
-accelerator is the CPU it costs memory and saves none.
+are copied back: the same arithmetic on the same numbers. Of several ranks with `sharding = "fsdp"` each reads its part
+into the host's memory and keeps it there, weights included (FSDP2's CPUOffloadPolicy, `shards.py`). Nothing of it was
+run on CUDA; where the accelerator is the CPU it costs memory and saves none.
 """
 
 from __future__ import annotations

@@ -244,14 +244,13 @@ class Learner:
 
             self.restore(read_shards(folder / SHARDS, self.template, self.ranks))
         elif (folder / "learner.pt").exists():
-            state = torch.load(folder / "learner.pt", map_location=self.device, weights_only=True)
-            self.restore(self.held(state))
+            self.restore(self.read_whole(folder / "learner.pt"))
         else:
             raise InputError("no training state here", where=str(folder), hint="run with --fresh to start over")
 
-    def held(self, state: dict[str, Any]) -> dict[str, Any]:
-        """What this rank holds of a whole state: all of it."""
-        return state
+    def read_whole(self, path: Path) -> dict[str, Any]:
+        """What this rank holds of a whole state that lies in a file: all of it."""
+        return torch.load(path, map_location=self.device, weights_only=True)
 
     def template(self, names: Collection[str]) -> dict[str, Any]:
         """A state with room for everything that is `names`d, such as `optimizer.state.0.exp_avg`."""

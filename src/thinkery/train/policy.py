@@ -9,6 +9,7 @@ Shapes: T tokens of a micro-batch, C learnt tokens, D width, V vocabulary.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -44,70 +45,96 @@ IN_CACHE = 2**20
 
 
 @contextmanager
-def open_policy(run: Run, model: Model, cfg: PolicyConfig) -> Iterator[Policy]:
-    """The model's weights, ready to learn, on the accelerator where there is one."""
-    sharded = cfg.sharding == "fsdp" and run.ranks is not ALONE
-    require_memory(model.folder, cfg, parts=run.ranks.count if sharded else 1)
-    network, tokenizer = load_model(model.folder)
-    network = network.to("cuda" if torch.cuda.is_available() else "cpu")
-    if cfg.lora:
-        policy = LoraPolicy(network, tokenizer, cfg, lora=cfg.lora, seed=run.seed, ranks=run.ranks)
-    elif sharded:
-        policy = kind_in_parts(cfg)(network, tokenizer, cfg, ranks=run.ranks)
-    elif cfg.sequences == "split" and run.ranks is not ALONE:
-        hint = 'set policy.sharding = "fsdp", or policy.sequences = "whole"'
-        raise ConfigError("only sharded ranks split sequences", where="policy.sequences", found=cfg.sharding, hint=hint)
-    elif cfg.offload == "cpu":
-        from thinkery.train.offload import OffloadedPolicy  # which is built on this file
+def open_policy(run: Run, model: Model, cfg: PolicyConfig, *, sampled: torch.dtype | None = None) -> Iterator[Policy]:
+    """The model's weights, ready to learn, on the accelerator where there is one.
 
-        policy = OffloadedPolicy(network, tokenizer, cfg, ranks=run.ranks)
+    `sampled` is the number format in which engines will sample from them, None where none will. Weights in parts are
+    then whole once more: in that format on an accelerator, in float32 elsewhere.
+    """
+    device = accelerator()
+    if sampled and device.type == "cpu":
+        sampled = torch.float32
+    in_parts = cfg.sharding == "fsdp" and run.ranks is not ALONE and not cfg.lora
+    require_memory(
+        model.folder, cfg, parts=run.ranks.count if in_parts else 1, sampled=sampled.itemsize if sampled else 0
+    )
+    if in_parts:
+        policy = open_in_parts(run, model.folder, cfg, device, sampled or torch.float32)
     else:
-        policy = Policy(network, tokenizer, cfg, ranks=run.ranks)
+        policy = open_whole(run, model.folder, cfg, device)
     try:
         yield policy
     finally:
         policy.close()
 
 
-def kind_in_parts(cfg: PolicyConfig) -> Callable[..., Policy]:
-    """The kind of policy whose weights are in parts, imported here because that takes a third of torch's own time."""
-    if cfg.sequences == "split":
-        from thinkery.train.sequences import SplitPolicy
-
-        return SplitPolicy
-    from thinkery.train.shards import ShardedPolicy
-
-    return ShardedPolicy
+def accelerator() -> torch.device:
+    """This process's GPU, or the CPU where there is none."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def require_memory(folder: Path, cfg: PolicyConfig, *, parts: int = 1) -> None:
+def open_whole(run: Run, folder: Path, cfg: PolicyConfig, device: torch.device) -> Policy:
+    """A policy of which every rank has all."""
+    if cfg.sequences == "split" and run.ranks is not ALONE and not cfg.lora:
+        hint = 'set policy.sharding = "fsdp", or policy.sequences = "whole"'
+        raise ConfigError("only sharded ranks split sequences", where="policy.sequences", found=cfg.sharding, hint=hint)
+    network, tokenizer = load_model(folder)
+    network = network.to(device)
+    if cfg.lora:
+        return LoraPolicy(network, tokenizer, cfg, lora=cfg.lora, seed=run.seed, ranks=run.ranks)
+    if cfg.offload == "cpu":
+        from thinkery.train.offload import OffloadedPolicy  # which is built on this file
+
+        return OffloadedPolicy(network, tokenizer, cfg, ranks=run.ranks)
+    return Policy(network, tokenizer, cfg, ranks=run.ranks)
+
+
+def open_in_parts(run: Run, folder: Path, cfg: PolicyConfig, device: torch.device, sampled: torch.dtype) -> Policy:
+    """A policy of which every rank has a part, imported here because that takes a third of torch's own time."""
+    from thinkery.train.sequences import SplitPolicy
+    from thinkery.train.shards import ShardedPolicy, load_parts
+
+    network, tokenizer = load_parts(folder, run.ranks, device, offload=cfg.offload == "cpu")
+    kind = SplitPolicy if cfg.sequences == "split" else ShardedPolicy
+    return kind(network, tokenizer, cfg, ranks=run.ranks, sampled=sampled)
+
+
+def require_memory(folder: Path, cfg: PolicyConfig, *, parts: int = 1, sampled: int = 0) -> None:
     """Raise EnvironmentLacks where not even weights, gradients and moments fit; frozen weights have neither.
 
-    Of weights in `parts` a process holds one, and all of them once more to sample from and to save.
+    Of weights in `parts` a process holds one, and where engines sample from them all once more, in `sampled` bytes a
+    number. Processes that share a machine's memory are not counted together.
     """
     parameters = sum(tensor.numel() for tensor in read_headers(folder).values())
-    on_gpu, on_host = held_bytes(cfg, parts) if torch.cuda.is_available() else (0, sum(held_bytes(cfg, parts)))
-    places = [(on_host * parameters, memory()[1], "")]
+    held = held_bytes(cfg, parts, sampled=sampled)
+    on_gpu, on_host = held if torch.cuda.is_available() else (0, sum(held))
+    places = [(math.ceil(on_host * parameters), memory()[1], "")]
     if on_gpu:
-        places.append((on_gpu * parameters, torch.cuda.mem_get_info()[0], "on the GPU "))
+        places.append((math.ceil(on_gpu * parameters), torch.cuda.mem_get_info()[0], "on the GPU "))
     for needed, free, place in places:
         if needed > free:
             raise EnvironmentLacks(
                 "too little memory to train this model",
                 where=str(folder),
                 found=f"{parameters / 1e9:.3g}B parameters need {place}{size_text(needed)}, {size_text(free)} are free",
-                hint="a smaller model, a larger machine, or policy.lora; thinkery plan says what each step needs",
+                hint='a smaller model, a larger machine, policy.lora, or more ranks with policy.sharding = "fsdp"; '
+                "thinkery plan says what each step needs",
             )
 
 
-def held_bytes(cfg: PolicyConfig, parts: int) -> tuple[int, int]:
-    """Bytes a parameter that training holds on the accelerator, and those that it holds in the host's memory."""
+def held_bytes(cfg: PolicyConfig, parts: int, *, sampled: int = 0) -> tuple[float, float]:
+    """Bytes a parameter that one process holds to train on the accelerator, and in the host's memory.
+
+    Weights, gradients and moments in `parts`, of which it has one; `sampled` are the bytes a number of whole weights
+    for engines to sample from, 0 without, which weights that are whole themselves do not need. What computing takes,
+    a reference, and what is gathered while a block computes come on top.
+    """
     if cfg.lora:
         return 4, 0
-    whole = 4 * (parts > 1)
-    if cfg.offload == "none":
-        return 16 // parts + whole, 0
-    return (8, 12) if parts == 1 else (whole, 16 // parts)
+    if parts == 1:
+        return (16, 0) if cfg.offload == "none" else (8, 12)
+    part = 16 / parts
+    return (part + sampled, 0) if cfg.offload == "none" else (sampled, part)
 
 
 class Policy(Learner):
@@ -134,9 +161,13 @@ class Policy(Learner):
         """The whole network, which engines sample from and which follows every update."""
         return self.network
 
+    def copied(self) -> Any:
+        """A copy of the whole network as it is now, in the format that learns."""
+        return copy.deepcopy(self.network)
+
     def refresh_reference(self) -> None:
         """Freeze a copy of the current weights as the reference of the KL term (R1: every 400 updates)."""
-        self.reference = copy.deepcopy(self.network).requires_grad_(False)
+        self.reference = self.copied().requires_grad_(False)
 
     def pack(self, examples: Sequence[Example], max_tokens: int) -> list[Batch]:
         """Micro-batches for this network, prompts shared where it can."""
@@ -189,9 +220,8 @@ class Policy(Learner):
     def save_model(self, folder: Path, *, template: str | None = None, card: str = "") -> None:
         """Write a Hugging Face folder, which rank 0 does; `template` replaces the chat template."""
         tokenizer = self.tokenizer if template is None else self.tokenizer.with_template(template)
-        network = self.sampled
         if self.ranks.rank == 0:
-            save_model(folder, network, tokenizer, card=card)
+            save_model(folder, self.network, tokenizer, card=card)
 
     def close(self) -> None:
         """Let go of the reference and the optimizer state."""

@@ -16,7 +16,6 @@ Shapes: T tokens of a micro-batch, C learnt tokens, D width.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -69,7 +68,7 @@ class Critic(Learner):
     reads_old = True
 
     def __init__(self, policy: Policy, cfg: CriticConfig, *, beta: float, temperature: float) -> None:
-        network = ValueNetwork(copy.deepcopy(policy.sampled)).to(policy.device)
+        network = ValueNetwork(policy.copied()).to(policy.device)
         super().__init__(network, cfg, policy.ranks)
         self.computing = mixed(network.network, cfg)
         self.gae_lambda, self.value_clip = cfg.gae_lambda, cfg.value_clip

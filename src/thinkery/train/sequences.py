@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from thinkery.errors import ConfigError
 from thinkery.model.attention import Attend
 from thinkery.model.tokenizer import Tokenizer
-from thinkery.model.transformer import Shape
+from thinkery.model.transformer import Shape, Transformer
 from thinkery.pipeline.ranks import Ranks
 from thinkery.train.batch import Batch
 from thinkery.train.optim import B, PolicyConfig
@@ -44,9 +44,17 @@ class SplitPolicy(ShardedPolicy):
     All ranks work on every micro-batch, which may therefore be as many times as long as there are ranks.
     """
 
-    def __init__(self, network: Any, tokenizer: Tokenizer, cfg: PolicyConfig, *, ranks: Ranks) -> None:
-        super().__init__(network, tokenizer, cfg, ranks=ranks)
+    def __init__(
+        self,
+        network: Transformer,
+        tokenizer: Tokenizer,
+        cfg: PolicyConfig,
+        *,
+        ranks: Ranks,
+        sampled: torch.dtype = torch.float32,
+    ) -> None:
         require_dealable(network.shape, ranks.count)
+        super().__init__(network, tokenizer, cfg, ranks=ranks, sampled=sampled)
 
     def share(self, pack: Callable[[int], Sequence[B]]) -> Share[B]:
         """All micro-batches, of which every rank has a part."""

@@ -1,7 +1,13 @@
 """Weights in parts, one on each rank: PyTorch's FSDP2, and its checkpoints, which any number of ranks can read (DCP).
 
-A block's weights are gathered while it computes and dropped after. Gradients are summed, not averaged, because an
-objective has divided by denominators of the whole update. Ran over gloo on CPUs; over NCCL it has run in no test.
+    loading     the network is made without numbers, parted, and each rank reads the rows of its part from the files
+    computing   a block's weights are gathered while it computes and dropped after
+    sampling    whole weights on every rank, once an engine has asked for them
+    saving      tensor by tensor to rank 0's memory, where those of one file (5 GB) are together
+
+So no process holds the whole network unless it samples. Gradients are summed, not averaged, because an objective has
+divided by denominators of the whole update. Ran over gloo on CPUs; over NCCL it has run in no test, and what it holds
+on a GPU was not measured.
 """
 
 from __future__ import annotations
@@ -11,18 +17,20 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 from thinkery.errors import ConfigError, RunFailed
-from thinkery.model.hf import empty
+from thinkery.model.hf import FAMILIES, empty, outline, read_config, read_own, save_model
 from thinkery.model.tokenizer import Tokenizer
-from thinkery.model.transformer import Transformer
+from thinkery.model.transformer import Shape, Transformer
+from thinkery.model.weights import on_host, read_rows
 from thinkery.pipeline.ranks import ALONE, Ranks
 from thinkery.train.batch import Batch, Example
 from thinkery.train.optim import SHARDS, PolicyConfig, out_of_memory
@@ -33,35 +41,49 @@ from thinkery.train.share import Share
 class ShardedPolicy(Policy):
     """A language model of which each rank holds a part (FSDP2): weights, gradients, moments, reference.
 
-    Ranks keep step: each computes as many micro-batches as the others. Running out of memory ends the run, since a
-    rank that starts again alone would leave the others waiting. For sampling and saving the whole weights are gathered
-    on every rank after each update, 4 bytes a parameter. With `offload = "cpu"` a rank's part is in the host's memory:
-    a block's weights come to the accelerator while it computes, and its gradient goes back.
+    `network` is in parts already (`load_parts`). Ranks keep step: each computes as many micro-batches as the others.
+    Running out of memory ends the run, since a rank that starts again alone would leave the others waiting. Once an
+    engine has asked for whole weights, every rank has them in the format `sampled`, gathered after each update. With
+    `offload = "cpu"` a rank's part is in the host's memory: a block's weights come to the accelerator while it
+    computes, and its gradient goes back.
     """
 
-    def __init__(self, network: Any, tokenizer: Tokenizer, cfg: PolicyConfig, *, ranks: Ranks) -> None:
-        if not isinstance(network, Transformer):
-            hint = 'policy.sharding = "replicated", or a Llama, Qwen2 or Qwen3'
-            raise ConfigError("only our own decoder can be sharded", where="policy.sharding", hint=hint)
-        device = network.lm_head.weight.device
-        self.offload = cfg.offload == "cpu"
-        shard(network, ranks, offload=self.offload)
+    def __init__(
+        self,
+        network: Transformer,
+        tokenizer: Tokenizer,
+        cfg: PolicyConfig,
+        *,
+        ranks: Ranks,
+        sampled: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__(network, tokenizer, cfg, ranks=ranks)
-        self.device = device
+        self.device = network.frequencies.device  # off-loaded weights are elsewhere
+        self.offload = cfg.offload == "cpu"
+        self.format = sampled
         self.whole: Transformer | None = None
 
     @property
     def sampled(self) -> Transformer:
         """The whole network, gathered when it is first asked for and after every update from then on."""
         if self.whole is None:
-            self.whole = empty(self.network.shape).to(self.device).eval()
-            gather_into(self.whole, self.network)
+            self.whole = self.gathered(self.format)
         return self.whole
+
+    def copied(self) -> Transformer:
+        """A copy of the whole network as it is now, in the format that learns."""
+        return self.gathered(torch.float32)
+
+    def gathered(self, dtype: torch.dtype) -> Transformer:
+        """The whole network on every rank, all of which must ask for it."""
+        whole = empty(self.network.shape, dtype, self.device).eval()
+        gather_into(whole, self.network)
+        return whole
 
     def refresh_reference(self) -> None:
         """Freeze a copy of this rank's part of the current weights."""
-        reference = empty(self.network.shape).to(self.device).eval().requires_grad_(False)
-        shard(reference, self.ranks, offload=self.offload)
+        shape, offload = self.network.shape, self.offload
+        reference = empty_parts(shape, self.ranks, self.device, offload=offload, learns=False).eval()
         reference.load_state_dict(self.network.state_dict())
         self.reference = reference
 
@@ -115,12 +137,27 @@ class ShardedPolicy(Policy):
         if self.whole is not None:
             gather_into(self.whole, self.network)
 
+    def save_model(self, folder: Path, *, template: str | None = None, card: str = "") -> None:
+        """Write a Hugging Face folder, which rank 0 does, of what all gather; `template` replaces the chat template."""
+        tokenizer = self.tokenizer if template is None else self.tokenizer.with_template(template)
+        with self.ranks.together():
+            if self.ranks.rank == 0:
+                save_model(folder, self.network, tokenizer, card=card, whole=self.gathered_on_host)
+            else:
+                for part in self.network.parameters():
+                    gathered_tensor(part, self.device)
+
+    def gathered_on_host(self, part: Tensor) -> Tensor:
+        """A whole tensor in the host's memory, of the parts that all ranks give in the same order."""
+        return on_host(gathered_tensor(part, self.device))
+
     def save(self, folder: Path) -> None:
         """Everything that the next update depends on, in `folder`/shards, every rank its part."""
         write_shards(folder / SHARDS, self.state())
 
-    def held(self, state: dict[str, Any]) -> dict[str, Any]:
-        """This rank's parts of a whole state."""
+    def read_whole(self, path: Path) -> dict[str, Any]:
+        """This rank's parts of a whole state that lies in a file, of which nothing else is read."""
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         names = ["optimizer.state.0"] if state["optimizer"]["state"] else []
         names += ["reference.0"] if state["reference"] else []
         return parts_of(state, self.template(names))
@@ -131,11 +168,52 @@ class ShardedPolicy(Policy):
         self.gather()
 
 
-def shard(network: Transformer, ranks: Ranks, *, offload: bool = False) -> None:
+def load_parts(
+    folder: Path, ranks: Ranks, device: torch.device, *, offload: bool = False
+) -> tuple[Transformer, Tokenizer]:
+    """The network of a Hugging Face folder in parts, of which each rank reads its own alone, and the tokenizer.
+
+    ConfigError unless the network is our own decoder.
+    """
+    if read_config(folder).get("model_type") not in FAMILIES:
+        hint = 'policy.sharding = "replicated", or a Llama, Qwen2 or Qwen3'
+        raise ConfigError("only our own decoder can be sharded", where="policy.sharding", hint=hint)
+    shape, tokenizer = read_own(folder)
+    network = empty_parts(shape, ranks, device, offload=offload)
+    read_parts(folder, network, ranks)
+    return network, tokenizer
+
+
+def empty_parts(
+    shape: Shape, ranks: Ranks, device: torch.device, *, offload: bool = False, learns: bool = True
+) -> Transformer:
+    """A network in parts whose weights are allocated but not set; nothing is allocated that is whole."""
+    network = outline(shape).requires_grad_(learns)
+    shard(network, ranks, device, offload=offload)
+    network.to_empty(device="cpu" if offload else device)
+    network.frequencies = network.frequencies.to(device)
+    return network
+
+
+@torch.no_grad()
+def read_parts(folder: Path, network: nn.Module, ranks: Ranks) -> None:
+    """Set this rank's part of every weight to what the files of a folder have there."""
+    parts: dict[str, Any] = dict(network.named_parameters())
+    rows = {name: rows_of(len(part), ranks.rank, ranks.count) for name, part in parts.items()}
+    for name, read in read_rows(folder, {name: own for name, own in rows.items() if own[0] < own[1]}):
+        parts[name].to_local().copy_(read)
+
+
+def rows_of(rows: int, rank: int, ranks: int) -> tuple[int, int]:
+    """The first row of a rank's part and the first behind it, as FSDP2 deals them: the last may have fewer, or none."""
+    most = -(-rows // ranks)
+    return min(rank * most, rows), min((rank + 1) * most, rows)
+
+
+def shard(network: Transformer, ranks: Ranks, device: torch.device, *, offload: bool = False) -> None:
     """Leave each rank an equal part of every weight: block by block, then what is outside of blocks."""
-    device = network.lm_head.weight.device.type
-    mesh = init_device_mesh(device, (ranks.count,))
-    where = CPUOffloadPolicy(pin_memory=device != "cpu") if offload else OffloadPolicy()
+    mesh = init_device_mesh(device.type, (ranks.count,))
+    where = CPUOffloadPolicy(pin_memory=device.type != "cpu") if offload else OffloadPolicy()
     for block in network.blocks:
         fully_shard(block, mesh=mesh, offload_policy=where)
     fully_shard(network, mesh=mesh, offload_policy=where)
@@ -146,19 +224,29 @@ def shard(network: Transformer, ranks: Ranks, *, offload: bool = False) -> None:
 
 
 def gather_into(whole: nn.Module, network: nn.Module) -> None:
-    """Copy the weights of a network in parts into one that is whole, on every rank."""
+    """Copy the weights of a network in parts into one that is whole, on every rank, a tensor at a time."""
     for ours, part in zip(whole.parameters(), network.parameters(), strict=True):
-        assert isinstance(part, DTensor)
-        ours.data.copy_(part.full_tensor())
+        ours.data.copy_(gathered_tensor(part, ours.device))
 
 
+@torch.no_grad()
+def gathered_tensor(part: Tensor, device: torch.device) -> Tensor:
+    """The whole of a tensor in parts, on the device over which the ranks are connected; all ranks must ask for it."""
+    there: Any = part.detach().to(device)
+    return there.full_tensor()
+
+
+@torch.no_grad()
 def parts_of(state: Any, like: Any) -> Any:
-    """A whole state, nested as `like` is, with each tensor that is in parts there parted likewise."""
+    """A whole state for this rank, nested as `like` is, with each tensor that is in parts there parted likewise."""
     if isinstance(state, dict):
         return {name: parts_of(value, like[name]) for name, value in state.items()}
-    if isinstance(like, DTensor):
-        return distribute_tensor(state, like.device_mesh, like.placements)
-    return state
+    if not isinstance(like, DTensor):
+        return state.clone() if isinstance(state, Tensor) else state
+    first, end = rows_of(len(state), like.device_mesh.get_local_rank(), like.device_mesh.size())
+    own: Any = torch.empty_like(like)
+    own.to_local().copy_(state[first:end])
+    return own
 
 
 def write_shards(folder: Path, state: dict[str, Any]) -> None:
