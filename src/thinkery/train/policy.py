@@ -46,7 +46,8 @@ IN_CACHE = 2**20
 def open_policy(run: Run, model: Model, cfg: PolicyConfig) -> Iterator[Policy]:
     """The model's weights, ready to learn, on the accelerator where there is one."""
     sharded = cfg.sharding == "fsdp" and run.ranks is not ALONE
-    require_memory(model.folder, cfg, parts=run.ranks.count if sharded else 1)
+    stored = sum(tensor.numel() for tensor in read_headers(model.folder).values())
+    require_memory(stored, cfg, where=str(model.folder), ranks=run.ranks.count)
     network, tokenizer = load_model(model.folder)
     network = network.to("cuda" if torch.cuda.is_available() else "cpu")
     if cfg.lora:
@@ -79,34 +80,47 @@ def kind_in_parts(cfg: PolicyConfig) -> Callable[..., Policy]:
     return ShardedPolicy
 
 
-def require_memory(folder: Path, cfg: PolicyConfig, *, parts: int = 1) -> None:
-    """Raise EnvironmentLacks where not even weights, gradients and moments fit; frozen weights have neither.
-
-    Of weights in `parts` a process holds one, and all of them once more to sample from and to save.
-    """
-    parameters = sum(tensor.numel() for tensor in read_headers(folder).values())
-    on_gpu, on_host = held_bytes(cfg, parts) if torch.cuda.is_available() else (0, sum(held_bytes(cfg, parts)))
+def require_memory(parameters: int, cfg: LearnerConfig, *, where: str, ranks: int = 1) -> None:
+    """Raise EnvironmentLacks where not even weights, gradients and moments fit; frozen weights have neither."""
+    held = held_bytes(cfg, parts_of(cfg, ranks))
+    on_gpu, on_host = held if learns_on_gpu(cfg) else (0, sum(held))
     places = [(on_host * parameters, memory()[1], "")]
     if on_gpu:
         places.append((on_gpu * parameters, torch.cuda.mem_get_info()[0], "on the GPU "))
     for needed, free, place in places:
         if needed > free:
+            adapters = ", or policy.lora" if isinstance(cfg, PolicyConfig) and cfg.lora is None else ""
             raise EnvironmentLacks(
                 "too little memory to train this model",
-                where=str(folder),
+                where=where,
                 found=f"{parameters / 1e9:.3g}B parameters need {place}{size_text(needed)}, {size_text(free)} are free",
-                hint="a smaller model, a larger machine, or policy.lora; thinkery plan says what each step needs",
+                hint=f"a smaller model, a larger machine{adapters}; thinkery plan says what each step needs",
             )
 
 
-def held_bytes(cfg: PolicyConfig, parts: int) -> tuple[int, int]:
-    """Bytes a parameter that training holds on the accelerator, and those that it holds in the host's memory."""
+def learns_on_gpu(cfg: LearnerConfig) -> bool:
+    """Whether weights with these settings learn on a GPU: where there is one, but for reward models."""
+    return isinstance(cfg, PolicyConfig) and torch.cuda.is_available()
+
+
+def parts_of(cfg: LearnerConfig, ranks: int) -> int:
+    """In how many parts the weights lie on so many ranks."""
+    return ranks if isinstance(cfg, PolicyConfig) and cfg.sharding == "fsdp" and cfg.lora is None else 1
+
+
+def held_bytes(cfg: LearnerConfig, parts: int) -> tuple[float, float]:
+    """Bytes a parameter that training holds on the accelerator, and those that it holds in the host's memory.
+
+    Of weights in `parts` a process holds one, and all of them once more to sample from and to save.
+    """
+    if not isinstance(cfg, PolicyConfig):
+        return 16, 0
     if cfg.lora:
         return 4, 0
     whole = 4 * (parts > 1)
     if cfg.offload == "none":
-        return 16 // parts + whole, 0
-    return (8, 12) if parts == 1 else (whole, 16 // parts)
+        return 16 / parts + whole, 0
+    return (8, 12) if parts == 1 else (whole, 16 / parts)
 
 
 class Policy(Learner):
