@@ -40,8 +40,10 @@ from thinkery.model.transformer import Shape
 from thinkery.pipeline.files import read_rows
 from thinkery.pipeline.ranks import joined
 from thinkery.pipeline.run import Run
-from thinkery.recipes.cluster import Gpu, phases, token_s
-from thinkery.recipes.plan import cache_bytes, fetched_shape, parameters, probe
+from thinkery.recipes.arithmetic import cache_bytes, parameters
+from thinkery.recipes.cluster import Gpu, learning_work, learnt_tokens, phases, token_s
+from thinkery.recipes.plan import fetched_shape
+from thinkery.recipes.probe import probe
 from thinkery.rewards.accuracy import accuracy
 from thinkery.rewards.rubric import Rubric
 from thinkery.stages.common import template_of
@@ -87,11 +89,12 @@ def rates(shape: Shape) -> tuple[Gpu, dict[str, Any]]:
     here = probe(shape, Path(tempfile.gettempdir()), 8e9)
     one, many = seconds_a_token(1), seconds_a_token(MANY)
     learnt = update(1, LEARNT)
-    tokens = sum(learnt["lengths"]) + learnt["prompt"] * len(learnt["lengths"])
-    cached = cache_bytes(shape) * (learnt["prompt"] + fmean(learnt["lengths"]) / 2)
+    how, lengths = loop(LEARNT), learnt["lengths"]
+    cached = cache_bytes(shape) * (learnt["prompt"] + fmean(lengths) / 2)
     network, collective_s = between_ranks()
     gpu = Gpu(
-        flops=8 * parameters(shape) * tokens / learnt["learning"],
+        flops=learning_work(how, shape, lengths, learnt["prompt"]) / learnt["learning"],
+        bfloat16_flops=0.0,
         bandwidth=here.bandwidth,
         memory=8e9,
         network=network,
@@ -102,7 +105,8 @@ def rates(shape: Shape) -> tuple[Gpu, dict[str, Any]]:
     )
     gpu = Gpu(**{**asdict(gpu), "latency_s": one - token_s(1, cached, shape, gpu) + one})
     found = {"token_s": {1: one, MANY: many}, "predicted_token_s": {MANY: token_s(MANY, cached, shape, gpu)}}
-    return gpu, {**found, "matrix_flops": here.flops, "learnt_tokens": round(tokens), "learning_s": learnt["learning"]}
+    tokens = round(learnt_tokens(how, lengths, learnt["prompt"]))
+    return gpu, {**found, "matrix_flops": here.flops, "learnt_tokens": tokens, "learning_s": learnt["learning"]}
 
 
 def seconds_a_token(samples: int) -> float:
@@ -185,7 +189,7 @@ def as_rank(folder: Path, questions: int) -> None:
             _, tokenizer = load_model(locate("tiny"))
             tokenizer = tokenizer.with_template(template_of("world-zero"))
             prompt = fmean(len(tokenizer.prompt(task.messages)[0]) for task in TASKS[:100])
-            (folder / "prompt.json").write_text(json.dumps(prompt / GROUP))  # a group's prompt is computed once
+            (folder / "prompt.json").write_text(json.dumps(prompt))
 
 
 def loop(questions: int) -> Grpo:
@@ -200,7 +204,8 @@ def loop(questions: int) -> Grpo:
 def compared(shape: Shape, gpu: Gpu, measured: dict[str, Any], ranks: int, questions: int) -> dict[str, Any]:
     """One update as it was predicted and as it was."""
     lengths: Sequence[int] = measured["lengths"]
-    found = phases(loop(questions), shape, gpu, ranks, lengths, len(lengths), measured["prompt"])
+    cfg = Reinforce(grpo=loop(questions))
+    found = phases(cfg, shape, gpu, ranks, lengths, len(lengths), measured["prompt"])
     sampling = found["sampling"] + found["the longest samples"]
     learning = found["learning"] + found["weights and gradients"]
     predicted = {"sampling": sampling, "learning": learning, "update": sampling + learning}

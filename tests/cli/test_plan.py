@@ -12,10 +12,13 @@ import pytest
 from thinkery.cli import recipe
 from thinkery.engine import EngineConfig
 from thinkery.model.locate import locate
+from thinkery.model.lora import Lora
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.model.transformer import Shape, Transformer
 from thinkery.recipes import plan
 from thinkery.recipes.probe import probe
+from thinkery.stages.reinforce import Reinforce
+from thinkery.train.grpo import Grpo
 from thinkery.train.optim import PolicyConfig
 
 SHAPE = Shape("llama", 100, 8, 16, 3, 2, 1, 4)
@@ -49,6 +52,60 @@ def test_learning_takes_six_flops_and_sixteen_bytes_per_parameter() -> None:
     assert again.seconds == pytest.approx(need.seconds + 1000 * (2 * P + attention / 3) / 1e9)
     with_reference = plan.learning_need("x", SHAPE, policy, MACHINE, tokens=1000, updates=10, reference=True)
     assert with_reference.memory - need.memory == pytest.approx(4 * P)
+
+
+def test_a_long_sequence_stands_alone_and_attends_to_all_of_itself() -> None:
+    policy, P = PolicyConfig(micro_batch_tokens=64), plan.parameters(SHAPE)
+    need = plan.learning_need("x", SHAPE, policy, MACHINE, 1000, 10, length=200, longest=500)
+    assert need.seconds == pytest.approx(1000 * (6 * P + 6 * 3 * 2 * 4 * 200) / 1e9)
+    assert need.memory == pytest.approx(plan.PROCESS_BYTES + 16 * P + 500 * 1680 + 12 * 500 * 100)
+
+
+def test_adapters_parts_and_ranks_are_counted() -> None:
+    P, A = plan.parameters(SHAPE), 768  # as in tests/recipes/test_arithmetic.py
+    activations = 64 * 1680 + 12 * 64 * 100
+
+    def need(ranks: int = 1, **settings) -> plan.Need:
+        policy = PolicyConfig(micro_batch_tokens=64, **settings)
+        return plan.learning_need("x", SHAPE, policy, MACHINE, 1000, 10, ranks=ranks)
+
+    adapters = need(lora=Lora(rank=2))
+    assert adapters.memory == pytest.approx(plan.PROCESS_BYTES + 4 * P + 16 * A + activations)
+    assert need().seconds - adapters.seconds == pytest.approx(1000 * (2 * P - 6 * A) / 1e9)
+    assert need(ranks=2).memory == pytest.approx(2 * need().memory)
+    parts = need(ranks=2, sharding="fsdp")
+    assert parts.memory == pytest.approx(2 * (plan.PROCESS_BYTES + (4 + 8) * P + activations))
+    assert parts.seconds == need().seconds  # they share the processors
+
+
+def test_processes_that_sample_have_weights_of_their_own_beside_the_learner() -> None:
+    P, per_token = plan.parameters(SHAPE), 2 * 3 * 1 * 4 * 4
+    engine = EngineConfig(processes=2, max_batch=8)
+    cached = 16 * per_token * (30 + 10)  # eight samples in each
+    need = plan.sampling_need("x", SHAPE, MACHINE, 100, 4, 10, 30.0, 0.5, engine)
+    assert need.memory == pytest.approx(plan.PROCESS_BYTES + 4 * P + 2 * (plan.PROCESS_BYTES + 8 * P) + cached)
+    alone = plan.sampling_need("x", SHAPE, MACHINE, 100, 4, 10, 30.0, 0.5, engine, together=3)
+    assert need.memory - alone.memory == pytest.approx(13 * per_token * 40)
+    elsewhere = plan.sampling_need("x", SHAPE, MACHINE, 100, 4, 10, 30.0, 0.5, EngineConfig(ray="auto"))
+    assert elsewhere.memory == pytest.approx(plan.PROCESS_BYTES + 4 * P)
+
+
+def test_rl_learns_from_a_groups_prompt_once_and_engines_rest_meanwhile_unless_they_are_processes() -> None:
+    P, policy = plan.parameters(SHAPE), PolicyConfig(micro_batch_tokens=64)
+    loop = Grpo(policy=policy, updates=3, questions_per_update=2, group_size=4, minibatches=1, max_tokens=((0, 100),))
+    cfg = Reinforce(grpo=loop)
+    need = plan.reinforce_need("x", cfg, SHAPE, MACHINE, 20.0, 0.5)
+    assert need.tokens == 3 * 2 * 4 * 50  # what is sampled, which is what a run records
+    sampled = plan.sampling_need("x", SHAPE, MACHINE, 6, 4, 100, 20.0, 0.5, cfg.engine, together=8)
+    attention = 6 * 3 * 2 * 4 * (20 + 50)
+    learnt = (1200 + 6 * 20) * (8 * P + attention * 4 / 3) / 1e9  # with a reference
+    assert need.seconds == pytest.approx(sampled.seconds + learnt)
+    activations = 120 * 1680 + 12 * 120 * 100  # of the longest sequence
+    engine = 4 * P + 8 * 96 * 120
+    assert need.memory == pytest.approx(plan.PROCESS_BYTES + 20 * P + max(activations, engine))
+    apart = cfg.model_copy(update={"engine": EngineConfig(processes=1)})
+    both = plan.reinforce_need("x", apart, SHAPE, MACHINE, 20.0, 0.5)
+    assert both.memory == pytest.approx(2 * plan.PROCESS_BYTES + 24 * P + activations + engine)
 
 
 def test_the_cache_limits_how_many_samples_are_in_flight() -> None:
@@ -117,6 +174,17 @@ def test_a_small_recipe_fits_a_small_machine_and_every_step_says_what_it_needs(
     assert needs["zero"]["tokens"] > needs["cold-data"]["tokens"] > 0
     assert made["memory"] < 3e9
     assert made["seconds"] > 0
+
+
+def test_several_ranks_hold_what_steps_that_all_of_them_work_on_take(tiny_qwen: Path) -> None:
+    steps = recipe.open_recipe(["tiny"], small(tiny_qwen), environ={}).graph()
+    one, two = (
+        {need.step: need.memory for need in plan.plan(steps, lambda shape: MACHINE, ranks=ranks).needs}
+        for ranks in (1, 2)
+    )
+    assert two["distill"] == pytest.approx(2 * one["distill"])
+    assert two["zero"] > 1.9 * one["zero"]
+    assert [two[name] for name in ("cold-data", "helpful")] == [one[name] for name in ("cold-data", "helpful")]
 
 
 def test_what_does_not_fit_is_warned_about_with_the_setting_to_change(tiny_qwen: Path) -> None:

@@ -7,19 +7,100 @@ from dataclasses import replace
 import pytest
 
 from thinkery.model.transformer import Shape
-from thinkery.recipes.cluster import SIZES, Gpu, draw_lengths, estimate, flown, sampling_s
-from thinkery.recipes.plan import PROMPT_TOKENS, cache_bytes, parameters
+from thinkery.recipes.arithmetic import cache_bytes, parameters
+from thinkery.recipes.cluster import SIZES, Gpu, draw_lengths, estimate, flown, learnt_tokens, phases, sampling_s, seen
+from thinkery.recipes.plan import PROMPT_TOKENS
 from thinkery.stages.reinforce import Reinforce
 from thinkery.train.grpo import Grpo
+from thinkery.train.policy import PolicyConfig
 
 SHAPE = Shape("qwen2", 151936, 1536, 8960, 28, 12, 2, 128)
-CFG = Reinforce(grpo=Grpo(updates=100, questions_per_update=32, group_size=16, max_tokens=((0, 32768),)))
+PARTS = PolicyConfig(sharding="fsdp", activations="recomputed")
+CFG = Reinforce(grpo=Grpo(policy=PARTS, updates=100, questions_per_update=32, max_tokens=((0, 32768),)))
+LENGTHS = [1000] * 32
+"""Two groups of sixteen."""
+
+
+def changed(**settings) -> Reinforce:
+    """`CFG` with other settings of the policy, of the engine (`engine_dtype`) or of the loop (`beta`)."""
+    engine = CFG.engine.model_copy(update={"dtype": settings.pop("engine_dtype", "model")})
+    beta = settings.pop("beta", CFG.grpo.beta)
+    grpo = CFG.grpo.model_copy(update={"policy": PARTS.model_copy(update=settings), "beta": beta})
+    return CFG.model_copy(update={"grpo": grpo, "engine": engine})
 
 
 def test_one_sample_reads_the_weights_for_every_token():
     gpu = Gpu(flops=1e18, bandwidth=1e12, latency_s=0.0)
     cached = cache_bytes(SHAPE) * (PROMPT_TOKENS + 50)
     assert sampling_s([100], 4, SHAPE, gpu) == pytest.approx(100 * (4 * parameters(SHAPE) + cached) / 1e12)
+
+
+def test_a_format_of_half_the_bytes_is_read_in_half_the_time():
+    gpu = Gpu(flops=1e18, bfloat16_flops=1e18, bandwidth=1e12, latency_s=0.0)
+    cached = cache_bytes(SHAPE) * (PROMPT_TOKENS + 50)
+    half = sampling_s([100], 4, SHAPE, gpu, dtype="bfloat16")
+    assert half == pytest.approx(100 * (4 * parameters(SHAPE) + cached) / 2e12)
+
+
+def test_a_groups_prompt_is_learnt_once_and_tokens_stand_in_long_sequences():
+    assert learnt_tokens(Grpo(group_size=4), [10] * 8, 100) == 80 + 2 * 100
+    assert seen([10, 30], 10) == pytest.approx((20 * 20 + 40 * 40) / (20 + 40))
+
+
+def test_learning_takes_what_the_settings_of_the_policy_say():
+    gpu, P, tokens = Gpu(), parameters(SHAPE), 32 * 1000 + 2 * 128
+    attention = 6 * 28 * 12 * 128 * 1128 / 3  # of one pass
+    cases = {
+        "kept, no reference": (changed(activations="kept", beta=0.0), 6 * P + 3 * attention, gpu.flops),
+        "kept, reference": (changed(activations="kept"), 8 * P + 4 * attention, gpu.flops),
+        "recomputed, reference": (changed(), 10 * P + 5 * attention, gpu.flops),
+        "bfloat16": (changed(dtype="bfloat16"), 10 * P + 5 * attention, gpu.bfloat16_flops),
+    }
+    for name, (cfg, each, rate) in cases.items():
+        found = phases(cfg, SHAPE, gpu, 8, LENGTHS, 4)
+        assert found["learning"] == pytest.approx(tokens * each / rate / 8), name
+
+
+def test_the_network_carries_parts_for_every_micro_batch_and_replicas_once():
+    gpu, P = Gpu(network=1e9, collective_s=0.0), parameters(SHAPE)
+    batches = 4  # of 1,024 tokens: a GPU has 32,256 / 8
+    cases = {
+        "parts": changed(micro_batch_tokens=1024),
+        "no reference": changed(micro_batch_tokens=1024, beta=0.0),
+        "replicas": changed(micro_batch_tokens=1024, sharding="replicated"),
+    }
+    found = {name: phases(cfg, SHAPE, gpu, 8, LENGTHS, 4) for name, cfg in cases.items()}
+    carried = {name: one["weights and gradients"] for name, one in found.items()}
+    assert carried["parts"] == pytest.approx((4 * batches + 1) * 4 * P / 1e9)
+    assert carried["no reference"] == pytest.approx((3 * batches + 1) * 4 * P / 1e9)
+    assert carried["replicas"] == pytest.approx(2 * 4 * P / 1e9)
+
+
+def test_a_gpu_holds_the_learner_and_in_turn_activations_or_the_cache():
+    P, tokens = parameters(SHAPE), 128 + 32768
+    layer = 5 * 1536 + 3 * 128 * (12 + 2) + 4 * 8960
+    kept, again = 4 * tokens * 28 * layer, 4 * tokens * (28 * 1536 + layer)
+    logits = 12 * 2**24
+    small = Gpu(memory=1e9)  # whose cache has no room for even one sample
+    cases = {
+        "kept": (changed(activations="kept"), (4 + 16 / 8 + 4 / 8) * P + kept + logits),
+        "recomputed": (changed(), (4 + 16 / 8 + 4 / 8) * P + again + logits),
+        "no reference": (changed(beta=0.0), (4 + 16 / 8) * P + again + logits),
+        "replicated": (changed(sharding="replicated"), 20 * P + again + logits),
+    }
+    for name, (cfg, expected) in cases.items():
+        found = estimate(cfg, SHAPE, small, 8, fill=0.25)
+        assert found.memory == pytest.approx(expected), name
+        assert (found.fits, found.limit) == (False, "memory"), name
+    copied = estimate(changed(engine_dtype="bfloat16"), SHAPE, Gpu(memory=1e15), 8, fill=0.25)
+    cache = 512 // 8 * tokens * 2 * 2 * 28 * 2 * 128  # of 64 samples: 62 GB, more than the activations
+    assert copied.memory == pytest.approx((4 + 20 / 8) * P + 2 * P + cache)
+
+
+def test_sequences_are_split_among_as_many_ranks_as_there_are_heads_for():
+    two, eight = (estimate(changed(sequences="split"), SHAPE, Gpu(), gpus, fill=0.25) for gpus in (2, 8))
+    assert two.limit != "heads"
+    assert (eight.fits, eight.limit) == (False, "heads")
 
 
 def test_samples_wait_for_a_place_and_those_beside_each_other_share_the_reading():

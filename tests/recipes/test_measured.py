@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from bench.plan import comparison
 
 from thinkery.cli.recipe import open_recipe
 from thinkery.pipeline.read import RunRecord
@@ -44,6 +45,18 @@ def test_a_step_that_was_done_is_scaled_and_another_stays_as_planned(run: RunRec
 def test_pauses_count_as_measured_but_not_as_usual(run: RunRecord) -> None:
     assert measured(run, "zero") == {"seconds": 100.0, "tokens": 4800.0, "memory": 2e9 + 3}
     assert usual(run, "zero")["seconds"] == 10.0
+
+
+def test_a_plan_is_set_beside_a_run_step_by_step_and_in_all(run: RunRecord) -> None:
+    needs = {name: Need(name, "learning", 1, 1.8e9, 4000, 80.0) for name in ("zero", "reason")}
+    found = comparison(needs, run)
+    assert [row["step"] for row in found["steps"]] == ["zero"]  # the other was never begun
+    assert found["totals"]["seconds"] == {"planned": 80.0, "measured": 100.0, "off": -0.2}
+    assert found["totals"]["tokens"] == {"planned": 4000, "measured": 4800.0, "off": -0.1667}
+    assert found["totals"]["memory"]["off"] == pytest.approx(-0.1)
+    assert found["holds"]
+    needs["zero"] = replace(needs["zero"], memory=2.6e9)
+    assert not comparison(needs, run)["holds"]
 
 
 def test_the_settings_of_a_run_come_back_from_its_record(tmp_path: Path) -> None:

@@ -67,6 +67,14 @@ def test_a_shipped_recipe_plans_every_step(name: str, small: Path) -> None:
     assert [name for name in working if not needs[name].tokens] == []
 
 
+def test_the_direct_model_of_the_claims_learns_every_gold_answer() -> None:
+    limits = 'problems.sources=[{source = "world", kind = "chain", limit = 50}]', "answers.prompts=40"
+    steps = graph("claims", *limits)
+    needs = {need.step: need for need in plan.plan(steps, lambda shape: MACHINE).needs}
+    prompt = plan.prompt_tokens(steps["problems"], {}, plan.token_counter(plan.ordered(steps)))
+    assert needs["direct"].tokens == pytest.approx(3 * 40 * (prompt + plan.ANSWER_TOKENS))
+
+
 @pytest.mark.parametrize(("name", "million"), [("code", 0.72), ("pretrain", 0.98)])
 def test_a_recipe_that_makes_its_base_plans_it_from_its_size(name: str, million: float) -> None:
     needs = {need.step: need for need in plan.plan(graph(name), lambda shape: MACHINE).needs}

@@ -8,10 +8,18 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from thinkery.core import Completion, Message, Task
-from thinkery.errors import InputError
+from thinkery.errors import EnvironmentLacks, InputError
+from thinkery.pipeline.memory import memory
 from thinkery.pipeline.run import Run
 from thinkery.rewards.preference import PreferenceReward, RewardModel, reading
-from thinkery.train.preference import RewardModelConfig, RewardPolicy, judged, right, train_reward_model
+from thinkery.train.preference import (
+    RewardModelConfig,
+    RewardPolicy,
+    judged,
+    open_reward_model,
+    right,
+    train_reward_model,
+)
 
 
 def answer(text: str, thought: str | None = None) -> dict:
@@ -130,3 +138,14 @@ def _one_pair(folder):
     from thinkery.train.preference import as_pair
 
     return [as_pair(RewardModel.start(folder).tokenizer, pairs(1, seed=1)[0], "answer")]
+
+
+def test_a_reward_model_that_cannot_be_trained_here_is_refused_before_it_is_loaded(folder):
+    numbers = memory()[1] // 8  # 4 bytes each are there to load it, 16 to train it are not
+    header = json.dumps({"weight": {"dtype": "U8", "shape": [numbers], "data_offsets": [0, numbers]}}).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + numbers)  # a hole: nothing is stored
+    with pytest.raises(EnvironmentLacks, match="too little memory to train this model") as refused:
+        open_reward_model(folder, PAIRWISE)
+    assert "policy.lora" not in refused.value.hint  # which reward models do not have

@@ -28,6 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--like", type=Path, metavar="RUN", help="a run of the same graph on this machine: lengths and speed as there"
     )
+    parser.add_argument("--procs", type=int, default=1, metavar="N", help="train on N processes of this machine")
     parser.add_argument("--cluster", action="store_true", help="RL on 8 to 1,024 GPUs instead, by simulation")
     parser.add_argument(
         "--gpu", action="append", default=[], metavar="RATE=NUMBER", help="another rate of a GPU, such as flops=4e14"
@@ -51,11 +52,12 @@ def main(args: argparse.Namespace) -> None:
     def machine(shape: Shape) -> Machine:
         return probe(shape, args.dir, free)
 
-    made = plan(chosen.graph(), machine, fill=args.fill)
+    how = {"fill": args.fill, "ranks": args.procs}
+    made = plan(chosen.graph(), machine, **how)
     if args.like:
         run = open_run(args.like)
         earlier = type(chosen.config)(**settings_of(run))
-        made = taught(made, plan(chosen.draw(earlier), machine, fill=args.fill), run)
+        made = taught(made, plan(chosen.draw(earlier), machine, **how), run)
     if args.json:
         terminal.emit({**asdict(made), "memory": made.memory, "seconds": made.seconds, "disk": made.disk})
         return

@@ -108,12 +108,16 @@ def carry_out(
     selection: Mapping[str, Any],
     ranks: Ranks,
 ) -> None:
-    """Build the graph while the terminal, the sinks and the hooks of alarms follow it."""
+    """Build the graph while the terminal, the sinks and the hooks of alarms follow it; EnvironmentLacks before any work
+    where a step that is to train cannot hold its model."""
     from thinkery.pipeline.build import build
     from thinkery.pipeline.progress import open_progress
+    from thinkery.recipes.fits import require_fitting
     from thinkery.sinks import Broadcast
 
-    with open_progress(expected=expected_seconds(steps, directory, selection)) as progress:
+    left = left_to_do(steps, directory, selection)
+    require_fitting(left, ranks.count)
+    with open_progress(expected=expected_seconds(steps, directory) if len(left) > 1 else {}) as progress:
 
         def show(row: dict[str, Any]) -> None:
             tell(row, progress.note)
@@ -127,16 +131,23 @@ def carry_out(
         build(steps, directory, seed=seed, recipe=chosen.record(), ranks=ranks, **watching, **selection)
 
 
-def expected_seconds(steps: Mapping[str, Step], directory: Path, selection: Mapping[str, Any]) -> dict[str, float]:
-    """What `thinkery plan` expects of each step; empty where one step is left, or where it cannot say."""
-    from thinkery.cli.doctor import memory
+def left_to_do(steps: Mapping[str, Step], directory: Path, selection: Mapping[str, Any]) -> list[Step]:
+    """The steps that are to be executed; none where something is wrong, which the run itself will say."""
     from thinkery.pipeline.build import plan
+
+    try:
+        return [one.step for one in plan(steps, directory, **selection) if one.action != "done"]
+    except ThinkeryError:
+        return []
+
+
+def expected_seconds(steps: Mapping[str, Step], directory: Path) -> dict[str, float]:
+    """What `thinkery plan` expects of each step; empty where it cannot say."""
+    from thinkery.pipeline.memory import memory
     from thinkery.recipes.plan import plan as estimate
     from thinkery.recipes.probe import probe
 
     try:
-        if sum(one.action != "done" for one in plan(steps, directory, **selection)) < 2:
-            return {}
         needs = estimate(steps, lambda shape: probe(shape, directory, memory()[1])).needs
     except ThinkeryError:
         return {}  # whatever is wrong, the run itself will say

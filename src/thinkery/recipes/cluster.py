@@ -5,13 +5,15 @@ one on each GPU, that continue as many at a time as their cache holds. A token o
 computing 2 P b flops and reading the weights, and the reading of the cache. With `grpo.spare` the samples of several
 updates are in flight, as `train/flights.py` has them.
 
-Then all GPUs learn, each 8 P flops for its share of the tokens (forward, back, reference); for every micro-batch the
-weights go over the network three times and the gradient once, block by block (FSDP2). As the code does
-(`train/policy.py`), everything is float32: a GPU holds its part of 20 P bytes, or its machine's memory does
-(`policy.offload`), and the 4 P of whole weights to sample from.
+Then all GPUs learn their share of the tokens, a group's prompt counted once: what `arithmetic.py` counts forward, back
+and in the reference, by the settings of `policy`. Sharded, the weights go over the network for every micro-batch, once
+for each pass and once as gradients, block by block (FSDP2); replicated, gradients alone are summed, once an update. A
+GPU holds what `learner_bytes` says (the rest is in its machine's memory, `policy.offload`), and beside it in turn the
+activations of a micro-batch or the engine's cache. Products in bfloat16 have a rate of their own.
 
 The rates are assumed, not measured: a share of what the makers of a GPU promise. Nothing here was run on one; on a
-small network and two cores `bench/cluster.py` sets it beside the clock.
+small network and two cores `bench/cluster.py` sets it beside the clock. Left out are the computing of prompts, what is
+gathered of weights while a block computes, and what ranks exchange that split sequences.
 """
 
 from __future__ import annotations
@@ -25,9 +27,23 @@ from itertools import islice
 
 from thinkery.model.transformer import Shape
 from thinkery.pipeline.step import Step, ordered
-from thinkery.recipes.plan import PROMPT_TOKENS, cache_bytes, offloads, parameters, shape_of
+from thinkery.recipes.arithmetic import (
+    activation_bytes,
+    adapter_parameters,
+    cache_bytes,
+    in_format,
+    learner_bytes,
+    learning_flops,
+    lora_of,
+    micro_batches,
+    offloads,
+    parameters,
+    splits,
+)
+from thinkery.recipes.plan import PROMPT_TOKENS, longest_of, shape_of
 from thinkery.stages.reinforce import Reinforce
 from thinkery.train.grpo import Grpo
+from thinkery.train.policy import parts_of
 
 TAIL = 0.8
 """The standard deviation of the logarithm of a completion's length."""
@@ -39,9 +55,11 @@ SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """What one GPU does; the defaults are about 40 % of an H100's TF32 arithmetic and 60 % of its memory traffic."""
+    """What one GPU does; the defaults are about 40 % of an H100's arithmetic and 60 % of its memory traffic."""
 
     flops: float = 2e14
+    """In float32, by products in TF32."""
+    bfloat16_flops: float = 4e14
     bandwidth: float = 2e12
     memory: float = 80e9
     network: float = 25e9
@@ -54,6 +72,10 @@ class Gpu:
     """What a token costs at least, whatever is computed."""
     price: float = 2.5
     """Of an hour."""
+
+    def multiplies(self, dtype: str) -> tuple[float, int]:
+        """Operations a second in a format, and its bytes a number; "fastest" and "model" as the engine means them."""
+        return in_format(dtype, self.flops, self.bfloat16_flops)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +94,8 @@ class Estimate:
     limit: str
     """What takes the most time."""
     fits: bool
-    """Whether whole weights, a part of the learner and the cache of one sample fit a GPU; otherwise only the memory
-    means anything."""
+    """Whether a GPU holds its part of the learner with the activations, and with the cache of one sample, and has as
+    many heads as any other where sequences are split; otherwise only the memory means anything."""
 
 
 def estimates(steps: Mapping[str, Step], gpu: Gpu, fill: float) -> dict[str, list[Estimate]]:
@@ -88,48 +110,102 @@ def estimates(steps: Mapping[str, Step], gpu: Gpu, fill: float) -> dict[str, lis
 
 def estimate(cfg: Reinforce, shape: Shape, gpu: Gpu, gpus: int, fill: float) -> Estimate:
     """Simulate one update, of which the step has `cfg.grpo.updates`."""
-    g, P = cfg.grpo, parameters(shape)
-    longest = max(tokens for start, tokens in g.max_tokens if start < g.updates)
+    g, P, longest = cfg.grpo, parameters(shape), longest_of(cfg.grpo)
     lengths = draw_lengths(g.questions_per_update * g.group_size, fill * longest, longest)
-    parts = 0 if offloads(g.policy) else 20 * P / gpus
-    room = gpu.memory - 4 * P - parts
-    slots = int(room / (cache_bytes(shape) * (PROMPT_TOKENS + longest)))
-    held = gpu.memory - room + max(1, min(slots, len(lengths) // gpus)) * cache_bytes(shape) * (PROMPT_TOKENS + longest)
-    tokens = sum(lengths) + PROMPT_TOKENS * len(lengths)
-    seconds = phases(g, shape, gpu, gpus, lengths, max(1, slots))
+    rate, size = gpu.multiplies(cfg.engine.dtype)
+    learner, _ = learner_bytes(shape, g.policy, gpus, reference=g.beta > 0, sampled=size)
+    activations = activation_bytes(shape, g.policy, PROMPT_TOKENS + longest, gpus)
+    in_parts = parts_of(g.policy, gpus) > 1
+    copied = 0 if in_parts or size == 4 else size * P  # to sample from; in float32 the weights that learn serve for both
+    sample = cache_bytes(shape, size) * (PROMPT_TOKENS + longest)
+    slots = int((gpu.memory - learner - copied) / sample)
+    held = learner + max(activations, copied + max(1, min(slots, len(lengths) // gpus)) * sample)
+    seconds = phases(cfg, shape, gpu, gpus, lengths, max(1, slots))
     if g.spare:
-        seconds |= carried(g, shape, gpu, gpus, fill * longest, longest, max(1, slots))
+        seconds |= carried(cfg, shape, gpu, gpus, fill * longest, longest, max(1, slots))
     update_s = sum(seconds.values())
-    limit = max(seconds, key=lambda name: seconds[name]) if slots > 0 else "memory"
+    dealt = not splits(g.policy) or shape.num_key_value_heads % gpus == 0
+    fits = dealt and slots > 0 and learner + activations <= gpu.memory
+    slowest = max(seconds, key=lambda name: seconds[name])
+    limit = slowest if fits else "memory" if dealt else "heads"
     hours = g.updates * update_s / 3600
-    useful = 10 * P * tokens / gpu.flops / gpus / update_s
-    rate, cost = sum(lengths) / update_s, hours * gpus * gpu.price
-    return Estimate(gpus, update_s, rate, useful, held, hours, cost, limit, fits=slots > 0)
+    useful = (2 * P * sum(lengths) / rate / gpus + seconds["learning"]) / update_s
+    return Estimate(
+        gpus, update_s, sum(lengths) / update_s, useful, held, hours, hours * gpus * gpu.price, limit, fits
+    )  # fmt: skip
 
 
 def phases(
-    g: Grpo, shape: Shape, gpu: Gpu, gpus: int, lengths: Sequence[int], slots: int, prompt: float = PROMPT_TOKENS
+    cfg: Reinforce,
+    shape: Shape,
+    gpu: Gpu,
+    gpus: int,
+    lengths: Sequence[int],
+    slots: int,
+    prompt: float = PROMPT_TOKENS,
 ) -> dict[str, float]:
-    """Seconds of each phase of an update that learns from completions of these lengths."""
-    P, tokens = parameters(shape), sum(lengths) + prompt * len(lengths)
-    batches = math.ceil(tokens / gpus / max(g.policy.micro_batch_tokens, tokens / len(lengths)))
-    calls = 4 * batches * (shape.num_hidden_layers + 1) * gpu.collective_s
-    ends = [sampling_s(lengths[n::gpus], slots, shape, gpu, prompt) for n in range(min(gpus, len(lengths)))]
+    """Seconds of each phase of an update that learns from completions of these lengths, each group after one prompt."""
+    policy = cfg.grpo.policy
+    tokens = learnt_tokens(cfg.grpo, lengths, prompt)
+    length = tokens / len(lengths) / (gpus if splits(policy) else 1)
+    batches = math.ceil(micro_batches(policy, tokens / gpus, length))
+    ends = [
+        sampling_s(lengths[n::gpus], slots, shape, gpu, prompt, cfg.engine.dtype)
+        for n in range(min(gpus, len(lengths)))
+    ]
+    work = learning_work(cfg.grpo, shape, lengths, prompt)
     return {
         "sampling": sum(ends) / gpus,
         "the longest samples": max(ends) - sum(ends) / gpus,
-        "learning": 8 * P * tokens / gpu.flops / gpus,
-        "weights and gradients": (4 * batches + 1) * 4 * P / gpu.network + calls if gpus > 1 else 0.0,
-        "off-loading": 4 * batches * 4 * P / gpus / gpu.host if offloads(g.policy) else 0.0,
+        "learning": work / gpu.multiplies(policy.dtype)[0] / gpus,
+        "weights and gradients": network_s(cfg.grpo, shape, gpu, gpus, batches) if gpus > 1 else 0.0,
+        "off-loading": offloading_s(cfg.grpo, shape, gpu, gpus, batches) if offloads(policy) else 0.0,
     }
 
 
-def carried(g: Grpo, shape: Shape, gpu: Gpu, gpus: int, mean: float, longest: int, slots: int) -> dict[str, float]:
+def learnt_tokens(g: Grpo, lengths: Sequence[int], prompt: float) -> float:
+    """Tokens that pass through the network when completions of these lengths are learnt: a group's prompt once."""
+    return sum(lengths) + prompt * len(lengths) / g.group_size
+
+
+def learning_work(g: Grpo, shape: Shape, lengths: Sequence[int], prompt: float) -> float:
+    """Operations of learning from completions of these lengths, on all GPUs together."""
+    each = learning_flops(shape, g.policy, seen(lengths, prompt), reference=g.beta > 0)
+    return learnt_tokens(g, lengths, prompt) * each
+
+
+def seen(lengths: Sequence[int], prompt: float) -> float:
+    """The length of the sequence that a token stands in, on average over tokens: longer ones have more of them."""
+    return sum((prompt + n) ** 2 for n in lengths) / sum(prompt + n for n in lengths)
+
+
+def network_s(g: Grpo, shape: Shape, gpu: Gpu, gpus: int, batches: int) -> float:
+    """Seconds of an update in which weights and gradients are on their way between GPUs, in so many micro-batches."""
+    P, blocks = parameters(shape), shape.num_hidden_layers + 1
+    if parts_of(g.policy, gpus) == 1:
+        lora = lora_of(g.policy)
+        gradients = 4 * (adapter_parameters(shape, lora) if lora else P)
+        return 2 * gradients / gpu.network + blocks * gpu.collective_s  # to be summed, and the sums back
+    passes = 4 if g.beta > 0 else 3  # forward, back, the gradient, and forward in the reference
+    return (passes * batches + 1) * 4 * P / gpu.network + passes * batches * blocks * gpu.collective_s
+
+
+def offloading_s(g: Grpo, shape: Shape, gpu: Gpu, gpus: int, batches: int) -> float:
+    """Seconds of an update in which weights and gradients are on their way to and from the machine's memory."""
+    parts = parts_of(g.policy, gpus)
+    ways = 2 if parts == 1 else (4 if g.beta > 0 else 3) * batches
+    return ways * 4 * parameters(shape) / parts / gpu.host
+
+
+def carried(
+    cfg: Reinforce, shape: Shape, gpu: Gpu, gpus: int, mean: float, longest: int, slots: int
+) -> dict[str, float]:
     """Seconds of an update's sampling where questions are carried over, once as many are in flight as will ever be."""
     busy = waits = 0.0
-    for spans in list(flown(g, mean, longest))[-MEASURED:]:
+    for spans in list(flown(cfg.grpo, mean, longest))[-MEASURED:]:
         for lengths in spans:
-            ends = [sampling_s(lengths[n::gpus], slots, shape, gpu) for n in range(min(gpus, len(lengths)))]
+            dealt = [lengths[n::gpus] for n in range(min(gpus, len(lengths)))]
+            ends = [sampling_s(some, slots, shape, gpu, dtype=cfg.engine.dtype) for some in dealt]
             busy, waits = busy + sum(ends) / gpus, waits + max(ends) - sum(ends) / gpus
     return {"sampling": busy / MEASURED, "the longest samples": waits / MEASURED}
 
@@ -159,21 +235,28 @@ def draw_lengths(count: int, mean: float, longest: int) -> list[int]:
     return [max(1, min(longest, round(rng.lognormvariate(centre, TAIL)))) for _ in range(count)]
 
 
-def sampling_s(lengths: Sequence[int], slots: int, shape: Shape, gpu: Gpu, prompt: float = PROMPT_TOKENS) -> float:
+def sampling_s(
+    lengths: Sequence[int],
+    slots: int,
+    shape: Shape,
+    gpu: Gpu,
+    prompt: float = PROMPT_TOKENS,
+    dtype: str = "model",
+) -> float:
     """Seconds in which one engine samples completions of these lengths, `slots` at a time."""
-    cached = cache_bytes(shape) * (prompt + sum(lengths) / len(lengths) / 2)
+    cached = cache_bytes(shape, gpu.multiplies(dtype)[1]) * (prompt + sum(lengths) / len(lengths) / 2)
     waiting, ends, at, seconds = list(reversed(lengths)), [], 0, 0.0
     while waiting or ends:
         while waiting and len(ends) < slots:
             heapq.heappush(ends, at + waiting.pop())
         b, tokens = len(ends), ends[0] - at
-        seconds += tokens * token_s(b, cached, shape, gpu)
+        seconds += tokens * token_s(b, cached, shape, gpu, dtype)
         at = heapq.heappop(ends)
     return seconds
 
 
-def token_s(samples: int, cached: float, shape: Shape, gpu: Gpu) -> float:
+def token_s(samples: int, cached: float, shape: Shape, gpu: Gpu, dtype: str = "model") -> float:
     """Seconds in which an engine gives each of so many samples one more token; each reads `cached` bytes."""
-    P = parameters(shape)
-    arithmetic = max(2 * P * samples / gpu.flops, 4 * P / gpu.bandwidth)
+    P, (flops, size) = parameters(shape), gpu.multiplies(dtype)
+    arithmetic = max(2 * P * samples / flops, size * P / gpu.bandwidth)
     return arithmetic + samples * cached / gpu.bandwidth + gpu.latency_s

@@ -1,15 +1,18 @@
 """What a recipe will need on this machine: memory, tokens, time and disk of every step, before it starts.
 
-Arithmetic on the shape of the models and the settings of the steps, with what `recipes/probe.py` measures in a second
-or two. P is the number of parameters; everything is float32, so 4 bytes each.
+Arithmetic on the shape of the models and the settings of the steps (`arithmetic.py`), with what `recipes/probe.py`
+measures in a second or two. P is the number of parameters; weights are float32, so 4 bytes each.
 
-    learning    memory 16 P (weights, gradients, two moments) + 4 P for a reference + activations of one micro-batch
-                flops  6 P a token forward and back, 2 P more where a reference scores it, attention on top
-    sampling    memory 8 P (weights, and packed once more) + keys and values of everything in flight
+    learning    memory what `held_bytes` says of the settings, 16 P by default (weights, gradients, two moments), 4 P
+                for a reference, and activations of one micro-batch, or of the longest sequence where that is longer
+                flops  6 P a token forward and back, 2 P more where a reference scores it, and attention on top
+    sampling    memory 8 P (weights, and packed once more) + keys and values of everything in flight; each of several
+                `processes` has all of that, beside the weights of the one that asks them
                 a step of b samples takes the longer of 2 P b flops and reading 4 P bytes, and reads the cache
     either      of a narrow model as fast as a random one of its shape has been just now
     disk        4 P a model, 16 P a checkpoint of which two are kept, and every sample as compressed text
 
+Several ranks (`--procs`) or processes share this machine's processors: memory is that of all of them, time that of one.
 What nobody can know before is assumed: completions average `fill` of the longest allowed, filters let everything pass,
 prompts that nothing is known of and documents of a corpus have PROMPT_TOKENS. So take times as right within a factor of
 two or three. `bench/plan.py` compares plans with runs.
@@ -17,6 +20,7 @@ two or three. `bench/plan.py` compares plans with runs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -28,10 +32,20 @@ from thinkery.model.locate import EMBEDDED, locate
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.model.transformer import Shape
 from thinkery.pipeline.step import Step, ordered
+from thinkery.recipes.arithmetic import (
+    activation_bytes,
+    cache_bytes,
+    in_format,
+    learner_bytes,
+    learning_flops,
+    micro_batches,
+    parameters,
+)
 from thinkery.stages.cold_data import ColdData
 from thinkery.stages.collect import Collect
 from thinkery.stages.common import templates_of
 from thinkery.stages.curate import Curate
+from thinkery.stages.direct import Direct
 from thinkery.stages.evaluate import Exam
 from thinkery.stages.fetch import Fetch
 from thinkery.stages.imitate import Imitate
@@ -41,10 +55,14 @@ from thinkery.stages.published import Published, PublishedPairs, fitting
 from thinkery.stages.reinforce import Reinforce
 from thinkery.stages.sensitivity import Sensitivity
 from thinkery.tasks.sources import load_tasks
-from thinkery.train.optim import LearnerConfig, PolicyConfig
+from thinkery.train.grpo import Grpo
+from thinkery.train.optim import LearnerConfig
+from thinkery.train.policy import held_bytes
 from thinkery.train.preference import RewardModelConfig
 
 PROMPT_TOKENS = 128
+ANSWER_TOKENS = 8
+"""A gold answer in its box."""
 TEMPLATE_TOKENS = 16
 """What a chat template puts around a question."""
 LETTERS = 4.0
@@ -93,9 +111,7 @@ class Machine:
 
     def multiplies(self, dtype: str) -> tuple[float, int]:
         """Operations a second in a format, and its bytes a number; "fastest" and "model" as the engine means them."""
-        if self.bfloat16_flops and dtype in ("bfloat16", "fastest"):
-            return self.bfloat16_flops, 2
-        return self.flops, 4
+        return in_format(dtype, self.flops, self.bfloat16_flops)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +152,11 @@ class Plan:
         return sum(need.disk for need in self.needs) + 32 * max(need.parameters for need in self.needs)
 
 
-def plan(steps: Mapping[str, Step], machine: Callable[[Shape], Machine], *, fill: float = 0.5) -> Plan:
-    """Estimate every step; `machine(shape)` measures for a model's shape, as `probe` does. Loads tasks, to count."""
+def plan(steps: Mapping[str, Step], machine: Callable[[Shape], Machine], *, fill: float = 0.5, ranks: int = 1) -> Plan:
+    """Estimate every step; `machine(shape)` measures for a model's shape, as `probe` does. Loads tasks, to count.
+
+    Training steps work on so many `ranks`, all on this machine.
+    """
     graph = ordered(steps)
     machines: dict[tuple[int, int], Machine] = {}
     needs: list[Need] = []
@@ -154,12 +173,15 @@ def plan(steps: Mapping[str, Step], machine: Callable[[Shape], Machine], *, fill
         width = (shape.hidden_size, shape.intermediate_size)
         if width not in machines:
             machines[width] = machine(shape)
-        needs.append(need_of(step, shape, machines[width], rows, prompts[step.name], fill))
+        together = ranks if step.on_all_ranks else 1
+        needs.append(need_of(step, shape, machines[width], rows, prompts[step.name], fill, together))
     here = next(iter(machines.values()))
     return Plan(needs, warnings(graph, needs, here), (here.memory - PROCESS_BYTES) / RL_BYTES)
 
 
-def need_of(step: Step, shape: Shape, machine: Machine, rows: Mapping[str, int], prompt: float, fill: float) -> Need:
+def need_of(
+    step: Step, shape: Shape, machine: Machine, rows: Mapping[str, int], prompt: float, fill: float, ranks: int = 1
+) -> Need:
     """What one step needs, by the kind of its settings."""
     P, cfg = parameters(shape), step.config
     if isinstance(cfg, Fetch):
@@ -167,36 +189,58 @@ def need_of(step: Step, shape: Shape, machine: Machine, rows: Mapping[str, int],
     if isinstance(cfg, Fresh):
         return Need(step.name, "-", P, disk=4 * P)
     if isinstance(cfg, Reinforce):
-        return reinforce_need(step.name, cfg, shape, machine, prompt, fill)
+        return reinforce_need(step.name, cfg, shape, machine, prompt, fill, ranks)
     if isinstance(cfg, Pretrain):
-        read = rows[step.inputs["corpus"].name] - cfg.held_out
-        return learning_need(step.name, shape, cfg.sft.policy, machine, read * PROMPT_TOKENS, read / cfg.sft.batch)
-    if isinstance(cfg, Imitate | RewardModelConfig):
-        corpus = step.inputs["corpus" if isinstance(cfg, Imitate) else "data"]
-        loop, each = (cfg.sft, 1) if isinstance(cfg, Imitate) else (cfg, 2)  # a pair is two sequences
-        seen = loop.epochs * rows[corpus.name]
-        tokens = each * seen * min(loop.max_tokens, row_tokens(corpus, prompt, fill))
-        return learning_need(step.name, shape, loop.policy, machine, tokens, seen / loop.batch)
+        read = cfg.sft.epochs * (rows[step.inputs["corpus"].name] - cfg.held_out)
+        tokens, updates = read * PROMPT_TOKENS, read / cfg.sft.batch
+        return learning_need(step.name, shape, cfg.sft.policy, machine, tokens, updates, ranks=ranks)
+    if isinstance(cfg, Imitate):
+        corpus = step.inputs["corpus"]
+        seen = cfg.sft.epochs * rows[corpus.name]
+        length, longest = (min(cfg.sft.max_tokens, tokens) for tokens in row_tokens(corpus, prompt, fill))
+        return learning_need(
+            step.name, shape, cfg.sft.policy, machine, seen * length, seen / cfg.sft.batch,
+            length=length, longest=longest, ranks=ranks,
+        )  # fmt: skip
+    if isinstance(cfg, RewardModelConfig):
+        data, each = step.inputs["data"], 2 if cfg.loss == "pairwise" else 1  # a pair is two sequences, never parted
+        seen = cfg.epochs * rows[data.name]
+        length, longest = (min(cfg.max_tokens, tokens) for tokens in row_tokens(data, prompt, fill))
+        return learning_need(
+            step.name, shape, cfg.policy, machine, each * seen * length, seen / cfg.batch,
+            length=length, longest=each * longest,
+        )  # fmt: skip
     if isinstance(cfg, ColdData | Curate | Pairs | Labels | Exam):
         questions, attempts, longest = questions_of(step, rows), samples_of(cfg), cfg.sampling.max_tokens
-        return sampling_need(step.name, shape, machine, questions, attempts, longest, prompt, fill, cfg.engine)
+        return sampling_need(
+            step.name, shape, machine, questions, attempts, longest, prompt, fill, cfg.engine,
+            together=cfg.chunk * attempts,
+        )  # fmt: skip
     return Need(step.name)
 
 
-def reinforce_need(name: str, cfg: Reinforce, shape: Shape, machine: Machine, prompt: float, fill: float) -> Need:
-    """Sampling and learning share the weights, so their memory adds up only beyond them."""
+def reinforce_need(
+    name: str, cfg: Reinforce, shape: Shape, machine: Machine, prompt: float, fill: float, ranks: int = 1
+) -> Need:
+    """Sampling and learning share the weights, and take turns in one process, so that one's memory is the other's."""
     g, P = cfg.grpo, parameters(shape)
-    questions = g.updates * g.questions_per_update
-    samples = questions * g.group_size
-    longest = max(tokens for start, tokens in g.max_tokens if start < g.updates)
-    sampled = sampling_need(name, shape, machine, questions, g.group_size, longest, prompt, fill, cfg.engine)
-    tokens = questions * prompt + samples * fill * longest  # a group's prompt is learnt from once
-    learnt = learning_need(name, shape, g.policy, machine, tokens, g.updates, reference=g.beta > 0)
-    memory = max(learnt.memory, sampled.memory + (16 if g.beta > 0 else 12) * P)
-    seconds = sampled.seconds + learnt.seconds
+    questions, longest = g.updates * g.questions_per_update, longest_of(g)
+    sampled = sampling_need(
+        name, shape, machine, questions, g.group_size, longest, prompt, fill, cfg.engine,
+        together=in_flight(g), ranks=ranks,
+    )  # fmt: skip
+    tokens = questions * prompt + sampled.tokens  # a group's prompt is learnt from once
+    learnt = learning_need(
+        name, shape, g.policy, machine, tokens, g.updates, length=prompt + fill * longest, longest=prompt + longest,
+        reference=g.beta > 0, ranks=ranks, sampled=4,
+    )  # fmt: skip
+    engines = sampled.memory / ranks - PROCESS_BYTES - 4 * P
+    activations = activation_bytes(shape, g.policy, prompt + longest, ranks)
+    beside = engines + activations if cfg.engine.processes else max(engines, activations)
+    memory, seconds = learnt.memory + ranks * (beside - activations), sampled.seconds + learnt.seconds
     if g.advantage == "gae":  # PPO's critic is a second model that learns
-        memory, seconds = memory + 16 * P, seconds + 8 * P * tokens / machine.flops
-    return Need(name, "sampling and learning", P, memory, tokens, seconds, sampled.disk + learnt.disk)
+        memory, seconds = memory + ranks * sum(held_bytes(g.critic, 1)) * P, seconds + 8 * P * tokens / machine.flops
+    return Need(name, "sampling and learning", P, memory, sampled.tokens, seconds, sampled.disk + learnt.disk)
 
 
 def learning_need(
@@ -207,15 +251,21 @@ def learning_need(
     tokens: float,
     updates: float,
     *,
+    length: float = PROMPT_TOKENS,
+    longest: float = 0.0,
     reference: bool = False,
+    ranks: int = 1,
+    sampled: int = 0,
 ) -> Need:
-    """What training on `tokens` in `updates` takes; the model it makes is on the disk afterwards."""
-    P, T = parameters(shape), policy.micro_batch_tokens
-    memory = PROCESS_BYTES + (20 if reference else 16) * P + activation_bytes(shape, policy)
-    memory += 4 * P if offloads(policy) else 0  # the host's copy of the weights, which lies beside the others here
-    passes = (4 if recomputes(policy) else 3) / 3  # the backward pass is as long as two forward passes
-    flops = tokens * (passes * (6 * P + attention_flops(shape, PROMPT_TOKENS)) + (2 * P if reference else 0))
-    batches = max(updates, tokens / T)
+    """What training on `tokens` in `updates` takes; the model it makes is on the disk afterwards.
+
+    `length` is the mean of its sequences, and a `longest` beyond `micro_batch_tokens` stands alone in a micro-batch;
+    `sampled` are the bytes a number that engines sample from, of weights that lie in parts.
+    """
+    P, held = parameters(shape), sum(learner_bytes(shape, policy, ranks, reference=reference, sampled=sampled))
+    memory = ranks * (PROCESS_BYTES + held + activation_bytes(shape, policy, longest, ranks))
+    flops = tokens * learning_flops(shape, policy, length, reference=reference)
+    batches = max(updates, micro_batches(policy, tokens, length))
     if machine.learning_flops:
         seconds = flops / machine.learning_flops
     else:
@@ -236,14 +286,19 @@ def sampling_need(
     prompt: float,
     fill: float,
     engine: EngineConfig,
+    *,
+    together: float = math.inf,
+    ranks: int = 1,
 ) -> Need:
-    """What sampling takes with continuous batching; a question's prompt is computed once."""
+    """What sampling takes with continuous batching of the samples that are asked for `together`; a question's prompt
+    is computed once."""
     P, samples, length = parameters(shape), questions * attempts, prompt + fill * longest
     speed, size = machine.multiplies(engine.dtype)
-    per_token = cache_bytes(shape) * size // 4
+    per_token = cache_bytes(shape, size)
     room = engine.kv_memory * 2**30 / (per_token * (prompt + longest))
-    batch = max(1.0, min(engine.max_batch, samples, room))
-    memory = PROCESS_BYTES + 8 * P + batch * per_token * (prompt + longest)
+    batch = max(1.0, min(ranks * max(1, engine.processes) * min(engine.max_batch, room), samples, together))
+    cached = batch * per_token * (prompt + longest)
+    memory = ranks * (PROCESS_BYTES + 4 * P + engines_bytes(shape, engine, size, cached / ranks))
     if machine.step_s:
         step_s = machine.step_s + batch * machine.sample_s
     else:
@@ -255,44 +310,28 @@ def sampling_need(
     return Need(name, "sampling", P, memory, tokens, seconds, samples * (SAMPLE_BYTES + fill * longest * 1.5))
 
 
-def parameters(shape: Shape) -> int:
-    """How many numbers a decoder of this shape has, norms and biases left out."""
-    D, E = shape.hidden_size, shape.head_dim
-    attention = 2 * D * E * (shape.num_attention_heads + shape.num_key_value_heads)
-    layers = shape.num_hidden_layers * (attention + 3 * D * shape.intermediate_size)
-    return layers + shape.vocab_size * D * (1 if shape.tie_word_embeddings else 2)
+def engines_bytes(shape: Shape, engine: EngineConfig, size: int, cached: float) -> float:
+    """What engines hold on this machine beside the weights of the process that asks them.
+
+    Weights packed once more, of `size` bytes each, and `cached` bytes of keys and values, all engines' together;
+    processes of their own have their own weights as well, and actors of a Ray cluster nothing here.
+    """
+    P = parameters(shape)
+    if engine.ray:
+        return 0.0
+    if engine.processes:
+        return engine.processes * (PROCESS_BYTES + (4 + size) * P) + cached
+    return size * P + cached
 
 
-def activation_bytes(shape: Shape, policy: LearnerConfig) -> float:
-    """What a backward pass must remember of one micro-batch: per layer two norms, two residuals, projections and the
-    feed-forward's four products; and three copies of a chunk of logits. Where activations are recomputed, these are of
-    one layer, and every layer's input."""
-    tokens = policy.micro_batch_tokens
-    D, E = shape.hidden_size, shape.head_dim
-    heads = 3 * E * (shape.num_attention_heads + shape.num_key_value_heads)
-    layer = 5 * D + heads + 4 * shape.intermediate_size
-    numbers = shape.num_hidden_layers * D + layer if recomputes(policy) else shape.num_hidden_layers * layer
-    return 4.0 * tokens * numbers + 12.0 * min(policy.logits_chunk, tokens * shape.vocab_size)
+def longest_of(g: Grpo) -> int:
+    """The longest completion that GRPO ever allows."""
+    return max(tokens for start, tokens in g.max_tokens if start < g.updates)
 
 
-def recomputes(policy: LearnerConfig) -> bool:
-    """Whether backward passes compute every block again."""
-    return isinstance(policy, PolicyConfig) and policy.activations == "recomputed"
-
-
-def offloads(policy: LearnerConfig) -> bool:
-    """Whether the optimizer moves a copy of the weights in the host's memory."""
-    return isinstance(policy, PolicyConfig) and policy.offload == "cpu" and policy.lora is None
-
-
-def cache_bytes(shape: Shape) -> int:
-    """Keys and values of one token."""
-    return 8 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim
-
-
-def attention_flops(shape: Shape, length: float) -> float:
-    """Forward and back through causal attention, for one token that sees half of `length`."""
-    return 6 * shape.num_hidden_layers * shape.num_attention_heads * shape.head_dim * length
+def in_flight(g: Grpo) -> int:
+    """Samples that one rollout of GRPO asks for."""
+    return (g.questions_per_update * min(g.minibatches, g.updates) + g.spare) * g.group_size
 
 
 def shape_of(step: Step) -> Shape | None:
@@ -307,17 +346,24 @@ def shape_of(step: Step) -> Shape | None:
 
 def fetched_shape(name: str) -> Shape:
     """The shape of a model by name, without reading its weights; a hub model that is not `KNOWN` is fetched first."""
+    shape = own_shape(name)
+    if shape is None:
+        from thinkery.model.adapter import read_shape as adapted_shape  # transformers, slow to import
+
+        return adapted_shape(locate(name))
+    return shape
+
+
+def own_shape(name: str) -> Shape | None:
+    """The same of a model that is our own decoder; None for any other network."""
     if name in KNOWN:
         return KNOWN[name]
     found = locate(name)
     if found.suffix == ".gguf":
         return read_shape(found)
     config = read_config(found)
-    if config.get("model_type") not in FAMILIES:
-        from thinkery.model.adapter import read_shape as adapted_shape  # transformers, slow to import
-
-        return adapted_shape(found)
-    return shape_from_config(config, where=str(found / "config.json"))
+    own = config.get("model_type") in FAMILIES
+    return shape_from_config(config, where=str(found / "config.json")) if own else None
 
 
 def rows_of(step: Step, rows: Mapping[str, int]) -> int:
@@ -335,7 +381,7 @@ def rows_of(step: Step, rows: Mapping[str, int]) -> int:
     if isinstance(cfg, Published):
         found = sum(1 for _ in fitting(cfg)) * (1 if isinstance(cfg, PublishedPairs) else 2)
         return found if cfg.limit is None else min(found, cfg.limit)
-    if isinstance(cfg, Pairs):
+    if isinstance(cfg, Pairs | Direct):
         return questions_of(step, rows)
     return questions_of(step, rows) * cfg.answers if isinstance(cfg, Labels) else 0
 
@@ -353,10 +399,14 @@ def samples_of(cfg: ColdData | Curate | Pairs | Labels | Exam) -> int:
     return cfg.answers if isinstance(cfg, Pairs | Labels) else cfg.samples
 
 
-def row_tokens(step: Step, prompt: float, fill: float) -> float:
-    """The length of a conversation in a dataset that was sampled."""
+def row_tokens(step: Step, prompt: float, fill: float) -> tuple[float, float]:
+    """The mean and the greatest length of a dataset's conversations, as far as its step's settings say."""
+    if isinstance(step.config, Direct):
+        return prompt + ANSWER_TOKENS, prompt + ANSWER_TOKENS
     sampling = getattr(step.config, "sampling", None)
-    return prompt + (fill * sampling.max_tokens if sampling else PROMPT_TOKENS)
+    if sampling is None:
+        return prompt + PROMPT_TOKENS, prompt + PROMPT_TOKENS
+    return prompt + fill * sampling.max_tokens, prompt + sampling.max_tokens
 
 
 def prompt_tokens(step: Step, prompts: Mapping[str, float], count: Callable[[str], float]) -> float:
@@ -386,7 +436,8 @@ def warnings(graph: list[Step], needs: list[Need], machine: Machine) -> list[str
         if need.memory > machine.memory:
             found.append(
                 f"{need.step} needs {need.memory / 1e9:.1f} GB of memory, {machine.memory / 1e9:.1f} are free: lower "
-                "policy.micro_batch_tokens, engine.max_batch or engine.kv_memory, or take a smaller model"
+                "policy.micro_batch_tokens, max_tokens, engine.max_batch or engine.kv_memory, set policy.activations = "
+                '"recomputed" or policy.lora, or take a smaller model'
             )
     if (disk := sum(n.disk for n in needs) + 32 * max(n.parameters for n in needs)) > machine.disk:
         found.append(f"the run needs {disk / 1e9:.1f} GB of disk, {machine.disk / 1e9:.1f} are free: use another --dir")

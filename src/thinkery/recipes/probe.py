@@ -24,7 +24,8 @@ from thinkery.core import Sampling
 from thinkery.engine import EngineConfig, Request, generate, open_engine
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.model.transformer import Shape, Transformer
-from thinkery.recipes.plan import Machine, attention_flops, parameters
+from thinkery.recipes.arithmetic import learning_flops, parameters
+from thinkery.recipes.plan import Machine
 from thinkery.train.batch import Example
 from thinkery.train.optim import PolicyConfig
 from thinkery.train.policy import Policy
@@ -60,7 +61,7 @@ def tried(machine: Machine, shape: Shape, layers: int) -> Machine:
     network = Transformer(shape)
     network.initialise(torch.Generator().manual_seed(0))
     step_s, sample_s = sampling(network, tokenizer)
-    operations = SEQUENCES * TOKENS * (6 * parameters(shape) + attention_flops(shape, TOKENS))
+    operations = SEQUENCES * TOKENS * learning_flops(shape, PolicyConfig(), TOKENS)
     flops = operations / learning(network, tokenizer)
     return replace(
         machine,

@@ -24,11 +24,11 @@ from thinkery.pipeline.artifact import Dataset, Model, task_to_row
 from thinkery.pipeline.dataset import DatasetWriter
 from thinkery.pipeline.run import Run
 from thinkery.rewards.judge import Comparison
-from thinkery.rewards.preference import Reads, RewardModel
+from thinkery.rewards.preference import Reads
 from thinkery.rewards.rubric import Rubric
 from thinkery.stages.common import is_general, is_helpful, open_model, sample_chunks
 from thinkery.stages.roles import Role, compare_of, label_of
-from thinkery.train.preference import RewardModelConfig, train_reward_model
+from thinkery.train.preference import RewardModelConfig, open_reward_model, train_reward_model
 
 LEAST = 30
 """Responses of either label below which the labels are called one-sided."""
@@ -172,7 +172,7 @@ class Harmless(RewardModelConfig):
 def reward_model(run: Run, cfg: RewardModelConfig, base: Model, data: Dataset) -> Model:
     """Train a scalar head on preference pairs or on safety labels; accuracy on a held-out tenth is recorded."""
     rows = list(data.rows())
-    model = RewardModel.start(base.folder)
+    model = open_reward_model(base.folder, cfg)
     learnt, unseen = [r for n, r in enumerate(rows) if n % 10], rows[::10]
     figures = train_reward_model(run, cfg, model, learnt, held_out=unseen)
     run.event("reward-model", **figures)

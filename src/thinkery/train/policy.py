@@ -54,11 +54,10 @@ def open_policy(run: Run, model: Model, cfg: PolicyConfig, *, sampled: torch.dty
     device = accelerator()
     if sampled and device.type == "cpu":
         sampled = torch.float32
-    in_parts = cfg.sharding == "fsdp" and run.ranks is not ALONE and not cfg.lora
-    require_memory(
-        model.folder, cfg, parts=run.ranks.count if in_parts else 1, sampled=sampled.itemsize if sampled else 0
-    )
-    if in_parts:
+    stored = sum(tensor.numel() for tensor in read_headers(model.folder).values())
+    copied = sampled.itemsize if sampled else 0
+    require_memory(stored, cfg, where=str(model.folder), ranks=run.ranks.count, sampled=copied)
+    if cfg.sharding == "fsdp" and run.ranks is not ALONE and not cfg.lora:
         policy = open_in_parts(run, model.folder, cfg, device, sampled or torch.float32)
     else:
         policy = open_whole(run, model.folder, cfg, device)
@@ -99,36 +98,49 @@ def open_in_parts(run: Run, folder: Path, cfg: PolicyConfig, device: torch.devic
     return kind(network, tokenizer, cfg, ranks=run.ranks, sampled=sampled)
 
 
-def require_memory(folder: Path, cfg: PolicyConfig, *, parts: int = 1, sampled: int = 0) -> None:
+def require_memory(parameters: int, cfg: LearnerConfig, *, where: str, ranks: int = 1, sampled: int = 0) -> None:
     """Raise EnvironmentLacks where not even weights, gradients and moments fit; frozen weights have neither.
 
-    Of weights in `parts` a process holds one, and where engines sample from them all once more, in `sampled` bytes a
-    number. Processes that share a machine's memory are not counted together.
+    Where engines sample from weights that lie in parts, all of them count once more, in `sampled` bytes a number.
+    Processes that share a machine's memory are not counted together.
     """
-    parameters = sum(tensor.numel() for tensor in read_headers(folder).values())
-    held = held_bytes(cfg, parts, sampled=sampled)
-    on_gpu, on_host = held if torch.cuda.is_available() else (0, sum(held))
+    held = held_bytes(cfg, parts_of(cfg, ranks), sampled=sampled)
+    on_gpu, on_host = held if learns_on_gpu(cfg) else (0, sum(held))
     places = [(math.ceil(on_host * parameters), memory()[1], "")]
     if on_gpu:
         places.append((math.ceil(on_gpu * parameters), torch.cuda.mem_get_info()[0], "on the GPU "))
     for needed, free, place in places:
         if needed > free:
+            others = ""
+            if isinstance(cfg, PolicyConfig) and cfg.lora is None:
+                others = ', policy.lora, or more ranks with policy.sharding = "fsdp"'
             raise EnvironmentLacks(
                 "too little memory to train this model",
-                where=str(folder),
+                where=where,
                 found=f"{parameters / 1e9:.3g}B parameters need {place}{size_text(needed)}, {size_text(free)} are free",
-                hint='a smaller model, a larger machine, policy.lora, or more ranks with policy.sharding = "fsdp"; '
-                "thinkery plan says what each step needs",
+                hint=f"a smaller model, a larger machine{others}; thinkery plan says what each step needs",
             )
 
 
-def held_bytes(cfg: PolicyConfig, parts: int, *, sampled: int = 0) -> tuple[float, float]:
+def learns_on_gpu(cfg: LearnerConfig) -> bool:
+    """Whether weights with these settings learn on a GPU: where there is one, but for reward models."""
+    return isinstance(cfg, PolicyConfig) and torch.cuda.is_available()
+
+
+def parts_of(cfg: LearnerConfig, ranks: int) -> int:
+    """In how many parts the weights lie on so many ranks."""
+    return ranks if isinstance(cfg, PolicyConfig) and cfg.sharding == "fsdp" and cfg.lora is None else 1
+
+
+def held_bytes(cfg: LearnerConfig, parts: int, *, sampled: int = 0) -> tuple[float, float]:
     """Bytes a parameter that one process holds to train on the accelerator, and in the host's memory.
 
     Weights, gradients and moments in `parts`, of which it has one; `sampled` are the bytes a number of whole weights
     for engines to sample from, 0 without, which weights that are whole themselves do not need. What computing takes,
     a reference, and what is gathered while a block computes come on top.
     """
+    if not isinstance(cfg, PolicyConfig):
+        return 16, 0
     if cfg.lora:
         return 4, 0
     if parts == 1:

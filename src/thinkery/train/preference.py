@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -26,11 +27,13 @@ from thinkery.config import Config
 from thinkery.core import Message
 from thinkery.errors import InputError
 from thinkery.model.tokenizer import Tokenizer
+from thinkery.model.weights import read_headers
 from thinkery.pipeline.run import Run
 from thinkery.rewards.preference import Reads, RewardModel, reading
 from thinkery.train.alarms import LOWER
 from thinkery.train.batch import Batch, Example, arrange, collate
 from thinkery.train.optim import Learner, LearnerConfig, resident_bytes
+from thinkery.train.policy import require_memory
 from thinkery.train.sft import batch_of
 
 
@@ -74,6 +77,17 @@ class Labelled:
 
     example: Example
     label: float
+
+
+def open_reward_model(folder: Path, cfg: RewardModelConfig) -> RewardModel:
+    """A reward model that begins with the weights of a language model's folder, ready to learn.
+
+    Raises EnvironmentLacks, before anything is loaded, where not even its weights, gradients and moments fit.
+    """
+    stored = read_headers(folder)
+    learnt = sum(tensor.numel() for name, tensor in stored.items() if name != "lm_head.weight")  # its own head is small
+    require_memory(learnt, cfg.policy, where=str(folder))
+    return RewardModel.start(folder)
 
 
 def train_reward_model(
