@@ -1,12 +1,11 @@
 """vLLM as an engine: weights that do not arrive end the run; with vLLM at hand, samples are the learner's.
 
-THINKERY_VLLM=/opt/vllm/bin/python pytest -m slow tests/engine/test_vllm.py     # asks a server of that Python
+THINKERY_VLLM=/opt/vllm/bin/python pytest -m slow tests/engine/test_vllm.py    # where it is not in the usual place
 HF_HUB_OFFLINE=1 /opt/vllm/bin/python -m pytest -m slow tests/engine/test_vllm.py      # vLLM in this process
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.vllms import vllm_python
 
 from thinkery.core import Message, Sampling
 from thinkery.engine import EngineConfig, NativeEngine, Request, generate, open_engine
@@ -27,7 +27,6 @@ from thinkery.train.batch import Example
 from thinkery.train.policy import Policy, PolicyConfig
 
 FLOAT = VllmConfig(dtype="float32", max_len=256, max_batch=16, kv_memory=0.25, tolerance=1e-3)
-PYTHON = os.environ.get("THINKERY_VLLM", "")
 
 
 class Copy:
@@ -182,10 +181,9 @@ def test_what_is_missing_is_said(tiny, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not PYTHON, reason="THINKERY_VLLM names no Python with vLLM")
 @pytest.mark.timeout(1200)
 def test_a_server_of_vllm_follows_the_weights(tiny):
-    with open_vllm(*tiny, FLOAT.model_copy(update={"python": PYTHON})) as engine:
+    with open_vllm(*tiny, FLOAT.model_copy(update={"python": vllm_python()})) as engine:
         follows_the_weights(engine, *tiny)
         goes_on_under_other_weights(engine, *tiny)
 

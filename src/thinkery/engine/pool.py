@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from thinkery.core import Completion
-from thinkery.engine import EngineConfig, longest_text, open_engine
+from thinkery.engine import EngineConfig, longest_text, open_engine, sampled_dtype
 from thinkery.engine.base import Event, LearningEngine, Request
 from thinkery.engine.canary import CANARY, gap, text_logprobs
 from thinkery.engine.member import Ask, Broken, Ended, Link, Members, Order, Said, Take, Taken, Weights
@@ -169,8 +169,7 @@ class PoolEngine:
 
     def __init__(self, learner: Any, tokenizer: Tokenizer, cfg: EngineConfig, members: Members, version: int) -> None:
         self.learner, self.tokenizer, self.cfg, self.members = learner, tokenizer, cfg, members
-        own = next(learner.parameters()).dtype
-        self.sampled = own if cfg.dtype == "model" else getattr(torch, cfg.dtype)
+        self.sampled = sampled_dtype(learner, cfg)
         self.max_len = longest_text(learner, cfg)
         self.version = version
         self.delivered: Snapshot | None = None
