@@ -12,7 +12,7 @@ import torch
 from tests.engine.asking import FIXED, alone, answers, moved, requests
 
 from thinkery.core import Sampling
-from thinkery.engine import EngineConfig, Request, generate
+from thinkery.engine import EngineConfig, Request, generate, sampled_dtype
 from thinkery.engine import pool as pools
 from thinkery.engine.canary import gap, text_logprobs
 from thinkery.engine.pool import TOLERANCE, open_pool
@@ -133,11 +133,11 @@ def test_a_process_samples_in_the_fastest_format_and_is_held_to_it(network, toke
     fastest = EngineConfig(max_batch=8, max_len=64, dtype="fastest", processes=1)
     with open_pool(network, tokenizer, fastest) as engine:
         [(_, events)] = generate(engine, requests(1))
-        assert engine.sampled in (torch.float32, torch.bfloat16)
+        assert engine.tolerance == TOLERANCE[sampled_dtype(network, fastest)]
         for event in events:
             text = [*event.prompt, *event.completion.tokens]
             expected = text_logprobs(network, text)[len(event.prompt) - 1 :]
-            assert gap(event.completion.logprobs, expected) < TOLERANCE[engine.sampled]
+            assert gap(event.completion.logprobs, expected) < engine.tolerance
 
 
 def test_weights_that_did_not_arrive_end_the_run_though_the_version_is_right(engine, network):

@@ -163,6 +163,15 @@ def test_a_sample_of_other_weights_ends_the_run(tiny, tmp_path):
             ask(engine)
 
 
+def test_weights_do_not_change_under_samples_in_flight(tiny, tmp_path):
+    with copied(*tiny, tmp_path) as engine:
+        request = Request((1,), Sampling(max_tokens=50), (Message("user", "2+2?"),))
+        engine.submit(request)
+        engine.bump(1)
+        with pytest.raises(RunFailed, match="cannot change under samples in flight"):
+            engine.submit(request)
+
+
 def test_what_is_dropped_or_overdue_ends_as_such(tiny, tmp_path):
     with copied(*tiny, tmp_path) as engine:
         request = Request((1, 2), Sampling(max_tokens=50), (Message("user", "2+2?"),))
@@ -176,8 +185,8 @@ def test_what_is_dropped_or_overdue_ends_as_such(tiny, tmp_path):
 
 def test_what_is_missing_is_said(tiny, tmp_path):
     wanted = VllmConfig(python=str(tmp_path / "python"))
-    with pytest.raises(EnvironmentLacks, match="vLLM cannot be started"), open_vllm(*tiny, wanted):
-        pass
+    with pytest.raises(EnvironmentLacks, match="vLLM cannot be started"), open_vllm(*tiny, wanted) as engine:
+        ask(engine)
 
 
 @pytest.mark.slow
