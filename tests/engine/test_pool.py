@@ -12,9 +12,10 @@ import torch
 from tests.engine.asking import FIXED, alone, answers, moved, requests
 
 from thinkery.core import Sampling
-from thinkery.engine import Request, generate
+from thinkery.engine import EngineConfig, Request, generate, sampled_dtype
 from thinkery.engine import pool as pools
-from thinkery.engine.pool import open_pool
+from thinkery.engine.canary import gap, text_logprobs
+from thinkery.engine.pool import TOLERANCE, open_pool
 from thinkery.errors import InputError, RunFailed, Stalled
 from thinkery.model.transformer import Transformer
 
@@ -126,6 +127,17 @@ def test_where_no_process_starts_in_time_the_run_stops_resumable(network, tokeni
     ):
         engine.submit(requests(1)[0])
     assert stalled.value.exit_code == 75
+
+
+def test_a_process_samples_in_the_fastest_format_and_is_held_to_it(network, tokenizer):
+    fastest = EngineConfig(max_batch=8, max_len=64, dtype="fastest", processes=1)
+    with open_pool(network, tokenizer, fastest) as engine:
+        [(_, events)] = generate(engine, requests(1))
+        assert engine.tolerance == TOLERANCE[sampled_dtype(network, fastest)]
+        for event in events:
+            text = [*event.prompt, *event.completion.tokens]
+            expected = text_logprobs(network, text)[len(event.prompt) - 1 :]
+            assert gap(event.completion.logprobs, expected) < engine.tolerance
 
 
 def test_weights_that_did_not_arrive_end_the_run_though_the_version_is_right(engine, network):

@@ -1,12 +1,11 @@
 """vLLM as an engine: weights that do not arrive end the run; with vLLM at hand, samples are the learner's.
 
-THINKERY_VLLM=/opt/vllm/bin/python pytest -m slow tests/engine/test_vllm.py     # asks a server of that Python
+THINKERY_VLLM=/opt/vllm/bin/python pytest -m slow tests/engine/test_vllm.py    # where it is not in the usual place
 HF_HUB_OFFLINE=1 /opt/vllm/bin/python -m pytest -m slow tests/engine/test_vllm.py      # vLLM in this process
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.vllms import vllm_python
 
 from thinkery.core import Message, Sampling
 from thinkery.engine import EngineConfig, NativeEngine, Request, generate, open_engine
@@ -27,7 +27,6 @@ from thinkery.train.batch import Example
 from thinkery.train.policy import Policy, PolicyConfig
 
 FLOAT = VllmConfig(dtype="float32", max_len=256, max_batch=16, kv_memory=0.25, tolerance=1e-3)
-PYTHON = os.environ.get("THINKERY_VLLM", "")
 
 
 class Copy:
@@ -164,6 +163,15 @@ def test_a_sample_of_other_weights_ends_the_run(tiny, tmp_path):
             ask(engine)
 
 
+def test_weights_do_not_change_under_samples_in_flight(tiny, tmp_path):
+    with copied(*tiny, tmp_path) as engine:
+        request = Request((1,), Sampling(max_tokens=50), (Message("user", "2+2?"),))
+        engine.submit(request)
+        engine.bump(1)
+        with pytest.raises(RunFailed, match="cannot change under samples in flight"):
+            engine.submit(request)
+
+
 def test_what_is_dropped_or_overdue_ends_as_such(tiny, tmp_path):
     with copied(*tiny, tmp_path) as engine:
         request = Request((1, 2), Sampling(max_tokens=50), (Message("user", "2+2?"),))
@@ -177,15 +185,14 @@ def test_what_is_dropped_or_overdue_ends_as_such(tiny, tmp_path):
 
 def test_what_is_missing_is_said(tiny, tmp_path):
     wanted = VllmConfig(python=str(tmp_path / "python"))
-    with pytest.raises(EnvironmentLacks, match="vLLM cannot be started"), open_vllm(*tiny, wanted):
-        pass
+    with pytest.raises(EnvironmentLacks, match="vLLM cannot be started"), open_vllm(*tiny, wanted) as engine:
+        ask(engine)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not PYTHON, reason="THINKERY_VLLM names no Python with vLLM")
 @pytest.mark.timeout(1200)
 def test_a_server_of_vllm_follows_the_weights(tiny):
-    with open_vllm(*tiny, FLOAT.model_copy(update={"python": PYTHON})) as engine:
+    with open_vllm(*tiny, FLOAT.model_copy(update={"python": vllm_python()})) as engine:
         follows_the_weights(engine, *tiny)
         goes_on_under_other_weights(engine, *tiny)
 

@@ -6,7 +6,6 @@ THINKERY_VLLM=/opt/vllm/bin/python pytest -m slow tests/serve/test_vllm.py     #
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 from tests.serve.conftest import ANSWER, THOUGHT, Serving, chat, events, serving, taught
 from tests.serve.test_reading import MODEL
+from tests.vllms import vllm_python
 
 from thinkery.errors import UsageError
 from thinkery.serve.config import Limits, Serve
@@ -25,7 +25,6 @@ from thinkery.serve.refusals import Refusal
 from thinkery.serve.server import require_able
 from thinkery.serve.wire import ChatRequest, CompletionRequest
 
-PYTHON = Path(os.environ.get("THINKERY_VLLM", "~/.cache/thinkery-bench/vllm/bin/python")).expanduser()
 READER = Reader(PROFILES["compat"], Limits(), "vllm")
 LONG = "ball cup what two is red why sum " * 30
 
@@ -76,8 +75,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def vllm(wide: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     """The wide thinker, served by vLLM in float32, with two keys."""
-    if not PYTHON.is_file():
-        pytest.skip(f"needs vLLM: no {PYTHON} (docs/performance.md says how to install it)")
+    python = vllm_python()
     folder = tmp_path_factory.mktemp("vllm")
     ledger = Ledger(folder / "runs" / "serve.db")
     secrets = [ledger.create_key(name)[1] for name in ("one", "other")]
@@ -85,7 +83,7 @@ def vllm(wide: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servi
     (folder / "secrets.json").write_text(json.dumps(secrets))
     settings = (
         "engine=vllm",
-        f"vllm.python={PYTHON}",
+        f"vllm.python={python}",
         "dtype=float32",
         "max_len=1024",
         "max_batch=8",

@@ -11,13 +11,16 @@ import pytest
 from thinkery.chat import THINK_CHAT
 from thinkery.core import Completion, Task
 from thinkery.engine import EngineConfig, open_engine
+from thinkery.engine.vllm import VllmConfig
+from thinkery.errors import ConfigError
 from thinkery.model.hf import load_model
 from thinkery.model.locate import locate
 from thinkery.pipeline.artifact import Dataset, task_to_row
+from thinkery.pipeline.ranks import Ranks
 from thinkery.pipeline.run import Run
 from thinkery.rewards.accuracy import accuracy
 from thinkery.rewards.rubric import Rubric
-from thinkery.stages.reinforce import Reinforce, watch
+from thinkery.stages.reinforce import Reinforce, servers_of, watch
 from thinkery.tasks.world import general, problems
 
 SUMS = list(problems("held-out", 1, 3, kinds=("chain",)))
@@ -33,6 +36,16 @@ def exam_of(folder: Path, tasks: Iterable[Task]) -> Dataset:
     for n, task in enumerate(tasks):
         writer.add(task_to_row(task), f"{n:04d}")
     return writer.finish()
+
+
+def test_every_rank_has_servers_of_its_own() -> None:
+    second = Ranks()
+    second.rank, second.count = 1, 2
+    three, one = VllmConfig(url=("http://a", "http://b", "http://c")), VllmConfig(python="python", devices=("1",))
+    assert servers_of(three, second).url == ("http://b",)
+    assert servers_of(three, Ranks()) == three
+    with pytest.raises(ConfigError, match=r"every rank needs a server of its own \(found 1 for 2 ranks\)"):
+        servers_of(one, second)
 
 
 @pytest.mark.parametrize(("tasks", "watched", "asks"), [(SUMS, 2, True), (SUMS, 0, False), (PROMPTS, 2, False)])

@@ -7,15 +7,20 @@ import json
 
 import pytest
 import torch
+from tests.engine.copying import SETTINGS, copying
+from tests.vllms import vllm_python
 
 from thinkery.core import Completion, Task
 from thinkery.engine import EngineConfig
 from thinkery.engine.pool import open_engines
+from thinkery.engine.vllm import VllmConfig, open_vllm
 from thinkery.errors import ConfigError, Stopped
+from thinkery.model.hf import load_model
+from thinkery.model.locate import locate
 from thinkery.pipeline.run import Run
 from thinkery.rewards.rubric import Rubric
 from thinkery.train.grpo import Grpo, grpo
-from thinkery.train.policy import PolicyConfig
+from thinkery.train.policy import Policy, PolicyConfig
 
 TASKS = [Task(f"t{n}", f"{n}?", language="en") for n in range(6)]
 LOOP = Grpo(
@@ -31,8 +36,9 @@ def low(task: Task, completion: Completion) -> float:
     return sum(token < 128 for token in completion.tokens) / 5
 
 
-def train(run: Run, policy, *, engine: EngineConfig = THERE, reward=low, **settings):
-    with open_engines(policy.network, policy.tokenizer, engine) as sampler:
+def train(run: Run, policy, *, engine: EngineConfig | VllmConfig = THERE, reward=low, **settings):
+    open_it = open_vllm if isinstance(engine, VllmConfig) else open_engines
+    with open_it(policy.network, policy.tokenizer, engine) as sampler:
         grpo(run, LOOP.model_copy(update=settings), policy, sampler, TASKS, Rubric(low=reward))
     return policy
 
@@ -66,16 +72,41 @@ def test_one_rollout_ahead_is_one_rollout_old_and_the_run_is_reproducible(make_p
     first, second = (Run(tmp_path / name, "zero", seed=3) for name in ("a", "b"))
     policies = [train(run, make_policy(lr=2e-2), ahead=1) for run in (first, second)]
     assert same_weights(*policies)
+    are_one_rollout_old(first)
     rows = metrics(first)
-    assert [row["policy/staleness"] for row in rows] == [0.0, 1.0, 1.0, 1.0]
-    assert [{row["version"] for row in samples(first, update)} for update in (1, 2, 3, 4)] == [{0}, {0}, {1}, {2}]
-    assert rows[0]["policy/effective_samples"] == pytest.approx(1.0, abs=1e-4)
-    assert 0.1 < rows[2]["policy/effective_samples"] < 0.9999
     for row in rows:
         own = row["time/waiting"] + row.get("time/delivery", 0.0) + row["time/update"]
         assert row["time/step"] == pytest.approx(own)
         assert row["time/rollout"] > 0
     assert "policy/mismatch_kl" not in rows[0]
+
+
+def test_servers_of_vllm_sample_ahead(make_policy, tmp_path):
+    policy, run = make_policy(lr=2e-2), Run(tmp_path / "run", "zero", seed=3)
+    with copying(policy.network, policy.tokenizer, tmp_path / "model", 2) as servers:
+        train(run, policy, engine=SETTINGS.model_copy(update={"url": tuple(one.url for one in servers)}), ahead=1)
+    are_one_rollout_old(run)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_server_of_vllm_itself_samples_ahead(tmp_path):
+    policy = Policy(*load_model(locate("tiny")), PolicyConfig(lr=1e-3))
+    run = Run(tmp_path / "run", "zero", seed=3)
+    server = VllmConfig(
+        python=vllm_python(), dtype="float32", max_len=256, max_batch=16, kv_memory=0.25, tolerance=1e-3
+    )
+    train(run, policy, engine=server, ahead=1)
+    are_one_rollout_old(run)
+
+
+def are_one_rollout_old(run: Run) -> None:
+    """Each rollout of the run was sampled while the one before it was learnt, from weights that had arrived."""
+    rows = metrics(run)
+    assert [row["policy/staleness"] for row in rows] == [0.0, 1.0, 1.0, 1.0]
+    assert [{row["version"] for row in samples(run, update)} for update in (1, 2, 3, 4)] == [{0}, {0}, {1}, {2}]
+    assert rows[0]["policy/effective_samples"] == pytest.approx(1.0, abs=1e-4)
+    assert 0.1 < rows[2]["policy/effective_samples"] < 0.9999
 
 
 def test_two_rollouts_ahead_serve_several_updates_each(make_policy, run):

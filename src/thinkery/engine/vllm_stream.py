@@ -10,13 +10,11 @@ Not handled: masks, biases, stop strings.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import math
 import os
 import queue
 import shutil
-import signal
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -35,8 +33,6 @@ from thinkery.model.tokenizer import Tokenizer
 
 UNIT = 64
 """Tokens of a unit of the prefix cache."""
-
-LIBC, PR_SET_PDEATHSIG = ctypes.CDLL(None), 1
 
 TICK_S = 0.01
 """How long a step waits for news of a server: new requests are heard in between."""
@@ -232,16 +228,8 @@ class StreamLocal(Local):
         )
 
 
-def end_with_parent() -> None:
-    """Have a new process told to end when the one that started it is gone, also where that was killed (Linux)."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
 class StreamServer(Server):
-    """vLLM as a server of its own, asked for streams; it ends with the thread that started it."""
-
-    first = staticmethod(end_with_parent)
+    """vLLM as a server of its own, asked for streams."""
 
     def __init__(self, folder: Path, cfg: VllmConfig) -> None:
         arguments = ("--enable-prompt-tokens-details", *cfg.arguments)

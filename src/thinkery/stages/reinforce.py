@@ -14,9 +14,11 @@ from thinkery.engine import Engine, EngineConfig
 from thinkery.engine.base import LearningEngine
 from thinkery.engine.pool import open_engines
 from thinkery.engine.vllm import VllmConfig, open_vllm
+from thinkery.errors import ConfigError
 from thinkery.evals.benchmark import Benchmark, evaluate
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.pipeline.artifact import Dataset, Model
+from thinkery.pipeline.ranks import Ranks
 from thinkery.pipeline.run import Run
 from thinkery.rewards.accuracy import RULED
 from thinkery.rewards.lint import dry_run_gold, lint
@@ -82,11 +84,20 @@ def format_of(cfg: Reinforce) -> torch.dtype:
 def open_sampler(cfg: Reinforce, policy: Policy) -> Iterator[LearningEngine]:
     """The engine that follows the policy."""
     if cfg.vllm:
-        with open_vllm(policy.sampled, policy.tokenizer, cfg.vllm) as engine:
+        with open_vllm(policy.sampled, policy.tokenizer, servers_of(cfg.vllm, policy.ranks)) as engine:
             yield engine
     else:
         with open_engines(policy.sampled, policy.tokenizer, cfg.engine) as engine:
             yield engine
+
+
+def servers_of(cfg: VllmConfig, ranks: Ranks) -> VllmConfig:
+    """The settings with the servers of this rank alone, since each rank delivers weights when it is about to sample."""
+    servers = cfg.url or cfg.devices
+    if servers and len(servers) < ranks.count:
+        found = f"{len(servers)} for {ranks.count} ranks"
+        raise ConfigError("every rank needs a server of its own", where="vllm", found=found, hint="name more servers")
+    return cfg.model_copy(update={name: tuple(ranks.share(getattr(cfg, name))) for name in ("url", "devices")})
 
 
 def loop_of(cfg: Reinforce) -> Grpo:

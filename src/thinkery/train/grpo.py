@@ -116,9 +116,9 @@ class Grpo(Config):
     correction_cap: float = 2.0
     """Upper bound of the importance weight trainer / sampler, used where the trainer's probabilities are."""
     ahead: int = Field(default=0, ge=0, json_schema_extra={"key": "when set"})
-    """Rollouts that are sampled while earlier ones are learnt, by engines in other processes (`engine.processes`); at 0
-    sampling and learning take turns. Samples are then `ahead` rollouts older, which a stage corrects for by
-    `old_logprobs = "trainer"` unless that is set."""
+    """Rollouts that are sampled while earlier ones are learnt, by engines in other processes (`engine.processes`) or
+    servers of vLLM; at 0 sampling and learning take turns. Samples are then `ahead` rollouts older, which a stage
+    corrects for by `old_logprobs = "trainer"` unless that is set."""
     spare: int = Field(default=0, ge=0, json_schema_extra={"key": "when set"})
     """Questions in flight beyond those that a rollout needs: the first to end are learnt, and the others are carried
     over and go on from the next weights, so that the longest samples do not hold a step. Their tokens come from several
