@@ -11,6 +11,7 @@ from thinkery.engine.base import Event, Request
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.serve.jobs import End, Job, Mark, News
 from thinkery.serve.tools import CallCut
+from thinkery.serve.words import word
 
 
 class Guide(Protocol):
@@ -190,8 +191,3 @@ class StopCut:
         """What was held back."""
         held, self.held = self.held, ""
         return held
-
-
-def word(tokenizer: Tokenizer, token: int) -> str:
-    """The text of one token alone, special ones included."""
-    return tokenizer.backend.decode([token], skip_special_tokens=False)
