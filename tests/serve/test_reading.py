@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from thinkery.chat import THINK_CHAT
@@ -81,6 +83,13 @@ def test_the_tolerant_profile_takes_what_clients_send():
     )
     (job,) = read("compat", messages=THOUGHT_BACK)
     assert "z" not in MODEL.tokenizer.decode(job.prompt)
+
+
+def test_json_without_the_grammar_library_is_refused_with_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "llguidance", None)  # what Python finds of a package that is not there
+    message = "response_format needs a package that this server lacks: pip install 'thinkery[grammar]'"
+    assert refusal("compat", response_format={"type": "json_object"}) == (400, message)
+    assert read("compat", response_format={"type": "text"})[0].grammar == ""
 
 
 def test_a_default_limit_gives_way_to_the_context():
