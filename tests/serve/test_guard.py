@@ -154,6 +154,17 @@ def test_only_what_is_listed_is_open(client):
     assert "script" not in client.get("/docs").text
 
 
+@pytest.mark.parametrize(
+    ("path", "scripts"), [("/", "script-src 'self'"), ("/page/app.js", "script-src 'self'"), ("/docs", "")]
+)
+def test_pages_run_only_their_own_scripts_and_cannot_be_framed(client, path, scripts):
+    headers = client.get(path).headers
+    policy = headers["content-security-policy"].split("; ")
+    assert {"default-src 'none'", "base-uri 'none'", "frame-ancestors 'none'"} <= set(policy)
+    assert [rule for rule in policy if rule.startswith("script-src")] == ([scripts] if scripts else [])
+    assert (headers["x-content-type-options"], headers["referrer-policy"]) == ("nosniff", "no-referrer")
+
+
 def test_what_was_said_is_in_no_log(thinker, tmp_path, capsys):
     main(["keys", "create", "me", "--ledger", str(tmp_path / "runs" / "serve.db")])
     secret = capsys.readouterr().out.strip()
