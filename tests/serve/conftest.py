@@ -22,6 +22,23 @@ from thinkery.model.tokenizer import Tokenizer
 
 THOUGHT = "Somebody is asking me something, so I say hello."
 ANSWER = "Hello there, how are you?"
+CALLS = (
+    'I add.\n<tool_call>{"name": "add", "arguments": {"a": 2, "b": 3}}</tool_call>\n'
+    '<tool_call>{"name": "now"}</tool_call>'
+)
+
+TOOL_CHAT = """\
+{%- if tools %}system: {{ tools | map(attribute="function.name") | join(", ") }}
+
+{% endif %}
+{%- for message in messages %}{{ message.role }}: {{ message.content }}
+{%- for call in message.tool_calls %}<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}
+{%- if message.role == "assistant" %}{{ eos_token }}{% endif %}
+
+
+{% endfor %}
+{%- if add_generation_prompt %}assistant:{% endif %}"""
+"""A chat template that knows tools, of which it tells the names as the system."""
 
 
 @pytest.fixture(scope="session")
@@ -30,8 +47,15 @@ def thinker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return taught(tmp_path_factory.mktemp("models") / "thinker", head_dim=16)
 
 
-def taught(folder: Path, *, head_dim: int) -> Path:
-    """Such a network, with four heads of this width, in a folder."""
+@pytest.fixture(scope="session")
+def caller(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Such a network that says CALLS, with the tools "add" and "now" and without."""
+    folder = tmp_path_factory.mktemp("models") / "caller"
+    return taught(folder, head_dim=16, answer=CALLS, template=TOOL_CHAT, system="add, now")
+
+
+def taught(folder: Path, *, head_dim: int, answer: str = ANSWER, template: str = THINK_CHAT, system: str = "") -> Path:
+    """Such a network, with four heads of this width, in a folder; every other question follows the system's words."""
     import torch
     from torch.nn import functional as F
 
@@ -40,13 +64,14 @@ def taught(folder: Path, *, head_dim: int) -> Path:
 
     torch.set_num_threads(1)
     torch.manual_seed(1)
-    tokenizer = Tokenizer.load(locate("tiny")).with_template(THINK_CHAT)
+    tokenizer = Tokenizer.load(locate("tiny")).with_template(template)
     network = Transformer(Shape("llama", 1024, 64, 128, 2, 4, 2, head_dim, max_position_embeddings=4096))
     network.initialise(torch.Generator().manual_seed(1))
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     rng = random.Random(1)
-    for _ in range(120):
-        prompt, target = tokenizer.conversation([*asked(rng), Message("assistant", ANSWER, THOUGHT)])
+    for step in range(120):
+        before = [Message("system", system)] if system and step % 2 else []
+        prompt, target = tokenizer.conversation([*before, *asked(rng), Message("assistant", answer, THOUGHT)])
         tokens = torch.tensor(prompt + target)
         logits = network.logits(network.packed(tokens, [len(tokens)])[len(prompt) - 1 : -1])
         loss = F.cross_entropy(logits, tokens[len(prompt) :])

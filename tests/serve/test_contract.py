@@ -9,7 +9,11 @@ import httpx
 import pytest
 from tests.serve.conftest import ANSWER, THOUGHT, chat, events
 
+from thinkery.model.locate import locate
+from thinkery.model.tokenizer import Tokenizer
+
 CONTEXT = 4096
+TOKENIZER = Tokenizer.load(locate("tiny"))
 
 
 def error(response: httpx.Response) -> tuple[int, str]:
@@ -99,6 +103,20 @@ def test_log_probabilities_are_told_for_every_token(client):
         assert len(mark["top_logprobs"]) == 3
         assert mark["top_logprobs"][0]["token"] == mark["token"]  # temperature 0 takes the likeliest
         assert bytes(mark["bytes"]).decode() == mark["token"]
+
+
+def test_the_bytes_of_a_part_of_a_character_are_its_own(client):
+    """The likeliest tokens are the four bytes of an emoji, none of which is a character."""
+    emoji = TOKENIZER.encode("🙂")
+    assert len(emoji) == 4
+    bias = {str(token): 100 for token in emoji}
+    choice = chat(client, "hi", logprobs=True, top_logprobs=4, max_tokens=3, logit_bias=bias).json()["choices"][0]
+    marks = choice["logprobs"]["content"]
+    assert len(marks) == 3
+    for mark in marks:
+        assert {tuple(one["bytes"]) for one in mark["top_logprobs"]} == {(byte,) for byte in "🙂".encode()}
+        assert {one["token"] for one in [mark, *mark["top_logprobs"]]} == {"\ufffd"}
+        assert mark["bytes"] == mark["top_logprobs"][0]["bytes"]
 
 
 @pytest.mark.parametrize("path", ["/chat/completions", "/v1/chat/completions", "/beta/chat/completions"])

@@ -9,7 +9,7 @@ import pickle
 from thinkery.serve.answers import ChatAnswer, Form, TextAnswer, event
 from thinkery.serve.call import Said
 from thinkery.serve.inbox import Inbox
-from thinkery.serve.jobs import Mark, News
+from thinkery.serve.jobs import Mark, News, Word
 
 
 def test_what_comes_meanwhile_is_taken_together_and_in_order():
@@ -72,7 +72,7 @@ def test_a_task_that_is_cancelled_while_news_come_leaves_them_there():
 
 
 def test_news_that_come_together_say_what_they_said_one_by_one():
-    mark = Mark("a", -1.0)
+    mark = Mark(Word("a", b"a"), -1.0)
     first = News("j", "so ", thought_marks=(mark,), tokens=1, reasoning=1, hit=64, queued_s=0.5)
     last = News("j", "I", "Yes", (mark,), (mark,), tokens=5, reasoning=3, hit=64, end="stop")
     both = first.before(last)

@@ -213,6 +213,7 @@ def test_stop_ends_the_request_and_the_conversation_goes_on(page: Page, server: 
     assert server.gone.wait(10)
     expect(page.locator(".facts")).to_have_text(re.compile(r"^stopped · about \d+ tokens"))
     ask(page, "and now?", 2)
+    expect(page.locator("#meter")).to_have_text("at least 103 tokens · $0.000035")  # 64 · 140 + 36 · 550 + 3 · 2190
     (_, system_free, question) = roles(server.asked[-1])
     assert system_free[0] == "assistant"
     assert system_free[1].startswith("one one")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from thinkery.chat import THINK_CHAT
@@ -21,6 +23,7 @@ THOUGHT_BACK = [
     {"role": "assistant", "content": "y", "reasoning_content": "z"},
     {"role": "user", "content": "x"},
 ]
+BEGUN = [{"role": "assistant", "content": content, "prefix": True} for content in ("y", "z", "y\n\nz")]
 
 
 def read(profile, **body):
@@ -57,6 +60,8 @@ def test_strict_profiles_refuse_what_the_api_refused(profile):
         "your input). You should interleave the user/assistant messages in the message sequence.",
     )
     assert refusal(profile, messages=THOUGHT_BACK)[1].startswith("The reasoning_content is an intermediate result")
+    assert "(messages[1] and messages[2] in your input)" in refusal(profile, messages=[TWO_USERS[0], *BEGUN[:2]])[1]
+    assert read(profile, messages=[TWO_USERS[0], BEGUN[0]])[0].begins == "answer"
     assert refusal(profile, messages=[{"role": "user", "content": [{"type": "text", "text": "x"}]}])[0] == 422
     assert refusal(profile, logprobs=True)[0] == 400
     assert refusal(profile, n=2)[0] == 400
@@ -79,8 +84,17 @@ def test_the_tolerant_profile_takes_what_clients_send():
     assert MODEL.tokenizer.decode(job.prompt) == MODEL.tokenizer.decode(
         read("compat", messages=[{"role": "user", "content": "x\n\nx"}])[0].prompt
     )
+    found = [read("compat", messages=[TWO_USERS[0], *begun])[0].prompt for begun in (BEGUN[:2], BEGUN[2:])]
+    assert found[0] == found[1]
     (job,) = read("compat", messages=THOUGHT_BACK)
     assert "z" not in MODEL.tokenizer.decode(job.prompt)
+
+
+def test_json_without_the_grammar_library_is_refused_with_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "llguidance", None)  # what Python finds of a package that is not there
+    message = "response_format needs a package that this server lacks: pip install 'thinkery[grammar]'"
+    assert refusal("compat", response_format={"type": "json_object"}) == (400, message)
+    assert read("compat", response_format={"type": "text"})[0].grammar == ""
 
 
 def test_a_default_limit_gives_way_to_the_context():

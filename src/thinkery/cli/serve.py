@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import ipaddress
 import logging
 import os
 import sys
@@ -77,7 +78,7 @@ def main(args: argparse.Namespace) -> None:
 
 def environment(host: str, port: int) -> dict[str, str]:
     """The variables in which common clients look for the server; the key is any word where there are no keys."""
-    address, key = f"http://{host}:{port}", "YOUR-KEY"
+    address, key = f"http://{addressed(host)}:{port}", "YOUR-KEY"
     return {
         "DEEPSEEK_API_KEY": key,
         "DEEPSEEK_BASE_URL": f"{address}/v1",  # inspect-ai
@@ -85,6 +86,17 @@ def environment(host: str, port: int) -> dict[str, str]:
         "OPENAI_API_KEY": key,
         "OPENAI_BASE_URL": f"{address}/v1",  # openai, pydantic-ai, openai-agents
     }
+
+
+def addressed(host: str) -> str:
+    """A host as clients on this machine address it, also where the server listens at every address."""
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if ip.version == 4:
+        return "127.0.0.1" if ip.is_unspecified else host
+    return "[::1]" if ip.is_unspecified else f"[{host}]"
 
 
 def require_installed() -> None:

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from thinkery.chat import Call
 from thinkery.serve.call import Said, Usage
-from thinkery.serve.jobs import Mark, News
+from thinkery.serve.jobs import Mark, News, Word
 
 DONE = b"data: [DONE]\n\n"
 ALIVE = b": keep-alive\n\n"
@@ -182,13 +182,14 @@ def calls_json(calls: Sequence[Call]) -> dict[str, Any]:
 
 def mark_json(mark: Mark) -> dict[str, Any]:
     """One token with its log-probability and those of the likeliest."""
-    top = [{"token": token, "logprob": finite(p), "bytes": list(token.encode())} for token, p in mark.alternatives]
-    return {
-        "token": mark.token,
-        "logprob": finite(mark.logprob),
-        "bytes": list(mark.token.encode()),
-        "top_logprobs": top,
-    }
+    top = [word_json(word, p) for word, p in mark.alternatives]
+    return {**word_json(mark.token, mark.logprob), "top_logprobs": top}
+
+
+def word_json(word: Word, logprob: float | None) -> dict[str, Any]:
+    """A token with its log-probability; its bytes are null where they are not known."""
+    spelling = None if word.spelling is None else list(word.spelling)
+    return {"token": word.text, "logprob": finite(logprob), "bytes": spelling}
 
 
 def finite(logprob: float | None) -> float | None:
@@ -241,12 +242,13 @@ class TextAnswer:
         offsets = []
         for mark in marks:
             offsets.append(self.offsets[number])
-            self.offsets[number] += len(mark.token)
+            self.offsets[number] += len(mark.token.text)
         return {
-            "tokens": [mark.token for mark in marks],
+            "tokens": [mark.token.text for mark in marks],
             "token_logprobs": [finite(mark.logprob) for mark in marks],
             "top_logprobs": [
-                None if mark.logprob is None else {token: finite(p) for token, p in mark.alternatives} for mark in marks
+                None if mark.logprob is None else {word.text: finite(p) for word, p in mark.alternatives}
+                for mark in marks
             ],
             "text_offset": offsets,
         }

@@ -11,10 +11,16 @@ from thinkery.engine.base import Event, Request
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.serve.jobs import End, Job, Mark, News
 from thinkery.serve.tools import CallCut
+from thinkery.serve.words import word
 
 
 class Guide(Protocol):
     """A grammar in the course of an answer."""
+
+    @property
+    def problem(self) -> str:
+        """Why the answer cannot go on by the grammar, or ""."""
+        ...
 
     def allowed(self) -> Sequence[int]:
         """The tokens that may come next."""
@@ -22,6 +28,10 @@ class Guide(Protocol):
 
     def opening(self, held: str) -> Sequence[int]:
         """The tokens that may come where a thought may still begin, of whose tag `held` has come."""
+        ...
+
+    def thinking(self, held: str) -> Sequence[int] | None:
+        """The tokens that may come in a thought that ends with `held`; None for all of them."""
         ...
 
     def take(self, token: int) -> None:
@@ -68,7 +78,8 @@ class Choice:
         )
 
     def allowed(self, tokens: Sequence[int]) -> Sequence[int] | None:
-        """The words that close the thought once it is too long; in the answer, what the grammar allows."""
+        """The words that close the thought once it is too long; in the answer, and where it begins, what the grammar
+        allows."""
         if self.answering:
             self.closing.clear()
             return self.guide.allowed() if self.guide else None
@@ -77,7 +88,9 @@ class Choice:
         limit = self.job.max_thought
         if limit is not None and self.parts.thinks and self.reasoning >= limit and not self.closing:
             self.closing.extend(self.tokenizer.encode(f"\n{CLOSE}"))
-        return (self.closing.popleft(),) if self.closing else None
+        if self.closing:
+            return (self.closing.popleft(),)
+        return self.guide.thinking(self.parts.held) if self.guide else None
 
     def bias(self, tokens: Sequence[int]) -> Mapping[int, float]:
         """What the request adds to logits: its own bias, less for tokens that were said already."""
@@ -101,6 +114,8 @@ class Choice:
                 (answer_marks if was_answering or not self.parts.thinks else thought_marks).extend(self.undecided)
                 self.undecided.clear()
         self.end = self.ended(event)
+        if self.guide and self.guide.problem:
+            return News(self.job.id, end="stop", problem=self.guide.problem)  # an end, so that the engine stops too
         calls: tuple[Call, ...] = ()
         if self.end is not None:
             more = self.close()
@@ -131,7 +146,8 @@ class Choice:
         over = ended and token in self.tokenizer.eos_ids
         was_answering = self.answering
         thought, answer = self.split("" if over else self.text.push(token))
-        if self.guide and not over and (was_answering or (self.parts.place == "answer" and not self.parts.thinks)):
+        begins_answer = self.parts.place == "answer" and not self.parts.thinks
+        if self.guide and not over and (was_answering or begins_answer):
             self.guide.take(token)
         if self.parts.thinks and not was_answering:
             self.reasoning = self.tokens
@@ -190,8 +206,3 @@ class StopCut:
         """What was held back."""
         held, self.held = self.held, ""
         return held
-
-
-def word(tokenizer: Tokenizer, token: int) -> str:
-    """The text of one token alone, special ones included."""
-    return tokenizer.backend.decode([token], skip_special_tokens=False)

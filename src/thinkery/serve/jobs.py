@@ -50,13 +50,21 @@ class Job:
     """Whether calls of tools are taken out of the answer."""
 
 
+class Word(NamedTuple):
+    """A token's text alone, and its bytes; the text of a part of a character is U+FFFD."""
+
+    text: str
+    spelling: bytes | None
+    """None where they are not known."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mark:
     """One token with its log-probability, and the likeliest ones in its place; None for a text's first token."""
 
-    token: str
+    token: Word
     logprob: float | None
-    alternatives: tuple[tuple[str, float], ...] = ()
+    alternatives: tuple[tuple[Word, float], ...] = ()
 
 
 class News(NamedTuple):

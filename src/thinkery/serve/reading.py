@@ -246,16 +246,15 @@ def conversation(sent: Sequence[ChatMessage], profile: Profile, limits: Limits) 
     if len(sent) > limits.messages:
         raise invalid("Invalid messages value, at most {0} messages are supported", limits.messages)
     *before, last = sent
-    if last.role == "assistant" and last.prefix:
-        messages = [message(one, profile) for one in before]
-        prefix = Message("assistant", text_of(last, profile), last.reasoning_content)
-    else:
-        messages, prefix = [message(one, profile) for one in sent], None
-        if last.role not in ("user", "tool"):
-            raise invalid(refusals.LAST)
+    continues = last.role == "assistant" and bool(last.prefix)
+    messages = [message(one, profile) for one in (before if continues else sent)]
+    if continues:
+        messages.append(Message("assistant", text_of(last, profile), last.reasoning_content))
+    elif last.role not in ("user", "tool"):
+        raise invalid(refusals.LAST)
     messages = merged(messages) if profile.lenient else alternating(messages)
     require_order(messages)
-    return messages, prefix
+    return (messages[:-1], messages[-1]) if continues else (messages, None)
 
 
 def message(sent: ChatMessage, profile: Profile) -> Message:

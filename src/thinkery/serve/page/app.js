@@ -178,12 +178,13 @@ function refresh() {
   const busy = [...running.values()].some((one) => one.conversation === conversation);
   stopButton.hidden = !busy;
   sendButton.hidden = busy;
-  const { tokens, cost } = totals(conversation);
-  const parts = tokens ? [`${count(tokens)} tokens`] : [];
+  const { tokens, cost, more } = totals(conversation);
+  const parts = tokens ? [`${more ? "at least " : ""}${count(tokens)} tokens`] : [];
   if (cost !== null) parts.push(dollars(cost));
   if (left) parts.push(`${left.total_balance} ${left.currency} left`);
   $("meter").textContent = parts.join(" · ");
-  $("meter").title = "Used by this conversation, as the server counted it; answers that were stopped are not in it.";
+  const missing = more ? " Answers that were stopped or broke off are charged too, but not in this sum." : "";
+  $("meter").title = `Used by this conversation, as the server counted it.${missing}`;
 }
 
 async function copy(text, where) {

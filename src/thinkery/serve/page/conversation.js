@@ -57,13 +57,17 @@ export function messages(conversation, turn, column) {
   return [...asked, { role: "user", content: turn.question }];
 }
 
-/** Tokens and nano-USD of every answer, also of those no longer shown; `cost` is null where no price was known. */
+/**
+ * Tokens and nano-USD of every answer, also of those no longer shown; `cost` is null where no price was known.
+ * `more` says that the server charged more than that: for an answer that was cut short it does not say how much.
+ */
 export function totals(conversation) {
-  const sum = { tokens: 0, cost: null };
+  const sum = { tokens: 0, cost: null, more: false };
   for (const { answers } of everyTurn(conversation)) {
-    for (const { usage, cost } of answers) {
+    for (const { usage, cost, ended, finish, thought, content } of answers) {
       sum.tokens += usage?.total_tokens ?? 0;
       if (cost !== null) sum.cost = (sum.cost ?? 0) + cost;
+      sum.more ||= !usage && ended !== null && Boolean(finish === "stopped" || thought || content);
     }
   }
   return sum;
