@@ -55,7 +55,15 @@ def sample(turns: Turns, work: Work, material: Material, options: dict[str, str]
 def grpo(turns: Turns, work: Work, material: Material, options: dict[str, str]) -> None:
     """One update: ask, judge, learn, hand the engine the new weights."""
     policy = opened(material, options, 1152)
-    cfg = Grpo(policy=policy.cfg, updates=ROUNDS, group_size=work.samples, beta=0.0, max_tokens=((0, work.new_tokens),), minibatches=1, old_logprobs="trainer")
+    cfg = Grpo(
+        policy=policy.cfg,
+        updates=ROUNDS,
+        group_size=work.samples,
+        beta=0.0,
+        max_tokens=((0, work.new_tokens),),
+        minibatches=1,
+        old_logprobs="trainer",
+    )
     rubric = Rubric(vowels=vowels)
     with open_engine(policy.network, policy.tokenizer, EngineConfig(dtype="bfloat16")) as engine:
         engine.eos_ids = frozenset()

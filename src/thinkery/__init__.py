@@ -4,4 +4,6 @@ import os
 
 __version__ = "0.1.0"
 
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch then asks Linux for huge pages: faster, docs/performance.md
+os.environ.setdefault(
+    "THP_MEM_ALLOC_ENABLE", "1"
+)  # PyTorch then asks Linux for huge pages: faster, docs/performance.md

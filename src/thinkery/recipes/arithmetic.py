@@ -38,7 +38,7 @@ def learner_bytes(
     """Bytes on the accelerator and bytes in the host's memory that each of so many ranks holds as long as it learns.
 
     `held_bytes` for every parameter, with `sampled` bytes a number where engines sample; beside these adapters with
-    gradients and moments, the frozen `reference`, and the weights once more in bfloat16 where they are multiplied in it.
+    gradients and moments, the frozen `reference`, and the weights once more in bfloat16 where these are multiplied.
     """
     P, parts, lora = parameters(shape), parts_of(policy, ranks), lora_of(policy)
     there, host = (each * P for each in held_bytes(policy, parts, sampled=sampled))

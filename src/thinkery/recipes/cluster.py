@@ -116,7 +116,9 @@ def estimate(cfg: Reinforce, shape: Shape, gpu: Gpu, gpus: int, fill: float) -> 
     learner, _ = learner_bytes(shape, g.policy, gpus, reference=g.beta > 0, sampled=size)
     activations = activation_bytes(shape, g.policy, PROMPT_TOKENS + longest, gpus)
     in_parts = parts_of(g.policy, gpus) > 1
-    copied = 0 if in_parts or size == 4 else size * P  # to sample from; in float32 the weights that learn serve for both
+    copied = (
+        0 if in_parts or size == 4 else size * P
+    )  # to sample from; in float32 the weights that learn serve for both
     sample = cache_bytes(shape, size) * (PROMPT_TOKENS + longest)
     slots = int((gpu.memory - learner - copied) / sample)
     held = learner + max(activations, copied + max(1, min(slots, len(lengths) // gpus)) * sample)
