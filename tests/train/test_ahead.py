@@ -19,6 +19,7 @@ from thinkery.model.hf import load_model
 from thinkery.model.locate import locate
 from thinkery.pipeline.run import Run
 from thinkery.rewards.rubric import Rubric
+from thinkery.tasks.world import ZERO_TEMPLATE
 from thinkery.train.grpo import Grpo, grpo
 from thinkery.train.policy import Policy, PolicyConfig
 
@@ -91,7 +92,8 @@ def test_servers_of_vllm_sample_ahead(make_policy, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_server_of_vllm_itself_samples_ahead(tmp_path):
-    policy = Policy(*load_model(locate("tiny")), PolicyConfig(lr=1e-3))
+    network, tokenizer = load_model(locate("tiny"))
+    policy = Policy(network, tokenizer.with_template(ZERO_TEMPLATE), PolicyConfig(lr=1e-3))
     run = Run(tmp_path / "run", "zero", seed=3)
     server = VllmConfig(
         python=vllm_python(), dtype="float32", max_len=256, max_batch=16, kv_memory=0.25, tolerance=1e-3
