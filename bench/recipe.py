@@ -1,10 +1,11 @@
 """Run a shipped recipe from nothing and write down what it took and what came out.
 
-    python -m bench.recipe tiny --dir /tmp/demo      →  bench/results/tiny.json
+    python -m bench.recipe tiny --dir /tmp/demo      →  bench/results/tiny.json, docs/images/tiny.svg
 
 The numbers are of one run on the machine named in the file: wall time, peak memory of the process and its
-children, seconds of each step and of each phase of an update, the stage table, what each stage gained over the base on
-the same questions, and the claims.
+children, seconds of each step and of each phase of an update, mean reward and held-out accuracy by update, the stage
+table, what each stage gained over the base on the same questions, and the claims. The figure shows the curves of the
+stages that watched held-out accuracy; there is none where no stage did.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from statistics import fmean
@@ -25,6 +27,14 @@ from thinkery import __version__
 from thinkery.pipeline.read import RunRecord, open_run
 
 RESULTS = Path(__file__).parent / "results"
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
+CURVES = {"reward": "reward/mean", "held_out": "eval/exam/pass@1"}
+"""What is kept by update, and the metric that it is."""
+SMOOTHED = 5
+"""Updates whose rewards make one point of the figure."""
+
+Points = list[tuple[int, float]]
+"""(update, value) in order."""
 
 
 def main() -> None:
@@ -43,6 +53,9 @@ def main() -> None:
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     record = open_run(args.dir)
     report = next(a.data for a in record.artifacts.values() if a.name == "report")
+    drawn = curves(record)
+    if svg := figure(args.recipe, drawn):
+        (IMAGES / f"{args.recipe}.svg").write_text(svg)
     write(args.recipe, {
         "date": date.today().isoformat(),
         "machine": machine(),
@@ -52,10 +65,45 @@ def main() -> None:
         "peak_memory_gb": round(peak / 1e9, 2),
         "seconds": {step.name: step.seconds for step in record.steps.values()},
         "phases": phases(record),
+        "curves": drawn,
         "stages": report["stages"],
         "differences": report["differences"],
         "claims": report["claims"],
     })  # fmt: skip
+
+
+def curves(record: RunRecord) -> dict[str, dict[str, Points]]:
+    """Mean reward and accuracy on held-out problems by update, of every step that has rewards; 0 is the start."""
+    found = {}
+    for name in record.steps:
+        rows = sorted(record.metrics(name), key=lambda row: row["step"])
+        points = {
+            curve: [(row["step"], round(row[metric], 4)) for row in rows if row.get(metric) is not None]
+            for curve, metric in CURVES.items()
+        }
+        if points["reward"]:
+            found[name] = points
+    return found
+
+
+def figure(recipe: str, found: Mapping[str, Mapping[str, Points]]) -> str | None:
+    """The curves of all steps that watched held-out accuracy, as an SVG file; None where no step did."""
+    from thinkery.evals.figures import learning_curve, standalone  # matplotlib, which other benches do without
+
+    watched = {name: one for name, one in found.items() if one["held_out"]}
+    if not watched:
+        return None
+    lines = {}
+    for name, one in watched.items():
+        lines[f"{name}: held-out accuracy"] = one["held_out"]
+        lines[f"{name}: mean reward"] = smoothed(one["reward"])
+    return standalone(learning_curve(recipe, lines))
+
+
+def smoothed(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
+    """Means of SMOOTHED neighbours, each at the middle of its updates."""
+    windows = (points[at : at + SMOOTHED] for at in range(len(points) - SMOOTHED + 1))
+    return [(fmean(x for x, _ in window), fmean(y for _, y in window)) for window in windows]
 
 
 def phases(record: RunRecord) -> dict[str, dict[str, float]]:

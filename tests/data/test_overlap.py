@@ -83,6 +83,17 @@ def test_without_ngrams_only_whole_texts_count() -> None:
     assert index.match(STORY + " Why?") is None
 
 
+def test_as_a_whole_a_puzzle_is_contaminated_by_its_own_numbers_only() -> None:
+    words = "Find the Greatest Common Divisor (GCD) of these numbers: {}. Give only the GCD as your final answer."
+    index = Index.of([Task("gcd/test-0", words.format("12, 18"), source="reasoning-gym")])
+    other = words.format("12, 20")
+    assert index.match(other) == "shares 'find the greatest common divisor gcd of these numbers 12' with " + (
+        "reasoning-gym/gcd/test-0"
+    )
+    assert index.match(other, whole=True) is None
+    assert "of these numbers 12 18 give" in (index.match(words.format("12, 18"), whole=True) or "")
+
+
 def prompt(instruction: str, input: str) -> str:
     """A prompt as AlpacaEval shows it."""
     return f"{instruction}\n\n{input}" if input else instruction

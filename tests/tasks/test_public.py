@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from thinkery.data.decontaminate import Index
 from thinkery.errors import InputError
 from thinkery.pipeline.artifact import task_to_row
 from thinkery.tasks import public
@@ -24,6 +25,43 @@ def test_the_steps_of_gsm8k_are_different_single_calculations_with_their_results
         assert found
         a, sign, b = found.groups()
         assert int(task.gold or "") == {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b)}[sign]
+
+
+def words(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text.lower()))
+
+
+@needs_data
+def test_the_functions_of_mbpp_to_learn_are_in_no_evaluation_set():
+    learnt = load_tasks([Source(source="mbpp")])
+    exam = load_tasks([Source(source="mbpp", split="test")], purpose="exam")
+    assert (len(learnt), len(exam)) == (251, 500)
+    ids = {int(task.id.removeprefix("mbpp/")) for task in learnt}
+    sanitized = list(read_rows(public.public_file("mbpp/sanitized-mbpp.json.gz")))
+    assert ids <= set(range(601, 975)) - {row["task_id"] for _, row in sanitized}
+    asked = {words(task.prompt.partition("\nThese must hold:")[0]) for task in learnt}
+    tested = {words(task.prompt.partition("\nYour code")[0]) for task in exam}
+    assert not asked & (tested | {words(row["prompt"]) for _, row in sanitized})
+
+
+@needs_data
+def test_a_function_of_mbpp_is_asked_with_its_assertions_and_judged_by_them():
+    first, *_ = load_tasks([Source(source="mbpp")])
+    text, tests = first.prompt.split("\nThese must hold:\n\n")
+    assert (first.id, text) == (
+        "mbpp/601",
+        "Write a function to find the longest chain which can be formed from the given set of pairs.",
+    )
+    assert first.kind == "code"
+    assert first.info["test"].strip() == tests.removesuffix("\n\nAnswer with one fenced block of Python.")
+    assert tests.count("assert max_chain_length(") == 3
+
+
+@needs_data
+def test_the_wording_of_mbpp_to_learn_leaves_most_of_it_beside_a_whole_exam():
+    index = Index.of(load_tasks([Source(source="mbpp", split="test")], purpose="exam"))
+    left = [task for task in load_tasks([Source(source="mbpp")]) if not index.match(task.prompt)]
+    assert len(left) == 195  # 56 share ten words of their own with one of the 500
 
 
 @needs_data

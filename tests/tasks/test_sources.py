@@ -204,6 +204,25 @@ def test_published_sets_have_their_published_sizes_and_golds():
 
 
 @needs_data
+def test_levels_choose_before_the_limit_draws():
+    first = load_tasks([Source(source="math", levels=(1,))])
+    assert len(first) == 564
+    drawn = load_tasks([Source(source="math", levels=(1, 2), limit=100)])
+    assert len(drawn) == 100
+    assert {task.info["difficulty"] for task in drawn} == {1, 2}
+    exam = load_tasks([Source(source="math500", split="test", levels=(1,))], purpose="exam")
+    assert len(exam) == 43
+
+
+def test_levels_that_no_task_has_are_refused_with_those_there_are(tmp_path):
+    with pytest.raises(ConfigError, match=r"(?s)no task is of these levels.*found \[99\].*some of 4, 5, 6, 7"):
+        load_tasks([Source(source="world", kind="chain", limit=60, levels=(99,))])
+    source = write(tmp_path / "x.jsonl", *sums(3)).model_copy(update={"levels": (1,)})
+    with pytest.raises(ConfigError, match="the source has none"):
+        load_tasks([source])
+
+
+@needs_data
 def test_worked_solutions_of_math_all_end_in_a_box():
     tasks = load_tasks([Source(source="math", split="solutions")])
     assert len(tasks) == 4500

@@ -39,12 +39,15 @@ class Index:
         """Protect the texts of a benchmark item, to be reported as `id`."""
         self._ids.append(id)
         for text in texts:
-            for piece in self._pieces(text):
+            for piece in (*self._pieces(text), *_whole(text)):
                 self._owner.setdefault(digest(piece), len(self._ids) - 1)
 
-    def match(self, text: str) -> str | None:
-        """Which words a text shares with which benchmark item, None for a clean text."""
-        for piece in self._pieces(text):
+    def match(self, text: str, *, whole: bool = False) -> str | None:
+        """Which words a text shares with which benchmark item, None for a clean text.
+
+        As a `whole` it is contaminated only where all its words are those of an item, numbers included.
+        """
+        for piece in _whole(text) if whole else self._pieces(text):
             if (owner := self._owner.get(digest(piece))) is not None:
                 return f"shares {piece!r} with {self._ids[owner]}"
         return None
@@ -53,4 +56,9 @@ class Index:
         """The n-grams of a text, or the whole of a shorter one (of any, with n = 0)."""
         if self.n and (pieces := ngrams(text, self.n)):
             return pieces
-        return [whole] if (whole := " ".join(units(text))) else []
+        return _whole(text)
+
+
+def _whole(text: str) -> list[str]:
+    """All units of a text as one piece; none where it has no unit."""
+    return [whole] if (whole := " ".join(units(text))) else []

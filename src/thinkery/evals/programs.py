@@ -1,4 +1,4 @@
-"""Benchmarks whose answers are programs: HumanEval, MBPP, CodeContests and LiveCodeBench as tasks of kind "code".
+"""Benchmarks whose answers are programs: HumanEval, CodeContests and LiveCodeBench as tasks of kind "code".
 
 The program is the last fenced block of an answer (R1 v2 §D.1); `rewards.code_tests` says what a task carries.
 """
@@ -17,12 +17,10 @@ from typing import Any
 from thinkery.core import Task
 from thinkery.errors import InputError
 from thinkery.tasks.files import Place
+from thinkery.tasks.public import FUNCTION
 
-FUNCTION = "Write the function in Python, with the imports it needs, and end with the whole code in one fenced block."
 PROGRAM = "Write a Python program from standard input to standard output, and end with it in one fenced block."
 METHOD = "Complete the class in Python, keep the names that are given, and end with the whole code in one fenced block."
-MBPP_TEST = range(11, 511)
-"""The ids of MBPP's test questions."""
 
 
 def humaneval(rows: Iterable[Place]) -> Iterator[Task]:
@@ -32,15 +30,6 @@ def humaneval(rows: Iterable[Place]) -> Iterator[Task]:
         yield _task(
             "humaneval", row["task_id"], prompt, test=row["test"], entry_point=row["entry_point"], before=row["prompt"]
         )
-
-
-def mbpp(rows: Iterable[Place]) -> Iterator[Task]:
-    """MBPP's 500 test questions; the assertions are shown, since only they name the function."""
-    for _, row in rows:
-        if row["task_id"] in MBPP_TEST:
-            tests = "\n".join(row["test_list"])
-            prompt = f"{row['text']}\nYour code should pass these tests:\n\n{tests}\n\n{FUNCTION}"
-            yield _task("mbpp", row["task_id"], prompt, test=f"{row['test_setup_code']}\n{tests}")
 
 
 def code_contests(rows: Iterable[Place]) -> Iterator[Task]:

@@ -29,7 +29,7 @@ from thinkery.evals.duels import AlpacaJudge, ArenaJudge, ArenaScore, LengthCont
 from thinkery.evals.frames import frames, frames_judge
 from thinkery.evals.ifeval import followed_share, follows_all
 from thinkery.evals.measure import Extract, Figures
-from thinkery.evals.programs import code_contests, humaneval, livecodebench, mbpp
+from thinkery.evals.programs import code_contests, humaneval, livecodebench
 from thinkery.evals.safety import SAFETY_JUDGES, ScoredSafe, safety_rubric, safety_tasks
 from thinkery.rewards.accuracy import accuracy
 from thinkery.rewards.code_tests import code_tests
@@ -257,7 +257,7 @@ SUITES: dict[str, Suite] = {
     ),
     "mbpp": Suite(
         "MBPP: 500 short functions",
-        _from(mbpp, "mbpp/mbpp.jsonl.gz", ("google-research-datasets/mbpp", "full", "test")),
+        _from(partial(public.mbpp, "test"), "mbpp/mbpp.jsonl.gz", ("google-research-datasets/mbpp", "full", "test")),
         rubric=_code_rubric,
         extract=whole_answer,
     ),

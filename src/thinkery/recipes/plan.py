@@ -23,6 +23,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from statistics import fmean
 
 from thinkery.engine import EngineConfig
@@ -360,10 +362,16 @@ def own_shape(name: str) -> Shape | None:
         return KNOWN[name]
     found = locate(name)
     if found.suffix == ".gguf":
-        return read_shape(found)
+        return _file_shape(found, found.stat().st_mtime_ns)
     config = read_config(found)
     own = config.get("model_type") in FAMILIES
     return shape_from_config(config, where=str(found / "config.json")) if own else None
+
+
+@lru_cache(maxsize=8)
+def _file_shape(path: Path, changed: int) -> Shape:
+    """The shape in a .gguf file that was changed last at `changed`; its reader goes through all words, for seconds."""
+    return read_shape(path)
 
 
 def rows_of(step: Step, rows: Mapping[str, int]) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from typing import Literal
 
+from pydantic import Field
+
 from thinkery.config import Config
 from thinkery.data.decontaminate import Index
 from thinkery.pipeline.artifact import Dataset, task_to_row
@@ -22,6 +24,9 @@ class Collect(Config):
     """Exams may use evaluation sets; training data may not."""
     ngram: int = 10
     """Words in a row that, found in an exam as well, drop a task (R1 v2 §B.3.1: 10); 0 looks at exact matches only."""
+    whole: tuple[str, ...] = Field(default=(), json_schema_extra={"key": "when set"})
+    """Sources of which a task is dropped only where an exam has the whole of it, as with `ngram = 0`: reasoning-gym,
+    whose puzzles of a kind share all words but their numbers."""
 
 
 def collect(run: Run, cfg: Collect, exam: Dataset | None = None) -> Dataset:
@@ -38,7 +43,7 @@ def collect(run: Run, cfg: Collect, exam: Dataset | None = None) -> Dataset:
         writer.count(f"ungradable gold: {reason}", source=task.source, example=task_to_row(task))
     index = Index.of(exam.tasks(), n=cfg.ngram) if exam else None
     for number, task in enumerate(tasks):
-        if index and (match := index.match(task.prompt)):
+        if index and (match := index.match(task.prompt, whole=task.source in cfg.whole)):
             writer.count("in the exam", source=task.source, example=task_to_row(task))
             run.event("contaminated", task=task.id, exam=str(match))
             continue

@@ -58,6 +58,8 @@ class Curate(Config):
     """Who compares answers with the reference where no rule can: an LLM endpoint or the model wired in as `judge`."""
     ngram: int = 10
     """Words in a row shared with an exam that drop a sample."""
+    whole: tuple[str, ...] = Field(default=(), json_schema_extra={"key": "when set"})
+    """Sources of which a sample is dropped only where an exam has the whole question, as in `problems.whole`."""
     endpoint: HttpConfig | None = None
     """An OpenAI-style API that teaches instead of the model wired in; its `max_cost` holds over all attempts."""
     engine: EngineConfig = EngineConfig()
@@ -165,7 +167,9 @@ def keep_samples(
     """Write the first few attempts at one task that pass every filter; count what happens to each."""
     kept, seen = 0, Deduplicator()
     for rollout in rollouts:
-        reason = why_not(rollout, index) or ("duplicate" if seen.duplicate_of(key, rollout.completion.text) else "")
+        reason = why_not(cfg, rollout, index)
+        if not reason and seen.duplicate_of(key, rollout.completion.text):
+            reason = "duplicate"
         if not reason and kept == cfg.keep:
             reason = "enough of this prompt"
         if reason:
@@ -176,7 +180,7 @@ def keep_samples(
         writer.add(row_of(task, rollout.completion), f"{key}/{rollout.sample:04d}")
 
 
-def why_not(rollout: Rollout, index: Index | None) -> str:
+def why_not(cfg: Curate, rollout: Rollout, index: Index | None) -> str:
     """The first filter that drops an attempt, "" when all pass."""
     accuracy, readable = rollout.scores["accuracy"], rollout.scores["readable"]
     if accuracy.value is None:
@@ -185,7 +189,8 @@ def why_not(rollout: Rollout, index: Index | None) -> str:
         return "wrong"
     if not readable.value:
         return readable.reason
-    return "in the exam" if index and index.match(rollout.task.prompt) else ""
+    task = rollout.task
+    return "in the exam" if index and index.match(task.prompt, whole=task.source in cfg.whole) else ""
 
 
 def keep_general(cfg: Curate, writer: DatasetWriter, general: Dataset) -> None:

@@ -3,19 +3,18 @@
     mutants(seed=0)     # Task(kind="software") over MBPP, needs THINKERY_DATA and the sandbox
 
 Sources are the training part of MBPP (ids 601-974; Austin et al. 2021, CC BY 4.0) without the problems that the
-sanitized set kept, so that nothing here is in an exam. A mistake is one change of the syntax tree: an operator, a
-comparison, an edge, a constant, two arguments, a condition, a dropped statement. It counts only when the sandbox shows
-that every test passes before and at least one fails after; what never ends is left out, and so are functions whose
-original fails. The tests are hidden; the issue quotes the one call that goes wrong and what it should give.
+sanitized set kept or the test part asks as well, so that nothing here is in an exam. A mistake is one change of the
+syntax tree: an operator, a comparison, an edge, a constant, two arguments, a condition, a dropped statement. It
+counts only when the sandbox shows that every test passes before and at least one fails after; what never ends is left
+out, and so are functions whose original fails. The tests are hidden; the issue quotes the one call that goes wrong
+and what it should give.
 """
 
 from __future__ import annotations
 
 import ast
 import copy
-import gzip
 import itertools
-import json
 import random
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
@@ -23,10 +22,8 @@ from dataclasses import dataclass
 
 from thinkery.core import Task
 from thinkery.sandbox import Asserts, Limits, Pool, Program, Result, run_tests, shared_pool
-from thinkery.tasks.files import read_rows
-from thinkery.tasks.public import public_file
+from thinkery.tasks.public import mbpp_train
 
-FIRST_ID, LAST_ID = 601, 974
 PROOF_LIMITS = Limits(cpu_s=1, wall_s=10)
 
 _SWAPS: dict[type[ast.AST], tuple[type[ast.AST], ...]] = {
@@ -77,14 +74,9 @@ def mutants(seed: int = 0, limit: int | None = None, pool: Pool | None = None) -
 
 def mbpp_originals() -> Iterator[Original]:
     """The functions of MBPP that may be trained on and are in no evaluation set."""
-    with gzip.open(public_file("mbpp/sanitized-mbpp.json.gz"), "rt", encoding="utf-8") as file:
-        exams = {row["task_id"] for row in json.load(file)}
-    for _, row in read_rows(public_file("mbpp/mbpp.jsonl.gz")):
-        if FIRST_ID <= row["task_id"] <= LAST_ID and row["task_id"] not in exams:
-            source = row["code"].replace("\r\n", "\n").expandtabs(4)
-            yield Original(
-                f"mbpp-{row['task_id']}", row["text"], source, row["test_setup_code"], tuple(row["test_list"])
-            )
+    for _, row in mbpp_train():
+        source = row["code"].replace("\r\n", "\n").expandtabs(4)
+        yield Original(f"mbpp-{row['task_id']}", row["text"], source, row["test_setup_code"], tuple(row["test_list"]))
 
 
 def mutant_of(original: Original, seed: int, pool: Pool, attempts: int = 8) -> Task | None:

@@ -22,6 +22,12 @@ from thinkery.errors import InputError
 from thinkery.tasks.fields import Fields, final_value, last_boxed, to_task, with_choices
 from thinkery.tasks.files import Place, read_rows
 
+FUNCTION = "Write the function in Python, with the imports it needs, and end with the whole code in one fenced block."
+MBPP_TEST = range(11, 511)
+"""The ids of MBPP's test questions."""
+MBPP_TRAIN = range(601, 975)
+"""The ids of MBPP's training questions, of which the sanitized set, an evaluation set, has 120."""
+
 HARMLESS_FILE = "preference/hh_harmless_base_test.jsonl.gz"
 HARMLESS_SPLIT = (
     "a dialogue of hh_harmless_base_test is for learning when the last bit of BLAKE2b-64 of its first turn, in lower "
@@ -142,6 +148,50 @@ def mmlu(split: str, rows: Iterable[Place] | None = None) -> Iterator[Task]:
         info = {"subject": row["subject"], "choices": options}
         question = with_choices(row["question"], options)
         yield Task(f"mmlu/{split}-{i}", question, "choice", row["answer"], "en", "mmlu", info=info)
+
+
+def mbpp(split: str, rows: Iterable[Place] | None = None) -> Iterator[Task]:
+    """Short functions; the assertions are shown, since only they name the function. `test` has 500, `train` 251.
+
+    `train` is put in words of its own: in those of `test` every task would share ten words with every exam, and be
+    dropped.
+    """
+    if split == "train":
+        chosen = mbpp_train(rows)
+    else:
+        files = {"train": "mbpp.jsonl.gz", "test": "mbpp.jsonl.gz"}
+        found = rows or _rows("mbpp", files, split)
+        chosen = (place for place in found if place[1]["task_id"] in MBPP_TEST)
+    for _, row in chosen:
+        yield _function_task(row, split)
+
+
+def mbpp_train(rows: Iterable[Place] | None = None) -> Iterator[Place]:
+    """The rows of MBPP that may be trained on: ids 601 to 974 that the sanitized set left out.
+
+    Three of these ask for a function in the very words of an evaluation question, and are left out as well.
+    """
+    every = [*(rows or read_rows(public_file("mbpp/mbpp.jsonl.gz")))]
+    sanitized = {row["task_id"]: row["prompt"] for _, row in read_rows(public_file("mbpp/sanitized-mbpp.json.gz"))}
+    tested = [row["text"] for _, row in every if row["task_id"] in MBPP_TEST]
+    evaluated = {_words(text) for text in (*tested, *sanitized.values())}
+    for where, row in every:
+        if row["task_id"] in MBPP_TRAIN and row["task_id"] not in sanitized and _words(row["text"]) not in evaluated:
+            yield where, row
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"\w+", text.lower()))
+
+
+def _function_task(row: Mapping[str, Any], split: str) -> Task:
+    tests = "\n".join(row["test_list"])
+    if split == "train":
+        prompt = f"{row['text']}\nThese must hold:\n\n{tests}\n\nAnswer with one fenced block of Python."
+    else:
+        prompt = f"{row['text']}\nYour code should pass these tests:\n\n{tests}\n\n{FUNCTION}"
+    info = {"test": f"{row['test_setup_code']}\n{tests}"}
+    return Task(f"mbpp/{row['task_id']}", prompt, "code", None, "en", "mbpp", info=info)
 
 
 def general(split: str) -> Iterator[Task]:

@@ -17,6 +17,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from thinkery.config import Config
 from thinkery.core import Task
 from thinkery.errors import ConfigError, InputError
@@ -60,6 +62,9 @@ class Source(Config):
     """jsonl: how answers are judged (math, choice, exact, general), where the data should not decide. world: the
     kinds of problem (chain,cups) or of program (code,fix), with commas."""
 
+    levels: tuple[int, ...] = Field(default=(), json_schema_extra={"key": "when set"})
+    """Only tasks of these levels of difficulty, of which math and math500 have 1 (easiest) to 5; empty takes all."""
+
     language: str = ""
     """Language tag of the questions, such as `en`, where the data does not say."""
 
@@ -89,7 +94,7 @@ def load_tasks(sources: Iterable[Source], *, seed: int = 0, purpose: Purpose = "
     for cfg in sources:
         if purpose == "train":
             _refuse_exams(cfg)
-        made = list(_function(cfg)(cfg, seed))
+        made = _of_levels(list(_function(cfg)(cfg, seed)), cfg)
         if purpose == "train" and (kept := next(filter(public.kept_for_exams, made), None)):
             raise _not_for_training(f"{cfg.path or cfg.source}: {kept.id}")
         tasks.extend(_finish(task, cfg) for task in _draw(made, cfg.limit, seed))
@@ -124,6 +129,18 @@ def _function(cfg: Source) -> Callable[[Source, int], Iterator[Task]]:
         hint = f"one of {', '.join(SOURCES)}"
         raise ConfigError("no such source of tasks", where="source", found=cfg.source, hint=hint)
     return SOURCES[cfg.source]
+
+
+def _of_levels(tasks: list[Task], cfg: Source) -> list[Task]:
+    """The tasks of the levels that are asked for; ConfigError where there are none."""
+    if not cfg.levels:
+        return tasks
+    found = [task for task in tasks if task.info.get("difficulty") in cfg.levels]
+    if not found:
+        there = sorted({level for task in tasks if (level := task.info.get("difficulty")) is not None})
+        hint = f"some of {', '.join(map(str, there))}" if there else "leave levels out: the source has none"
+        raise ConfigError("no task is of these levels", where="levels", found=str(list(cfg.levels)), hint=hint)
+    return found
 
 
 def _draw(tasks: Sequence[Task], limit: int | None, seed: int) -> Sequence[Task]:
@@ -236,6 +253,7 @@ SOURCES: dict[str, Callable[[Source, int], Iterator[Task]]] = {
     "math500": lambda cfg, seed: public.math500(cfg.split),
     "aime2024": lambda cfg, seed: public.aime2024(cfg.split),
     "mmlu": lambda cfg, seed: public.mmlu(cfg.split),
+    "mbpp": lambda cfg, seed: public.mbpp(cfg.split),
     "general": lambda cfg, seed: public.general(cfg.split),
     "mutants": lambda cfg, seed: mutants(seed, cfg.limit),
     "reasoning-gym": _puzzles,
