@@ -99,7 +99,9 @@ class Door:
         """`note` hears of everything before anybody else."""
         self.loop = asyncio.get_running_loop()
         self.ready = asyncio.Event()
-        """Whether a replica was ever ready, or none ever will be."""
+        """Whether a replica was ever open, or as many as there should be could not begin: see `open` for which."""
+        self.wanted, self.failed = replicas, 0
+        """Replicas there should be, and how often one could not begin."""
         self.problem: ThinkeryError | None = None
         """Why the model could not be opened."""
         self.places: dict[str, Replica] = {}
@@ -197,7 +199,9 @@ class Door:
         """A replica has died: a new one takes its place, and jobs nobody has heard of go on elsewhere."""
         self.replicas.remove(replica)
         if replica.load is None:  # it could not even begin, and the next one may fare no better
-            self.ready.set()
+            self.failed += 1
+            if self.failed >= self.wanted:
+                self.ready.set()
             self.loop.call_later(RETRY_S, self.again)
         else:
             self.again()
