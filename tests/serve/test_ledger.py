@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -15,7 +13,7 @@ from decimal import Decimal
 
 import httpx
 import pytest
-from tests.serve.conftest import chat, serving
+from tests.serve.conftest import chat, endless, rows, serving
 
 from thinkery.cli.main import main
 from thinkery.errors import Busy, InputError
@@ -115,14 +113,6 @@ def test_the_command_line_makes_lists_credits_and_revokes(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out) == []
 
 
-def rows(path) -> list[dict]:
-    database = sqlite3.connect(path)
-    database.row_factory = sqlite3.Row
-    found = [dict(row) for row in database.execute("SELECT * FROM ledger ORDER BY time")]
-    database.close()
-    return found
-
-
 def test_a_server_with_keys_charges_them_and_survives_a_kill(talker, tmp_path):
     book = tmp_path / "runs" / "serve.db"
     ledger = Ledger(book)
@@ -159,26 +149,6 @@ def test_a_server_with_keys_charges_them_and_survives_a_kill(talker, tmp_path):
     assert ledger.key(key.id).spent == sum(row["cost"] for row in (done, lost))
     assert lost["cost"] == 550 * lost["prompt"] + 2190 * lost["completion"]
     ledger.close()
-
-
-@pytest.fixture
-def talker(thinker, tmp_path):
-    """The thinker with room for 65,536 tokens, which no machine fills before a client has hung up."""
-    folder = shutil.copytree(thinker, tmp_path / "talker")
-    shape = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**shape, "max_position_embeddings": 65_536}))
-    return folder
-
-
-def endless() -> dict:
-    """A request that says very much."""
-    return {
-        "model": "deepseek-reasoner",
-        "messages": [{"role": "user", "content": "hi"}],
-        "logit_bias": {"0": -100},
-        "max_tokens": 60_000,
-        "stream": True,
-    }
 
 
 def read_some(answer: httpx.Response, count: int) -> int:

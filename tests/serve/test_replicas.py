@@ -9,25 +9,10 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 from tests.serve.conftest import ANSWER, chat, events, serving
-
-
-def children(pid: int) -> list[int]:
-    """Processes that a process started and that answer requests."""
-    pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
-    found = []
-    for one in pids:
-        try:
-            parent = int((Path("/proc") / str(one) / "stat").read_text().rpartition(")")[2].split()[1])
-            command = (Path("/proc") / str(one) / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if parent == pid and b"spawn_main" in command:
-            found.append(one)
-    return found
+from tests.serve.processes import children
 
 
 def wait_for(client: httpx.Client, line: str) -> None:

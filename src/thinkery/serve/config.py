@@ -46,8 +46,11 @@ class Limits(Config):
     """How long a request may wait for its first token."""
     request_s: float = Field(default=1800.0, gt=0)
     """How long an answer may take in all."""
+    send_s: float = Field(default=60.0, gt=0)
+    """How long a client may take nothing of what is sent to it before it counts as one that hung up, which is found out
+    within twice this."""
     drain_s: float = Field(default=30.0, ge=0)
-    """How long answers under way may go on after SIGTERM."""
+    """How long answers under way may go on after SIGTERM; a second one ends them at once."""
     requests_per_minute: int | None = Field(default=None, ge=1)
     """Requests of one key; None does not count them."""
     tokens_per_minute: int | None = Field(default=None, ge=1)

@@ -218,8 +218,8 @@ class Door:
         if not self.closing:
             self.replicas.append(self.begin())
 
-    def close(self) -> None:
-        """End all replicas; what is under way is lost."""
+    def close(self, *, at_once: bool = False) -> None:
+        """End all replicas, those that are still opening their model at once; what is under way is lost."""
         self.closing = True
         for replica in self.replicas:
             self.part_from(replica)
@@ -233,3 +233,5 @@ def unit_names(prompt: Sequence[int], salt: str, model: str) -> Iterator[bytes]:
     for end in range(UNIT, len(prompt) + 1, UNIT):
         text.update(array("q", prompt[end - UNIT : end]).tobytes())
         yield text.digest()
+            if at_once or replica.load is None:
+                replica.worker.kill()
