@@ -45,6 +45,23 @@ def test_a_replica_that_is_killed_loses_only_what_it_had_begun(thinker, tmp_path
         assert len(children(server.process.pid)) == 2
 
 
+def test_requests_that_a_killed_replica_had_not_begun_are_answered_by_another(thinker, tmp_path):
+    with serving(thinker, "replicas=2", "max_batch=1", folder=tmp_path) as server, server.client() as client:
+        wait_for(client, "replicas_ready 2.0")
+        before = children(server.process.pid)
+        long = {"logit_bias": {"0": -100}, "max_tokens": 1200}
+        with ThreadPoolExecutor(6) as pool:
+            begun = [pool.submit(chat, client, text, **long) for text in ("one", "two")]
+            wait_for(client, "num_requests_running 2.0")
+            queued = [pool.submit(chat, client, text) for text in ("a", "b", "c", "d")]
+            wait_for(client, "num_requests_waiting 4.0")
+            os.kill(before[0], signal.SIGKILL)
+            lost = [one.result() for one in begun if one.result().status_code != 200]
+            answers = [one.result().json() for one in queued]
+        assert [one.json()["error"]["message"] for one in lost] == ["The engine process was lost; please retry"]
+        assert [one["choices"][0]["message"]["content"] for one in answers] == [ANSWER] * 4
+
+
 def test_requests_go_where_their_prefix_is_known(thinker, tmp_path):
     text = "what is red and why " * 40
     with serving(thinker, "replicas=2", folder=tmp_path) as server, server.client() as client:
