@@ -205,7 +205,8 @@ class Desk:
         if choice is None:
             return None
         arrived = self.arrived.pop(choice.job.id, None)
-        news = choice.take(event, queued_s=None if arrived is None else now - arrived)
+        begun = now if event.begun_at is None else event.begun_at
+        news = choice.take(event, queued_s=None if arrived is None else begun - arrived)
         if news.end is not None:
             del self.under_way[model, event.request]
             if event.completion is None:
