@@ -73,9 +73,22 @@ def test_a_request_is_charged_once_to_its_key(ledger):
         assert ledger.close_bill(one, Outcome(USED, "stop", False, 0.1, 0.5)) == COST
     assert ledger.key(key.id).balance == 5 * USD - COST
     assert ledger.usage(["key", "model", "day"]) == [
-        {"key": "laptop", "model": "m", "day": "2023-11-14", "requests": 1, "prompt": 200, "hit": 128, "miss": 72}
+        {"key": key.id, "name": "laptop", "model": "m", "day": "2023-11-14"}
+        | {"requests": 1, "prompt": 200, "hit": 128, "miss": 72}
         | {"completion": 50, "reasoning": 30, "cancelled": 0, "cost": COST}
     ]
+
+
+def test_keys_of_the_same_name_have_sums_of_their_own(ledger, capsys):
+    first, second = (ledger.create_key("laptop")[0].id for _ in range(2))
+    for number, key in enumerate((first, second, second, "local")):
+        ledger.close_bill(bill(f"r{number}", key), Outcome(USED, "stop", False, 0.1, 0.5))
+    sums = [(row["key"], row["name"], row["requests"]) for row in ledger.usage(["key"])]
+    assert sums == [*sorted([(first, "laptop", 1), (second, "laptop", 2)]), ("local", "local", 1)]
+    assert main(["usage", "--ledger", str(ledger.path)]) == 0
+    shown = [line.split()[:3] for line in capsys.readouterr().out.splitlines()]
+    assert [first, "laptop", "1"] in shown
+    assert [second, "laptop", "2"] in shown
 
 
 def test_what_a_killed_server_left_is_charged_by_its_meter_once(ledger, tmp_path):
