@@ -140,3 +140,11 @@ def test_an_echoed_prompt_is_billed_as_computed_and_streamed_as_it_is(client):
     scored = client.post("/v1/completions", json={**body, "echo": True, "max_tokens": 0}).json()
     assert [one["text"] for one in scored["choices"]] == [body["prompt"]] * 2
     assert [one["finish_reason"] for one in scored["choices"]] == ["length"] * 2
+
+
+def test_every_model_has_all_of_the_memory(thinker):
+    with ExitStack() as opened:
+        engines: list[Any] = [open_native(Served(name, thinker), RUNNING, opened).engine for name in "ab"]
+        tokens = [engine.runner.cache_tokens for engine in engines]
+    one_token = 2 * 2 * 2 * 16 * 4  # keys and values of two layers, two heads of 16 numbers of four bytes
+    assert tokens == [int(0.1 * 2**30) // one_token] * 2

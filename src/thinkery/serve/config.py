@@ -107,7 +107,9 @@ class Serve(Config):
     max_batch: int = Field(default=64, ge=1)
     """Answers that one replica continues at the same time."""
     kv_memory: float = Field(default=2.0, gt=0)
-    """GiB of one replica for keys and values, of those that run and of the prefixes that are remembered."""
+    """GiB of each model that a replica has opened for keys and values, of those that run and of the prefixes that are
+    remembered. A model is opened when it is first asked for and stays open, so that a replica may come to take as often
+    this much as there are models."""
     max_len: int | None = Field(default=None, ge=2)
     """Longest prompt and completion together, in tokens; None is what the model has positions for."""
     deterministic: bool = False

@@ -52,6 +52,7 @@ class Running:
 
     max_batch: int
     kv_memory: float
+    """GiB of each model."""
     max_len: int | None
     deterministic: bool
     threads: int | None
