@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,6 +96,15 @@ def asked(rng: random.Random) -> list[Message]:
     return turns[:-1]
 
 
+@pytest.fixture
+def talker(thinker: Path, tmp_path: Path) -> Path:
+    """The thinker with room for 65,536 tokens, which no machine fills before a client has hung up."""
+    folder = shutil.copytree(thinker, tmp_path / "talker")
+    shape = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**shape, "max_position_embeddings": 65_536}))
+    return folder
+
+
 @dataclass
 class Serving:
     """A server in a process of its own."""
@@ -144,6 +155,24 @@ def chat(client: httpx.Client, *contents: str, **more: object) -> httpx.Response
     messages = [{"role": roles[i % 2], "content": content} for i, content in enumerate(contents)]
     body = {"model": "deepseek-reasoner", "messages": messages, "temperature": 0, **more}
     return client.post("/chat/completions", json=body)
+
+
+def endless() -> dict:
+    """A request that says very much."""
+    return {
+        "model": "deepseek-reasoner",
+        "messages": [{"role": "user", "content": "hi"}],
+        "logit_bias": {"0": -100},
+        "max_tokens": 60_000,
+        "stream": True,
+    }
+
+
+def rows(path: Path) -> list[dict]:
+    """The requests in a ledger, the oldest first."""
+    with closing(sqlite3.connect(path)) as database:
+        database.row_factory = sqlite3.Row
+        return [dict(row) for row in database.execute("SELECT * FROM ledger ORDER BY time")]
 
 
 def events(response: httpx.Response) -> list[dict]:

@@ -27,6 +27,32 @@ def busy_replica(connection: Connection) -> None:
         connection.send([News(job.id, answer=f"{job.prompt[-1]} " * 100_000 if job.id == "0" else "", end="stop")])
 
 
+def broken_replica(connection: Connection) -> None:
+    """End before any model is open."""
+    connection.close()
+
+
+def slow_replica(connection: Connection) -> None:
+    """Be open after a while."""
+    time.sleep(1.0)
+    connection.send(Load(0.0))
+    connection.recv()
+
+
+def test_a_replica_that_could_not_begin_makes_nobody_ready():
+    mains = iter([broken_replica, slow_replica])
+
+    async def begin() -> int:
+        door = Door(lambda: start_process(next(mains)), 2, note=lambda news: None)
+        await door.ready.wait()
+        found = door.open
+        door.close()
+        return found
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(begin()) == 1
+
+
 def test_a_busy_replica_gets_every_job_and_its_news_come_whole():
     async def talk() -> list[News]:
         door = Door(lambda: start_process(busy_replica), 1, note=lambda news: None)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -15,7 +13,7 @@ from decimal import Decimal
 
 import httpx
 import pytest
-from tests.serve.conftest import chat, serving
+from tests.serve.conftest import chat, endless, rows, serving
 
 from thinkery.cli.main import main
 from thinkery.errors import Busy, InputError
@@ -75,9 +73,22 @@ def test_a_request_is_charged_once_to_its_key(ledger):
         assert ledger.close_bill(one, Outcome(USED, "stop", False, 0.1, 0.5)) == COST
     assert ledger.key(key.id).balance == 5 * USD - COST
     assert ledger.usage(["key", "model", "day"]) == [
-        {"key": "laptop", "model": "m", "day": "2023-11-14", "requests": 1, "prompt": 200, "hit": 128, "miss": 72}
+        {"key": key.id, "name": "laptop", "model": "m", "day": "2023-11-14"}
+        | {"requests": 1, "prompt": 200, "hit": 128, "miss": 72}
         | {"completion": 50, "reasoning": 30, "cancelled": 0, "cost": COST}
     ]
+
+
+def test_keys_of_the_same_name_have_sums_of_their_own(ledger, capsys):
+    first, second = (ledger.create_key("laptop")[0].id for _ in range(2))
+    for number, key in enumerate((first, second, second, "local")):
+        ledger.close_bill(bill(f"r{number}", key), Outcome(USED, "stop", False, 0.1, 0.5))
+    sums = [(row["key"], row["name"], row["requests"]) for row in ledger.usage(["key"])]
+    assert sums == [*sorted([(first, "laptop", 1), (second, "laptop", 2)]), ("local", "local", 1)]
+    assert main(["usage", "--ledger", str(ledger.path)]) == 0
+    shown = [line.split()[:3] for line in capsys.readouterr().out.splitlines()]
+    assert [first, "laptop", "1"] in shown
+    assert [second, "laptop", "2"] in shown
 
 
 def test_what_a_killed_server_left_is_charged_by_its_meter_once(ledger, tmp_path):
@@ -113,14 +124,6 @@ def test_the_command_line_makes_lists_credits_and_revokes(tmp_path, capsys):
     capsys.readouterr()
     assert main(["usage", "--by", "key,day,model", "--json", *where]) == 0
     assert json.loads(capsys.readouterr().out) == []
-
-
-def rows(path) -> list[dict]:
-    database = sqlite3.connect(path)
-    database.row_factory = sqlite3.Row
-    found = [dict(row) for row in database.execute("SELECT * FROM ledger ORDER BY time")]
-    database.close()
-    return found
 
 
 def test_a_server_with_keys_charges_them_and_survives_a_kill(talker, tmp_path):
@@ -159,26 +162,6 @@ def test_a_server_with_keys_charges_them_and_survives_a_kill(talker, tmp_path):
     assert ledger.key(key.id).spent == sum(row["cost"] for row in (done, lost))
     assert lost["cost"] == 550 * lost["prompt"] + 2190 * lost["completion"]
     ledger.close()
-
-
-@pytest.fixture
-def talker(thinker, tmp_path):
-    """The thinker with room for 65,536 tokens, which no machine fills before a client has hung up."""
-    folder = shutil.copytree(thinker, tmp_path / "talker")
-    shape = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**shape, "max_position_embeddings": 65_536}))
-    return folder
-
-
-def endless() -> dict:
-    """A request that says very much."""
-    return {
-        "model": "deepseek-reasoner",
-        "messages": [{"role": "user", "content": "hi"}],
-        "logit_bias": {"0": -100},
-        "max_tokens": 60_000,
-        "stream": True,
-    }
 
 
 def read_some(answer: httpx.Response, count: int) -> int:

@@ -9,25 +9,10 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 from tests.serve.conftest import ANSWER, chat, events, serving
-
-
-def children(pid: int) -> list[int]:
-    """Processes that a process started and that answer requests."""
-    pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
-    found = []
-    for one in pids:
-        try:
-            parent = int((Path("/proc") / str(one) / "stat").read_text().rpartition(")")[2].split()[1])
-            command = (Path("/proc") / str(one) / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if parent == pid and b"spawn_main" in command:
-            found.append(one)
-    return found
+from tests.serve.processes import children
 
 
 def wait_for(client: httpx.Client, line: str) -> None:
@@ -58,6 +43,23 @@ def test_a_replica_that_is_killed_loses_only_what_it_had_begun(thinker, tmp_path
         assert "The engine process was lost" in lost.text
         assert [chat(client, str(i)).status_code for i in range(4)] == [200] * 4
         assert len(children(server.process.pid)) == 2
+
+
+def test_requests_that_a_killed_replica_had_not_begun_are_answered_by_another(thinker, tmp_path):
+    with serving(thinker, "replicas=2", "max_batch=1", folder=tmp_path) as server, server.client() as client:
+        wait_for(client, "replicas_ready 2.0")
+        before = children(server.process.pid)
+        long = {"logit_bias": {"0": -100}, "max_tokens": 1200}
+        with ThreadPoolExecutor(6) as pool:
+            begun = [pool.submit(chat, client, text, **long) for text in ("one", "two")]
+            wait_for(client, "num_requests_running 2.0")
+            queued = [pool.submit(chat, client, text) for text in ("a", "b", "c", "d")]
+            wait_for(client, "num_requests_waiting 4.0")
+            os.kill(before[0], signal.SIGKILL)
+            lost = [one.result() for one in begun if one.result().status_code != 200]
+            answers = [one.result().json() for one in queued]
+        assert [one.json()["error"]["message"] for one in lost] == ["The engine process was lost; please retry"]
+        assert [one["choices"][0]["message"]["content"] for one in answers] == [ANSWER] * 4
 
 
 def test_requests_go_where_their_prefix_is_known(thinker, tmp_path):

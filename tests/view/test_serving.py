@@ -61,6 +61,20 @@ def test_the_page_shows_them_and_changes_nothing(ledger, runs):
     assert ledger.read_bytes() == before
 
 
+def test_keys_of_the_same_name_are_told_apart(ledger, runs):
+    again = Ledger(ledger)
+    key, _ = again.create_key("<b>laptop</b>")
+    bill = Bill("r3", key.id, "demo", (), Prices(), 1_800_000_000)
+    again.close_bill(bill, Outcome(Usage(prompt=10), "stop", False, 0.1, 0.2))
+    again.close()
+    sums = serving_page(ledger)["tables"]["key"]
+    assert sorted((one.name, one.requests) for one in sums[:2]) == [("<b>laptop</b>", 1), ("<b>laptop</b>", 2)]
+    assert (sums[2].name, sums[2].id) == ("local", "")
+    assert {one.id: one.requests for one in sums}[key.id] == 1
+    page = TestClient(create_app(Library([runs]), ("testserver",), ledger)).get("/demo/serving/").text
+    assert all(f"<small>{one.id}</small>" in page for one in sums[:2])
+
+
 def test_without_a_ledger_the_page_says_how_to_get_one(runs, tmp_path):
     client = TestClient(create_app(Library([runs]), ("testserver",), tmp_path / "none.db"))
     assert "Nothing was served yet" in client.get("/demo/serving/").text

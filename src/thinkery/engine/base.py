@@ -68,6 +68,8 @@ class Event:
     """Beside the new token, as many as were asked for, likeliest first: each with its log-probability."""
     known: int = 0
     """Tokens of the prompt that were not computed, because an earlier request of the same salt had begun with them."""
+    begun_at: float | None = None
+    """When the prompt began to be read, on the clock of `time.monotonic`; None where it did not, or nobody knows."""
 
 
 class Engine(Protocol):

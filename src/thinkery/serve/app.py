@@ -153,8 +153,8 @@ def build_endpoints(state: State) -> FastAPI:
 
     @app.get("/ready", responses=REFUSALS)
     async def ready() -> Response:
-        """Whether the server takes requests."""
-        if state.draining or not state.door.ready.is_set():
+        """Whether the server takes requests, and an engine could begin one."""
+        if state.draining or not state.door.open:
             raise overloaded("The server is draining" if state.draining else "The model is being opened", after_s=30)
         return JSONResponse({"status": "ready"})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from thinkery.chat import Call as ToolCall
 from thinkery.serve.door import Door
@@ -95,6 +95,8 @@ class Call:
         self.numbers = {job.id: number for number, job in enumerate(jobs)}
         self.running = set(self.numbers)
         """Jobs that have not ended."""
+        self.behind = behind(jobs)
+        """Jobs that are not begun before a prompt is scored, by the job that has it scored."""
         self.started = time.monotonic()
         self.first_s: float | None = None
         """Seconds until the first token."""
@@ -102,9 +104,11 @@ class Call:
         """Seconds that risk control took."""
 
     def submit(self) -> None:
-        """Have the jobs done."""
+        """Have the jobs done: of those whose prompt is scored, the first, and the others when that is known."""
+        later = {job.id for jobs in self.behind.values() for job in jobs}
         for job in self.jobs:
-            self.door.submit(job, self.inbox)
+            if job.id not in later:
+                self.door.submit(job, self.inbox)
 
     @property
     def seconds(self) -> float:
@@ -176,6 +180,17 @@ class Call:
             self.said[self.numbers[news.job]].add(news)
         if news.end is not None or news.problem:
             self.running.discard(news.job)
+        if news.prompt_marks:
+            self.begin_behind(news)
+
+    def begin_behind(self, scored: News) -> None:
+        """A prompt is scored: the other answers to it repeat what was found, and begin."""
+        for job in self.behind.pop(scored.job, ()):
+            end = None if job.sampling.max_tokens else "length"
+            self.inbox.put(News(job.id, prompt_marks=scored.prompt_marks, end=end))
+            if end is None:
+                left_s = None if job.deadline_s is None else max(0.0, job.deadline_s - self.seconds)
+                self.door.submit(replace(job, score_prompt=False, deadline_s=left_s), self.inbox)
 
     def abort(self, why: str) -> None:
         """End all that is running with an error."""
@@ -188,9 +203,21 @@ class Call:
         Returns whether anything had to be stopped.
         """
         cut = bool(self.running)
+        self.running.difference_update(job.id for jobs in self.behind.values() for job in jobs)
+        self.behind.clear()
         for job in self.running:
             self.door.cancel(job)
         while self.running:
             for news in await self.inbox.take():
                 self.note(news)
         return cut
+
+
+def behind(jobs: Sequence[Job]) -> dict[str, list[Job]]:
+    """Of jobs whose prompts are scored, those whose prompt an earlier one has scored, by the id of that one."""
+    first: dict[tuple[int, ...], str] = {}
+    found: dict[str, list[Job]] = {}
+    for job in jobs:
+        if job.score_prompt and first.setdefault(job.prompt, job.id) != job.id:
+            found.setdefault(first[job.prompt], []).append(job)
+    return found

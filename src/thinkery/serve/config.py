@@ -46,8 +46,11 @@ class Limits(Config):
     """How long a request may wait for its first token."""
     request_s: float = Field(default=1800.0, gt=0)
     """How long an answer may take in all."""
+    send_s: float = Field(default=60.0, gt=0)
+    """How long a client may take nothing of what is sent to it before it counts as one that hung up, which is found out
+    within twice this."""
     drain_s: float = Field(default=30.0, ge=0)
-    """How long answers under way may go on after SIGTERM."""
+    """How long answers under way may go on after SIGTERM; a second one ends them at once."""
     requests_per_minute: int | None = Field(default=None, ge=1)
     """Requests of one key; None does not count them."""
     tokens_per_minute: int | None = Field(default=None, ge=1)
@@ -104,7 +107,9 @@ class Serve(Config):
     max_batch: int = Field(default=64, ge=1)
     """Answers that one replica continues at the same time."""
     kv_memory: float = Field(default=2.0, gt=0)
-    """GiB of one replica for keys and values, of those that run and of the prefixes that are remembered."""
+    """GiB of each model that a replica has opened for keys and values, of those that run and of the prefixes that are
+    remembered. A model is opened when it is first asked for and stays open, so that a replica may come to take as often
+    this much as there are models."""
     max_len: int | None = Field(default=None, ge=2)
     """Longest prompt and completion together, in tokens; None is what the model has positions for."""
     deterministic: bool = False

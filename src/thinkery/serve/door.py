@@ -11,6 +11,7 @@ import asyncio
 import os
 import queue
 import threading
+import time
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,7 @@ from thinkery.errors import ThinkeryError
 from thinkery.process import Cancel, Stop, Worker, end_process
 from thinkery.serve.inbox import Inbox
 from thinkery.serve.jobs import Job, Load, News
+from thinkery.serve.spread import Spread
 
 UNIT = 64
 """Tokens of a unit of the prefix cache."""
@@ -32,6 +34,9 @@ REMEMBERED = 65_536
 
 SLACK = 8
 """How many more jobs than the idlest a replica may have and still get those whose beginnings it knows."""
+
+TOKEN_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5)
+"""Between which seconds from token to token are told apart."""
 
 RETRY_S = 10.0
 """Pause before the next try where a replica did not begin."""
@@ -47,6 +52,10 @@ class Waiting:
     news: Inbox
     heard: bool = False
     moved: bool = False
+    tokens: int = 0
+    """How many have come of it."""
+    told_at: float = 0.0
+    """When the latest of them came."""
 
 
 @dataclass(slots=True, eq=False)
@@ -99,7 +108,11 @@ class Door:
         """`note` hears of everything before anybody else."""
         self.loop = asyncio.get_running_loop()
         self.ready = asyncio.Event()
-        """Whether a replica was ever ready, or none ever will be."""
+        """Whether a replica was ever open, or as many as there should be could not begin: see `open` for which."""
+        self.wanted, self.failed = replicas, 0
+        """Replicas there should be, and how often one could not begin."""
+        self.gaps = Spread(TOKEN_S)
+        """Seconds between two steps that brought tokens of the same job."""
         self.problem: ThinkeryError | None = None
         """Why the model could not be opened."""
         self.places: dict[str, Replica] = {}
@@ -183,21 +196,32 @@ class Door:
 
     def deliver(self, batch: Sequence[News]) -> None:
         """Hand news to those who wait."""
+        now = time.monotonic()
         for news in batch:
             replica = self.places.get(news.job)
             if replica is None:
                 continue
             waiting = replica.waiting[news.job]
             waiting.heard = True
+            if news.tokens > waiting.tokens:
+                self.measure(waiting, news.tokens, now)
             waiting.news.put(news)
             if news.end is not None or news.problem:
                 del replica.waiting[news.job], self.places[news.job]
+
+    def measure(self, waiting: Waiting, tokens: int, now: float) -> None:
+        """Note how long it took until more tokens came; those that come together have come in one step."""
+        if waiting.tokens and now > waiting.told_at:
+            self.gaps.add(now - waiting.told_at)
+        waiting.tokens, waiting.told_at = tokens, now
 
     def lose(self, replica: Replica) -> None:
         """A replica has died: a new one takes its place, and jobs nobody has heard of go on elsewhere."""
         self.replicas.remove(replica)
         if replica.load is None:  # it could not even begin, and the next one may fare no better
-            self.ready.set()
+            self.failed += 1
+            if self.failed >= self.wanted:
+                self.ready.set()
             self.loop.call_later(RETRY_S, self.again)
         else:
             self.again()
@@ -214,11 +238,13 @@ class Door:
         if not self.closing:
             self.replicas.append(self.begin())
 
-    def close(self) -> None:
-        """End all replicas; what is under way is lost."""
+    def close(self, *, at_once: bool = False) -> None:
+        """End all replicas, those that are still opening their model at once; what is under way is lost."""
         self.closing = True
         for replica in self.replicas:
             self.part_from(replica)
+            if at_once or replica.load is None:
+                replica.worker.kill()
         for replica in self.replicas:
             end_process(replica.worker)
 

@@ -33,8 +33,12 @@ USD = 10**9
 LOCAL = "local"
 """Whoever uses a server without keys."""
 
-GROUPS = {"key": "coalesce(keys.name, ledger.key)", "day": "date(time, 'unixepoch')", "model": "model"}
-"""What usage can be summed by."""
+GROUPS = {
+    "key": "ledger.key AS key, coalesce(keys.name, ledger.key) AS name",  # several keys may have one name
+    "day": "date(time, 'unixepoch') AS day",
+    "model": "model",
+}
+"""What usage can be summed by, and what is told of each."""
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS keys (
@@ -221,16 +225,17 @@ class Ledger:
         return len(requests)
 
     def usage(self, by: Sequence[str]) -> list[dict[str, Any]]:
-        """Sums over the ledger, grouped by key, day or model, in any combination."""
+        """Sums over the ledger, grouped by key (with its name), day or model, in any combination."""
         if unknown := [name for name in by if name not in GROUPS]:
             raise UsageError("cannot sum by this", found=", ".join(unknown), hint=f"any of {', '.join(GROUPS)}")
-        columns = ", ".join(f"{GROUPS[name]} AS {name}" for name in by)
+        columns = ", ".join(GROUPS[name] for name in by)
         sums = ", ".join(f"sum({name}) AS {name}" for name in ("prompt", "hit", "miss", "completion", "reasoning"))
-        numbers = ", ".join(str(number + 1) for number in range(len(by)))
+        groups = ", ".join(by)
+        order = ", ".join("name, key" if name == "key" else name for name in by)
         sql = (
             f"SELECT {columns}{', ' if by else ''}count(*) AS requests, {sums}, sum(cancelled) AS cancelled, "
             "sum(cost) AS cost FROM ledger LEFT JOIN keys ON keys.id = ledger.key"
-            + (f" GROUP BY {numbers} ORDER BY {numbers}" if by else "")
+            + (f" GROUP BY {groups} ORDER BY {order}" if by else "")
         )
         return [dict(row) for row in self.database.execute(sql) if row["requests"]]
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import HistogramMetricFamily
+from prometheus_client.registry import Collector
 
 from thinkery.serve.call import Call, Usage
 from thinkery.serve.door import Door
+from thinkery.serve.spread import Spread
 
 FIRST_S = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 10, 20, 40, 80, 160)
-TOKEN_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5)
 WHOLE_S = (0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 60, 120, 240, 480, 960, 1920)
 
 
@@ -33,9 +37,9 @@ class Metrics:
         self.cost = self.counter("cost_usd", "What was charged, in US dollars")
         self.filter_s = self.histogram("risk_control_seconds", "Until risk control had a verdict", FIRST_S)
         self.first_s = self.histogram("time_to_first_token_seconds", "Until the first token", FIRST_S)
-        self.token_s = self.histogram("inter_token_latency_seconds", "Between two tokens, on average", TOKEN_S)
+        self.registry.register(Spreads({"inter_token_latency_seconds": ("Between two tokens", door.gaps)}))
         self.whole_s = self.histogram("e2e_request_latency_seconds", "Until the last token", WHOLE_S)
-        self.queue_s = self.histogram("request_queue_time_seconds", "Until a request was read", FIRST_S)
+        self.queue_s = self.histogram("request_queue_time_seconds", "Until a prompt began to be read", FIRST_S)
 
     def counter(self, name: str, about: str, *labels: str) -> Counter:
         """A number that grows."""
@@ -71,9 +75,19 @@ class Metrics:
         self.whole_s.observe(call.seconds)
         if call.first_s is not None:
             self.first_s.observe(call.first_s)
-            if usage.completion > len(call.said):
-                self.token_s.observe((call.seconds - call.first_s) / (usage.completion / len(call.said) - 1))
 
     def text(self) -> bytes:
         """The page that Prometheus reads."""
         return generate_latest(self.registry)
+
+
+class Spreads(Collector):
+    """Distributions that are counted elsewhere, by name: what each is about, and where it is."""
+
+    def __init__(self, spreads: Mapping[str, tuple[str, Spread]]) -> None:
+        self.spreads = spreads
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        """Each as Prometheus reads it."""
+        for name, (about, spread) in self.spreads.items():
+            yield HistogramMetricFamily(f"thinkery:{name}", about, list(spread.up_to()), spread.sum)

@@ -7,6 +7,7 @@ or the error by which it could not be opened, and opens every other when it is f
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,19 +16,21 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from thinkery.errors import ThinkeryError, UsageError
+from thinkery.errors import ThinkeryError
 from thinkery.process import start_process, work
 from thinkery.serve.config import EngineName, Vllm
-from thinkery.serve.jobs import Job, Load, Mark, News
+from thinkery.serve.jobs import End, Job, Load, News
 
 if TYPE_CHECKING:
     from thinkery.engine.base import Engine, Event
     from thinkery.model.tokenizer import Tokenizer
     from thinkery.serve.choice import Choice, Guide
+    from thinkery.serve.scoring import Scoring
 
 
 PREFILL = 512
-"""New tokens of prompts in one step: who came first has its first token before the last have theirs."""
+"""New tokens of prompts in one step: who came first has its first token before the last have theirs. In the same step
+as many are read of a prompt whose own log-probabilities are asked for."""
 
 
 LOOK_S = 0.1
@@ -49,6 +52,7 @@ class Running:
 
     max_batch: int
     kv_memory: float
+    """GiB of each model."""
     max_len: int | None
     deterministic: bool
     threads: int | None
@@ -136,6 +140,8 @@ class Desk:
         """By model and the engine's id of the request."""
         self.arrived: dict[str, float] = {}
         """When jobs came of which nothing was told yet."""
+        self.scoring: deque[Scoring] = deque()
+        """Jobs whose prompts are scored first, one after the other."""
         self.ending: set[str] = set()
         """Models whose engines still hold what has ended here."""
         self.loaded, self.loaded_at = Load(0.0), 0.0
@@ -144,22 +150,33 @@ class Desk:
     @property
     def busy(self) -> bool:
         """Whether any engine has something to do."""
-        return bool(self.under_way or self.ending)
+        return bool(self.under_way or self.ending or self.scoring)
 
     def take(self, job: Job) -> None:
-        """Submit a job; what is wrong with it is its news."""
+        """Begin a job; what is wrong with it is its news."""
+        self.arrived[job.id] = time.monotonic()
+        try:
+            if job.score_prompt:
+                self.take_prompt(job)
+            else:
+                self.submit(job)
+        except ThinkeryError as error:
+            self.arrived.pop(job.id, None)
+            self.connection.send([News(job.id, problem=error.what)])
+
+    def take_prompt(self, job: Job) -> None:
+        """Queue a job whose prompt is scored first."""
+        from thinkery.serve.scoring import Scoring
+
+        self.scoring.append(Scoring(job, self.opened(job.model), self.arrived[job.id]))
+
+    def submit(self, job: Job) -> None:
+        """Have a job's engine begin it."""
         from thinkery.serve.choice import Choice
 
-        try:
-            model = self.opened(job.model)
-            if job.score_prompt:
-                self.connection.send([scored(job, model)])
-            if job.sampling.max_tokens:
-                choice = Choice(job, model.tokenizer, guide_of(job, model.tokenizer))
-                self.under_way[job.model, model.engine.submit(choice.request())] = choice
-                self.arrived[job.id] = time.monotonic()
-        except ThinkeryError as error:
-            self.connection.send([News(job.id, problem=error.what)])
+        model = self.opened(job.model)
+        choice = Choice(job, model.tokenizer, guide_of(job, model.tokenizer))
+        self.under_way[job.model, model.engine.submit(choice.request())] = choice
 
     def opened(self, name: str) -> Opened:
         """A model, opened when it is first needed."""
@@ -169,12 +186,15 @@ class Desk:
 
     def cancel(self, job: str) -> None:
         """Stop a job, which then ends as "cancelled"."""
+        for one in [one for one in self.scoring if one.job.id == job]:
+            self.end(one, "cancelled")
         for (model, id), choice in self.under_way.items():
             if choice.job.id == job:
                 self.models[model].engine.cancel(id)
 
     def advance(self) -> None:
-        """One step of every engine that has something to do."""
+        """One step of every engine that has something to do, and the next part of a prompt to score."""
+        self.score()
         busy = {*self.ending, *(model for model, _ in self.under_way)}
         self.ending.clear()
         for name in busy:
@@ -183,6 +203,34 @@ class Desk:
             if heard := [one for one in news if one is not None]:
                 self.connection.send(heard)
         self.tell_load()
+
+    def score(self) -> None:
+        """Read on in the first prompt that is to be scored; once it is, say so and begin its answer."""
+        for late in [one for one in self.scoring if time.monotonic() > one.deadline]:
+            self.end(late, "deadline")
+        if not self.scoring:
+            return
+        first = self.scoring[0]
+        first.advance(PREFILL)
+        if first.complete:
+            self.scoring.popleft()
+            self.arrived.pop(first.job.id)
+            self.answer(first)
+
+    def answer(self, scored: Scoring) -> None:
+        """Tell what was found of a prompt, and go on with its answer where there is to be one."""
+        self.connection.send([scored.news])
+        try:
+            if scored.news.end is None:
+                self.submit(scored.left)
+        except ThinkeryError as error:
+            self.connection.send([News(scored.job.id, problem=error.what)])
+
+    def end(self, scoring: Scoring, why: End) -> None:
+        """Give up a prompt that is not completely scored."""
+        self.scoring.remove(scoring)
+        self.arrived.pop(scoring.job.id)
+        self.connection.send([News(scoring.job.id, end=why)])
 
     def tell_load(self) -> None:
         """Tell how full the memory is, when that has changed by more than a hundredth; looks now and then."""
@@ -205,7 +253,10 @@ class Desk:
         if choice is None:
             return None
         arrived = self.arrived.pop(choice.job.id, None)
-        news = choice.take(event, queued_s=None if arrived is None else now - arrived)
+        begun = now if event.begun_at is None else event.begun_at
+        news = choice.take(event, queued_s=None if arrived is None else begun - arrived)
+        if choice.job.score_prompt:
+            news = news._replace(hit=0)  # all of it was computed to be scored, though for the answer it was known then
         if news.end is not None:
             del self.under_way[model, event.request]
             if event.completion is None:
@@ -221,19 +272,3 @@ def guide_of(job: Job, tokenizer: Tokenizer) -> Guide | None:
     from thinkery.serve.grammar import Guide
 
     return Guide(job.grammar, tokenizer)
-
-
-def scored(job: Job, model: Opened) -> News:
-    """The log-probabilities of a job's prompt; the job's end where nothing is to be generated."""
-    from thinkery.engine import NativeEngine
-    from thinkery.engine.native.scoring import score_text
-    from thinkery.serve.choice import word
-
-    if not isinstance(model.engine, NativeEngine):
-        raise UsageError("only the built-in engine tells the log-probabilities of a prompt")
-    words = [word(model.tokenizer, token) for token in job.prompt]
-    marks = [Mark(words[0], None)] if words else []
-    for text, one in zip(words[1:], score_text(model.engine, job.prompt, job.alternatives), strict=True):
-        likeliest = tuple((word(model.tokenizer, id), p) for id, p in one.alternatives)
-        marks.append(Mark(text, one.logprob, likeliest))
-    return News(job.id, prompt_marks=tuple(marks), end=None if job.sampling.max_tokens else "length")

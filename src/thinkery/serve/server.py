@@ -1,14 +1,14 @@
 """A server from its first to its last request: it listens, and on SIGTERM it drains.
 
 SIGTERM or Ctrl-C: `/ready` says 503, nothing new is admitted, what is under way may end; after `limits.drain_s` it
-ends with an error, and the process stops. A second signal stops at once.
+ends with an error, and the process stops; clients that do not take their last words are cut off. A second signal, or
+one while no model is open yet, stops at once; what is not charged then is charged by the ledger's next server.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
-import json
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -17,24 +17,26 @@ from pathlib import Path
 
 import uvicorn
 import uvloop
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from thinkery.errors import RunFailed, UsageError
 from thinkery.serve.app import build_app
 from thinkery.serve.config import Serve
+from thinkery.serve.connection import patient
 from thinkery.serve.door import Door
 from thinkery.serve.limiter import Limiter
 from thinkery.serve.metrics import Metrics
 from thinkery.serve.offers import offers
 from thinkery.serve.profiles import PROFILES
-from thinkery.serve.refusals import Refusal
 from thinkery.serve.replica import Running, Served, start_replica
 from thinkery.serve.risk import RiskControl, open_risk_control
 from thinkery.serve.state import State
 from thinkery.serve.till import Till
 
-HEADERS = 64 * 1024
-"""Bytes that the headers of a request may have."""
+LAST_S = 2.0
+"""How long last words may take to be taken, and then what was cut off to be charged."""
+
+SOON_S = 1.0
+"""How long the latter may take after a second signal."""
 
 SMALL = 2**26
 """Bytes of weights up to which one thread computes."""
@@ -94,27 +96,51 @@ async def listen(
     offered = offers(models, cfg.max_len)
     door = Door(lambda: start_replica(by_name, running), cfg.replicas, note=till.meter.note)
     state = State(cfg, door, till, offered, Limiter(cfg.limits), Metrics(door), risk)
-    protocol = patient(cfg.limits.headers_s)
+    protocol = patient(cfg.limits)
     server = Server(
         uvicorn.Config(build_app(state), cfg.host, cfg.port, http=protocol, ws="none", log_config=None, lifespan="off")
     )
-    stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    listening = asyncio.create_task(server.serve())
+    signals = Signals()
+    listening, left_s = asyncio.create_task(server.serve()), 0.0
     try:
-        await door.ready.wait()
-        if not door.replicas:
-            raise door.problem or RunFailed(
-                "the model could not be opened; its process says why above", where=models[0].name
-            )
-        on_ready(await server.address())
-        await asyncio.wait({listening, asyncio.create_task(stopping.wait())}, return_when=asyncio.FIRST_COMPLETED)
-        await drain(state)
+        await first_of(listening, door.ready, signals.stop)
+        if not signals.stop.is_set():
+            require_open(door, models[0])
+            on_ready(await server.address())
+            await first_of(listening, signals.stop)
+        left_s = await drain(state, signals.hurry)
     finally:
-        server.should_exit = True
-        await listening
-        door.close()
+        try:
+            await end(server, listening, signals.hurry, left_s)
+        finally:
+            door.close(at_once=signals.hurry.is_set())
+
+
+class Signals:
+    """What SIGTERM and Ctrl-C ask for from now on: the first to stop, the second to do so at once."""
+
+    def __init__(self) -> None:
+        self.stop, self.hurry = asyncio.Event(), asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self.hear)
+
+    def hear(self) -> None:
+        """One has come."""
+        (self.hurry if self.stop.is_set() else self.stop).set()
+
+
+async def first_of(task: asyncio.Task[None], *events: asyncio.Event, within_s: float | None = None) -> None:
+    """Wait until the task has ended, one of the events has come, or the time is over."""
+    waiting = [asyncio.create_task(event.wait()) for event in events]
+    await asyncio.wait({task, *waiting}, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
+    for one in waiting:
+        one.cancel()
+
+
+def require_open(door: Door, model: Served) -> None:
+    """Raise what kept the model from being opened."""
+    if door.ready.is_set() and not door.open:
+        raise door.problem or RunFailed("the model could not be opened; its process says why above", where=model.name)
 
 
 def running_of(cfg: Serve, models: Sequence[Served]) -> Running:
@@ -126,58 +152,31 @@ def running_of(cfg: Serve, models: Sequence[Served]) -> Running:
     )
 
 
-async def drain(state: State) -> None:
-    """Admit nothing more, and give what is under way its time."""
+async def drain(state: State, hurry: asyncio.Event) -> float:
+    """Admit nothing more, and give what is under way its time; returns what is left of it. Where no model was ever
+    open, nothing is under way."""
     state.draining = True
-    patience = asyncio.get_running_loop().time() + state.cfg.limits.drain_s
-    while state.calls and asyncio.get_running_loop().time() < patience:
+    clock = asyncio.get_running_loop().time
+    patience = clock() + (state.cfg.limits.drain_s if state.door.ready.is_set() else 0.0)
+    while state.calls and clock() < patience and not hurry.is_set():
         await asyncio.sleep(0.05)
     for call in list(state.calls):
         call.abort("The server is shutting down")
+    return patience - clock()
 
 
-def patient(seconds: float) -> type[HttpToolsProtocol]:
-    """uvicorn's HTTP, but headers may be no larger than HEADERS and take no longer than this."""
-
-    class Patient(HttpToolsProtocol):
-        unread, timer = 0, None  # bytes of headers that are not complete, and when they have to be
-
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            self.timer = self.loop.call_later(seconds, transport.close)
-
-        def data_received(self, data: bytes) -> None:
-            self.unread = 0 if self.timer is None else self.unread + len(data)
-            super().data_received(data)
-            if self.timer is not None and self.unread > HEADERS:
-                self.transport.close()
-
-        def on_message_begin(self) -> None:
-            super().on_message_begin()
-            if self.timer is None:
-                self.timer = self.loop.call_later(seconds, self.transport.close)
-
-        def on_headers_complete(self) -> None:
-            self.forget()
-            super().on_headers_complete()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self.forget()
-            super().connection_lost(exc)
-
-        def send_400_response(self, msg: str) -> None:
-            body = json.dumps(Refusal(400, msg).body).encode()
-            lines = ("HTTP/1.1 400 Bad Request", "content-type: application/json", f"content-length: {len(body)}")
-            self.transport.write("\r\n".join((*lines, "connection: close", "", "")).encode() + body)
-            self.transport.close()
-
-        def forget(self) -> None:
-            """Wait for headers no more."""
-            if self.timer is not None:
-                self.timer.cancel()
-                self.timer = None
-
-    return Patient
+async def end(server: Server, listening: asyncio.Task[None], hurry: asyncio.Event, left_s: float) -> None:
+    """Stop listening, in any case: who does not take their last words in `left_s` or LAST_S is cut off, and what then
+    is not charged in time is left."""
+    clock = asyncio.get_running_loop().time
+    server.should_exit = True
+    await first_of(listening, hurry, within_s=max(left_s, LAST_S))
+    begun = clock()
+    while not listening.done():
+        server.cut_off()
+        server.force_exit = clock() > begun + (SOON_S if hurry.is_set() else LAST_S)
+        await first_of(listening, within_s=0.1)
+    await listening
 
 
 class Server(uvicorn.Server):
@@ -187,6 +186,12 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave them alone."""
         yield
+
+    def cut_off(self) -> None:
+        """End every connection; the endpoints see clients that hung up."""
+        for connection in list(self.server_state.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
 
     async def address(self) -> str:
         """Where it listens, once it does."""

@@ -21,8 +21,8 @@ MINUTE, HOUR = 60, 3600
 BRIEF_S = 6 * HOUR
 """A course shorter than this is told by the minute."""
 REQUESTS = """
-SELECT time, coalesce(keys.name, ledger.key) AS key, model, prompt, hit, completion, reasoning, cost, finish, first_s,
-    latency_s, cancelled FROM ledger LEFT JOIN keys ON keys.id = ledger.key ORDER BY time
+SELECT time, ledger.key AS key, coalesce(keys.name, ledger.key) AS name, model, prompt, hit, completion, reasoning,
+    cost, finish, first_s, latency_s, cancelled FROM ledger LEFT JOIN keys ON keys.id = ledger.key ORDER BY time
 """
 
 
@@ -45,6 +45,8 @@ class Sum:
     """Its 95th percentile."""
     pace: float | None
     """The median of tokens a second within a request."""
+    id: str = ""
+    """A key's, since several may have one name; "" where it is the name."""
 
     @property
     def hit_rate(self) -> float | None:
@@ -73,14 +75,14 @@ def read_requests(ledger: Path) -> list[dict[str, Any]]:
 
 
 def grouped(rows: Sequence[dict[str, Any]], by: str) -> list[Sum]:
-    """Sums by a column, in the order of its values."""
-    groups: dict[str, list[dict[str, Any]]] = {}
+    """Sums by a column, in the order of its values, those of keys in the order of their names."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault(row[by], []).append(row)
-    return [summed(name, groups[name]) for name in sorted(groups)]
+        groups.setdefault((row["name"] if by == "key" else row[by], row[by]), []).append(row)
+    return [summed(name, groups[name, id], id="" if id == name else id) for name, id in sorted(groups)]
 
 
-def summed(name: str, rows: Sequence[dict[str, Any]]) -> Sum:
+def summed(name: str, rows: Sequence[dict[str, Any]], *, id: str = "") -> Sum:
     """The sums and medians of some requests."""
     firsts = [row["first_s"] for row in rows if row["first_s"] is not None]
     paces = [row["completion"] / row["latency_s"] for row in rows if row["latency_s"] and row["completion"]]
@@ -92,6 +94,7 @@ def summed(name: str, rows: Sequence[dict[str, Any]]) -> Sum:
         first_s=_quantile(firsts, 0.5),
         slow_first_s=_quantile(firsts, 0.95),
         pace=_quantile(paces, 0.5),
+        id=id,
         **totals,
     )
 

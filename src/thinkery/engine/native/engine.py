@@ -242,6 +242,8 @@ class NativeEngine:
             sample.reading = self.runner.open(sample.text, sample.prompt.request.salt)
             if not sample.tokens:
                 sample.prompt.known = sample.reading.known
+            if sample.prompt.begun_at is None:
+                sample.prompt.begun_at = time.monotonic()
         taken = self.claim(sample.reading, tokens)
         if taken:
             readings.append(sample.reading)
@@ -280,6 +282,7 @@ class NativeEngine:
             logprobs=tuple(sample.logprobs[len(sample.logprobs) - len(tokens) :]),
             alternatives=sample.alternatives if tokens else (),
             known=prompt.known,
+            begun_at=prompt.begun_at,
         )
 
     def retire(self) -> None:

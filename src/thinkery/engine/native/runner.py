@@ -152,7 +152,7 @@ class CachedRunner:
     @property
     def fused(self) -> Fused | None:
         """The network's layers in one call, where they are compiled."""
-        return self.network.fused if isinstance(self.network, PackedTransformer) else None
+        return fused_of(self.network)
 
     def make_room(self, room: Room, unplaced: int) -> None:
         """Slots double while they are short, so that copies are rare; their length fits what is read."""
@@ -215,11 +215,7 @@ class CachedRunner:
                 self.make_buffer(reading)
         tokens = [token for reading in readings for token in reading.text[reading.done : reading.end]]
         parts = [(reading.kv_XITKE, reading.done, reading.end) for reading in readings]
-        if fused := self.fused:
-            return advanced(readings, fused.advance(tokens, parts))
-        places = [place for reading in readings for place in range(reading.done, reading.end)]
-        tokens_T, places_T = (torch.tensor(x, device=self.device) for x in (tokens, places))
-        advanced(readings, self.network(tokens_T, places_T, after(parts)))
+        advanced(readings, hidden_of_parts(self.network, tokens, parts))
 
     def make_buffer(self, reading: Reading) -> None:
         """Room for a whole text's keys and values, each head's in one piece, with those that are known."""
@@ -276,6 +272,12 @@ class CachedRunner:
         kv_XITKE = torch.cat((self.prompts.text(share.slot, begin, n), own), dim=2) if begin < n else own
         self.blocks.keep(text, row.prompt.request.salt, kv_XITKE, first)
 
+    def keep(self, text: Sequence[int], salt: str, kv_XITKE: Tensor, unplaced: int) -> None:
+        """Remember a text of which keys and values were computed without a row, within the memory that there is beside
+        so many tokens of a text that is half read."""
+        self.blocks.keep(text, salt, kv_XITKE)
+        self.blocks.shrink(self.spare - unplaced)
+
     def padded(self, rows: int) -> int:
         """No padding."""
         return rows
@@ -293,6 +295,23 @@ class CachedRunner:
         """Give the room back."""
         self.prompts.resize(0, 0)
         self.own.resize(0, 0)
+
+
+def fused_of(network: Transformer | PackedTransformer) -> Fused | None:
+    """A network's layers in one call, where they are compiled."""
+    return network.fused if isinstance(network, PackedTransformer) else None
+
+
+def hidden_of_parts(
+    network: Transformer | PackedTransformer, tokens: Sequence[int], parts: Sequence[tuple[Tensor, int, int]]
+) -> Tensor:
+    """hidden_TD of tokens `done` to `end` of several texts laid end to end, given as (kv_XITKE, done, end), into which
+    their keys and values are written."""
+    if fused := fused_of(network):
+        return fused.advance(tokens, parts)
+    places, device = [place for _, done, end in parts for place in range(done, end)], format_of(network)[1]
+    tokens_T, places_T = (torch.tensor(x, device=device) for x in (tokens, places))
+    return network(tokens_T, places_T, after(parts))
 
 
 def recorded(
