@@ -104,7 +104,7 @@ def test_a_rank_that_says_nothing_ends_the_run_resumable(folder: Path, sharding:
     words = ("--procs", "2", f"zero.grpo.policy.sharding={sharding}")
     code, err = run(folder, *words, "watchdog.silence_s=3", at_update=2, press=stop_rank_1)
     assert code == 75, err
-    assert re.search(r"rank 1 has given no sign of life for 3 s \(found rank 1 was last seen at \w+/[\w/]+.py:\d+", err)
+    assert re.search(r"rank 1 has given no sign of life for 3 s \(found rank 1 was last seen at [\w/]+\.py:\d+", err)
     code, err = run(folder, *words)
     assert code == 0, err
     assert updates(folder) == list(range(1, 41))
