@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from thinkery.engine import NativeEngine
 from thinkery.engine.native.scoring import TextScore
 from thinkery.errors import UsageError
-from thinkery.serve.choice import word
-from thinkery.serve.jobs import Job, Mark, News
+from thinkery.serve.jobs import Job, Mark, News, Word
+from thinkery.serve.words import word
 
 if TYPE_CHECKING:
     from thinkery.serve.replica import Opened
@@ -60,6 +60,6 @@ class Scoring:
             return self.job
         return replace(self.job, deadline_s=max(0.0, self.deadline - time.monotonic()))
 
-    def word(self, token: int) -> str:
+    def word(self, token: int) -> Word:
         """The text of one token."""
         return word(self.tokenizer, token)
