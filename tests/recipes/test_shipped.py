@@ -11,6 +11,7 @@ import torch
 from tokenizers import Tokenizer as Backend
 from tokenizers import models
 
+from thinkery.chat import render
 from thinkery.cli.recipe import open_recipe
 from thinkery.config import PRESETS
 from thinkery.core import Task
@@ -173,6 +174,16 @@ def test_smollm2_finds_tasks_of_every_source(collected: dict[str, list[Task]]) -
     assert levels.keys() == {1, 2, 3}
     assert levels[1] > levels[2] > levels[3] > 50
     assert {task.info.get("set", "helpful") for task in collected["general"]} == {"helpful", "harmless"}
+
+
+def test_smollm2_shows_an_example_of_a_function_to_questions_for_functions_only(
+    collected: dict[str, list[Task]],
+) -> None:
+    template = open_recipe(["smollm2"], environ={}).loaded.config.zero.template
+    for task in collected["problems"][:300] + collected["exam"]:
+        asked = render(template, task.messages)
+        assert ("def double" in asked) == (task.source == "mbpp") != ("Mia has 4 boxes" in asked)
+        assert asked.endswith(f"{task.prompt}<|im_end|>\n<|im_start|>assistant\n<think>")
 
 
 def kind_of(task: Task) -> str:
