@@ -74,7 +74,7 @@ def test_adapters_parts_and_ranks_are_counted() -> None:
     assert need().seconds - adapters.seconds == pytest.approx(1000 * (2 * P - 6 * A) / 1e9)
     assert need(ranks=2).memory == pytest.approx(2 * need().memory)
     parts = need(ranks=2, sharding="fsdp")
-    assert parts.memory == pytest.approx(2 * (plan.PROCESS_BYTES + (4 + 8) * P + activations))
+    assert parts.memory == pytest.approx(2 * (plan.PROCESS_BYTES + 8 * P + activations))
     assert parts.seconds == need().seconds  # they share the processors
 
 

@@ -81,9 +81,12 @@ def test_what_is_held_follows_the_settings_and_the_ranks(tmp_path: Path) -> None
     model = folder(tmp_path / "half", int(free / 8 / LAYER))  # 16 bytes a parameter are twice of what is free
     distill = f"student.model={model}"
     for fits in (["distill.sft.policy.lora={rank=2}"], ["distill.sft.policy.sharding=fsdp"]):
-        require_fitting([graph("tiny", distill, *fits)["distill"]], ranks=16)  # 4 of adapters, 4 + 16 / 16 of parts
+        require_fitting([graph("tiny", distill, *fits)["distill"]], ranks=16)  # 4 of adapters, 16 / 16 of parts
     parts = graph("tiny", distill, "distill.sft.policy.sharding=fsdp")["distill"]
-    for step, ranks in ((parts, 1), (parts, 2), (graph("tiny", distill)["distill"], 16)):  # 16, 4 + 8, 16
+    samples = graph("tiny", f"base.model={model}", "zero.grpo.policy.sharding=fsdp")["zero"]
+    require_fitting([samples], ranks=16)  # 4 to sample from + 16 / 16
+    whole = graph("tiny", distill)["distill"]
+    for step, ranks in ((parts, 1), (samples, 2), (whole, 16)):  # 16, 4 + 8, 16
         with pytest.raises(EnvironmentLacks):
             require_fitting([step], ranks)
 
