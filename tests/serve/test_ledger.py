@@ -17,8 +17,8 @@ from tests.serve.conftest import chat, endless, rows, serving
 
 from thinkery.cli.main import main
 from thinkery.errors import Busy, InputError
+from thinkery.pipeline.prices import Prices
 from thinkery.serve.call import Usage
-from thinkery.serve.config import Prices
 from thinkery.serve.jobs import News
 from thinkery.serve.ledger import USD, Bill, Item, Ledger, Outcome, cost_of
 from thinkery.serve.meter import Meter

@@ -14,7 +14,7 @@ import pytest
 from tests.serve.conftest import ANSWER, Serving, chat, endless, rows, serving
 from tests.serve.processes import opening, until
 
-from thinkery.serve.config import Prices
+from thinkery.pipeline.prices import Prices
 from thinkery.serve.till import Till
 
 LOUD = {"n": 4, "logprobs": True, "top_logprobs": 20}

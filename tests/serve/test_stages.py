@@ -10,6 +10,8 @@ from tests.serve.conftest import ANSWER, CALLS, chat, serving
 from thinkery.model.locate import locate
 from thinkery.pipeline.files import write_json
 
+PRICES = {"hit": 1, "miss": 2, "completion": 3}
+
 
 def finished_run(folder: Path, stages: dict[str, Path]) -> None:
     """A run whose stages, in this order, made these models."""
@@ -32,10 +34,13 @@ def said(client, model: str) -> str:
 def test_the_stages_of_the_demo_are_served_without_naming_it(thinker, caller, tmp_path):
     zero = shutil.copytree(thinker, tmp_path / "zero")
     finished_run(tmp_path / "runs" / "demo", {"base": locate("tiny"), "zero": zero, "align": caller})
+    prices = {f"prices.{kind}": {"value": value, "source": "my.toml:3"} for kind, value in PRICES.items()}
+    write_json(tmp_path / "runs" / "demo" / "recipe.json", prices)
     weights, away = zero / "model.safetensors", tmp_path / "away"
     weights.rename(away)
-    with serving(folder=tmp_path) as server, server.client() as client:
+    with serving("prices.completion=7", folder=tmp_path) as server, server.client() as client:
         models = client.get("/models").json()["data"]
+        assert all(model["pricing"] == PRICES | {"completion": 7} for model in models)  # of the recipe, then of the server
         assert [(model["id"], model["root"]) for model in models] == [
             ("deepseek-reasoner", "demo:align"),
             ("demo:align", "demo:align"),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from starlette.testclient import TestClient
 
+from thinkery.pipeline.prices import Prices
 from thinkery.serve.call import Usage
-from thinkery.serve.config import Prices
 from thinkery.serve.ledger import Bill, Ledger, Outcome
 from thinkery.view.app import create_app
 from thinkery.view.library import Library

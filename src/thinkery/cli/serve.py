@@ -17,6 +17,8 @@ from thinkery.cli import models, terminal
 from thinkery.errors import EnvironmentLacks, InputError
 
 if TYPE_CHECKING:
+    from thinkery.config import Loaded
+    from thinkery.serve.config import Serve
     from thinkery.serve.replica import Served
 
 DEMO = models.RUNS / "demo"
@@ -65,15 +67,28 @@ def main(args: argparse.Namespace) -> None:
     options = [f"{name}={getattr(args, name)}" for name in given if getattr(args, name) is not None]
     if args.safety_model:
         options.append(f"risk.model={models.find_model(args.safety_model).resolve()}")
-    cfg = load(Serve, args.config, [*args.settings, *options], os.environ).config
+    loaded = load(Serve, args.config, [*args.settings, *options], os.environ)
+    cfg, model = loaded.config, args.model or str(DEMO)
     if args.print_env:
         print("\n".join(f"export {name}={value}" for name, value in environment(cfg.host, cfg.port).items()))
         return
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
     logging.getLogger("thinkery.serve").setLevel(logging.INFO)
     with ExitStack() as stack:
-        served = served_models(args.model or str(DEMO), args.template, stack)
-        serve(served, cfg, args.ledger, on_ready=lambda address: tell(address, served))
+        served = served_models(model, args.template, stack)
+        serve(served, priced(loaded, model), args.ledger, on_ready=lambda address: tell(address, served))
+
+
+def priced(loaded: Loaded[Serve], name: str) -> Serve:
+    """The settings of the server, with the prices of a run's recipe where nothing else sets them."""
+    from thinkery.config import source_of
+    from thinkery.pipeline.read import open_run
+
+    recipe = open_run(Path(name)).recipe if models.is_run(Path(name)) else {}
+    keys = {f"prices.{kind}": kind for kind in type(loaded.config.prices).model_fields}
+    own = {keys[key]: recipe[key]["value"] for key in recipe.keys() & keys.keys()}
+    own = {kind: value for kind, value in own.items() if source_of(loaded.sources, f"prices.{kind}") == "default"}
+    return loaded.config.model_copy(update={"prices": loaded.config.prices.model_copy(update=own)})
 
 
 def environment(host: str, port: int) -> dict[str, str]:

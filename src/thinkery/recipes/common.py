@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from thinkery.config import Config
+from thinkery.pipeline.prices import Prices
 from thinkery.pipeline.pulse import Watchdog
 from thinkery.sinks import Alerts, Sinks
 
 
 class RecipeConfig(Config):
-    """Base of a recipe's settings: where its curves and alarms go besides the record, and what it waits for."""
+    """Base of a recipe's settings: where its curves and alarms go besides the record, what it waits for, and prices."""
 
     sinks: Sinks = Sinks()
     """The experiment trackers that are sent the metrics."""
@@ -16,3 +17,5 @@ class RecipeConfig(Config):
     """What is called when an alarm rings."""
     watchdog: Watchdog = Watchdog()
     """How long several ranks wait for each other."""
+    prices: Prices = Prices()
+    """What `thinkery serve RUN` charges for the run's models, unless the server's own settings say otherwise."""

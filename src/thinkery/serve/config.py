@@ -9,20 +9,10 @@ from pydantic import Field
 from thinkery.config import Config
 from thinkery.core import Sampling
 from thinkery.engine.http import HttpConfig
+from thinkery.pipeline.prices import Prices
 
 EngineName = Literal["native", "vllm"]
 ProfileName = Literal["compat", "r1-2025-01", "r1-0528"]
-
-
-class Prices(Config):
-    """Nano-USD per token, exact integers; the defaults are the published prices of R1 in January 2025."""
-
-    hit: int = Field(default=140, ge=0)
-    """A prompt token that was found in the cache."""
-    miss: int = Field(default=550, ge=0)
-    """A prompt token that had to be computed."""
-    completion: int = Field(default=2190, ge=0)
-    """A token of thought or answer."""
 
 
 class Limits(Config):

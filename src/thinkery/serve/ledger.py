@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from thinkery.errors import InputError, UsageError
+from thinkery.pipeline.prices import Prices
 from thinkery.serve.call import Usage
-from thinkery.serve.config import Prices
 
 USD = 10**9
 """Nano-USD in a dollar."""

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
 
+from thinkery.pipeline.prices import Prices
 from thinkery.serve.call import Call, Usage
-from thinkery.serve.config import Prices
 from thinkery.serve.ledger import LOCAL, Bill, Item, Key, Ledger, Outcome
 from thinkery.serve.meter import Meter
 from thinkery.serve.refusals import overloaded
