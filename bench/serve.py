@@ -61,6 +61,8 @@ class Load:
     prefix_words: int
     """Of the prefix that is sent twice."""
     seed: int
+    times: int = 1
+    """How often as many conversations, for models that answer in milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +80,14 @@ def main() -> None:
     """Measure both servers with every model, in turn, and keep what was found."""
     args = arguments()
     began = time.monotonic()
-    found = {model: compared(model, args) | {"date": date.today().isoformat()} for model in args.models}
+    command = ["python", "-m", "bench.serve", *sys.argv[1:]]
+    stamp = {"date": date.today().isoformat(), "command": command}
+    found = {model: compared(model, args) | stamp for model in args.models}
     known = json.loads(RESULT.read_text())["models"] if RESULT.exists() else {}
     write("serve", {
         "date": date.today().isoformat(),
         "machine": machine(),
-        "command": ["python", "-m", "bench.serve", *sys.argv[1:]],
+        "command": command,
         "wall_s": round(time.monotonic() - began, 1),
         "models": known | found,
     })  # fmt: skip
@@ -101,6 +105,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--answer-tokens", type=int, default=64)
     parser.add_argument("--prefix-words", type=int, default=1900, help="words of the prefix that is sent twice")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--times", type=int, default=1, help="how often as many conversations, for a small model")
     return parser.parse_args()
 
 
@@ -110,7 +115,7 @@ def compared(model: str, args: argparse.Namespace) -> dict[str, Any]:
     room = min(4096, json.loads((folder / "config.json").read_text())["max_position_embeddings"])
     load = Load(
         0, args.turns, args.system_words * room // 4096, args.question_words * room // 4096, args.answer_tokens,
-        args.prefix_words * room // 4096, args.seed,
+        args.prefix_words * room // 4096, args.seed, args.times,
     )  # fmt: skip
     contenders = {"ours": lambda: ours(folder), "vllm": lambda: vllm(args.vllm, folder, room)}
     rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
@@ -159,7 +164,7 @@ async def measured(url: str, counts: Sequence[int], load: Load) -> dict[str, Any
     clients: dict[str, dict[str, float]] = {}
     texts: list[str] = []
     for count in counts:
-        answers, seconds = await measure(url, count, replace(load, conversations=max(8, count * 3 // 2)))
+        answers, seconds = await measure(url, count, replace(load, conversations=load.times * max(8, count * 3 // 2)))
         clients[str(count)] = figures(answers, seconds)
         texts = texts or [answer.text for answer in answers]
     return {"clients": clients, "texts": texts, "cached_prefix": await measure_prefix(url, load.prefix_words)}

@@ -26,6 +26,16 @@ from thinkery.serve.state import State
 DEEP = b"[" * 100_000
 
 
+def test_a_connection_outlives_the_five_seconds_for_which_clients_keep_it(server):
+    host, port = server.url.removeprefix("http://").split(":")
+    asked = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    with socket.create_connection((host, int(port)), timeout=10) as kept:
+        for pause in (0, 5.5):
+            time.sleep(pause)
+            kept.sendall(asked)
+            assert kept.recv(1000).startswith(b"HTTP/1.1 200 OK")
+
+
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "", "[::1", "a b"])
 def test_a_request_for_another_host_is_refused(client, host):
     assert chat(client, "hi").status_code == 200

@@ -38,6 +38,10 @@ LAST_S = 2.0
 SOON_S = 1.0
 """How long the latter may take after a second signal."""
 
+IDLE_S = 75
+"""How long a connection may be without a request. Common clients keep one for five seconds: a server that closes it then,
+too, now and then does so just when the next request comes."""
+
 SMALL = 2**26
 """Bytes of weights up to which one thread computes."""
 
@@ -97,9 +101,8 @@ async def listen(
     door = Door(lambda: start_replica(by_name, running), cfg.replicas, note=till.meter.note)
     state = State(cfg, door, till, offered, Limiter(cfg.limits), Metrics(door), risk)
     protocol = patient(cfg.limits)
-    server = Server(
-        uvicorn.Config(build_app(state), cfg.host, cfg.port, http=protocol, ws="none", log_config=None, lifespan="off")
-    )
+    options = {"http": protocol, "ws": "none", "log_config": None, "lifespan": "off", "timeout_keep_alive": IDLE_S}
+    server = Server(uvicorn.Config(build_app(state), cfg.host, cfg.port, **options))
     signals = Signals()
     listening, left_s = asyncio.create_task(server.serve()), 0.0
     try:
