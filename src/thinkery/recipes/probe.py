@@ -37,7 +37,7 @@ LAYERS = 4
 SEQUENCES, TOKENS = 16, 128
 """What is learnt at once."""
 FEW, MANY, NEW = 4, 64, 12
-"""Samples in flight, and tokens of each."""
+"""Samples in flight, and tokens of each, once so many and once three times as many."""
 
 
 def probe(shape: Shape, directory: Path, memory: float) -> Machine:
@@ -89,12 +89,14 @@ def sampling(network: Transformer, tokenizer: Tokenizer) -> tuple[float, float]:
 
 
 def step_seconds(network: Transformer, tokenizer: Tokenizer, count: int) -> float:
-    """Seconds of a step with so many samples of one prompt in flight."""
+    """Seconds of a step with so many samples in flight: what more steps take longer, so that reading the prompt and
+    the beginning and the end do not count."""
     prompt = tuple(range(1, min(32, network.shape.vocab_size)))
-    request = Request(tuple(range(count)), Sampling(max_tokens=NEW), prompt=prompt)
     with open_engine(network, tokenizer, EngineConfig(max_batch=count)) as engine:
         engine.eos_ids = frozenset()
-        return fastest(lambda: list(generate(engine, [request]))) / NEW
+        asked = [Request(tuple(range(count)), Sampling(max_tokens=new), prompt=prompt) for new in (NEW, 3 * NEW)]
+        short, long = (fastest(lambda request=request: list(generate(engine, [request]))) for request in asked)
+    return max(0.0, long - short) / (2 * NEW)
 
 
 def fastest(work: Callable[[], object], budget_s: float = 0.1) -> float:
