@@ -40,7 +40,7 @@ def test_the_stages_of_the_demo_are_served_without_naming_it(thinker, caller, tm
     weights.rename(away)
     with serving("prices.completion=7", folder=tmp_path) as server, server.client() as client:
         models = client.get("/models").json()["data"]
-        assert all(model["pricing"] == PRICES | {"completion": 7} for model in models)  # of the recipe, then of the server
+        assert all(model["pricing"] == PRICES | {"completion": 7} for model in models)
         assert [(model["id"], model["root"]) for model in models] == [
             ("deepseek-reasoner", "demo:align"),
             ("demo:align", "demo:align"),

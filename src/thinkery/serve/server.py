@@ -39,8 +39,8 @@ SOON_S = 1.0
 """How long the latter may take after a second signal."""
 
 IDLE_S = 75
-"""How long a connection may be without a request. Common clients keep one for five seconds: a server that closes it then,
-too, now and then does so just when the next request comes."""
+"""How long a connection may be without a request. Common clients keep one for five seconds: a server that closes it
+then, too, now and then does so just when the next request comes."""
 
 SMALL = 2**26
 """Bytes of weights up to which one thread computes."""
@@ -101,8 +101,19 @@ async def listen(
     door = Door(lambda: start_replica(by_name, running), cfg.replicas, note=till.meter.note)
     state = State(cfg, door, till, offered, Limiter(cfg.limits), Metrics(door), risk)
     protocol = patient(cfg.limits)
-    options = {"http": protocol, "ws": "none", "log_config": None, "lifespan": "off", "timeout_keep_alive": IDLE_S}
-    server = Server(uvicorn.Config(build_app(state), cfg.host, cfg.port, **options))
+    app = build_app(state)
+    server = Server(
+        uvicorn.Config(
+            app,
+            cfg.host,
+            cfg.port,
+            http=protocol,
+            ws="none",
+            log_config=None,
+            lifespan="off",
+            timeout_keep_alive=IDLE_S,
+        )
+    )
     signals = Signals()
     listening, left_s = asyncio.create_task(server.serve()), 0.0
     try:
