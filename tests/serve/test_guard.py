@@ -8,6 +8,7 @@ import re
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,13 +28,12 @@ DEEP = b"[" * 100_000
 
 
 def test_a_connection_outlives_the_five_seconds_for_which_clients_keep_it(server):
-    host, port = server.url.removeprefix("http://").split(":")
-    asked = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-    with socket.create_connection((host, int(port)), timeout=10) as kept:
-        for pause in (0, 5.5):
-            time.sleep(pause)
-            kept.sendall(asked)
-            assert kept.recv(1000).startswith(b"HTTP/1.1 200 OK")
+    kept = HTTPConnection(server.url.removeprefix("http://"), timeout=10)
+    for pause in (0, 5.5):
+        time.sleep(pause)
+        kept.request("GET", "/health")
+        assert json.loads(kept.getresponse().read()) == {"status": "ok"}  # RemoteDisconnected where it was closed
+    kept.close()
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "", "[::1", "a b"])
