@@ -4,12 +4,12 @@
     python -m bench.vanishing --clients 200 --seconds 60
 
 All clients are there at once. Each asks, streamed or not, for one answer or two, and either stays to the end or hangs
-up at a random moment: in the queue, in the thought, in the middle of an event. Those that stay have one key, the others
-another. Two questions in seven are long enough for the prefix cache. Every answer to the end must be the one that the
-same question got from an idle server; the ledger of those that stay must be the sum of what they were told they used;
-afterwards no answer is under way, no bill is open, and as many clients as there are places find a place each. Memory of
-the server and of its engine is read before, after a fifth of the time, when a crowd has been there, and at the end:
-between the last two it may grow by a tenth.
+up at a random moment: in the queue, in the thought, in the middle of an event. Those that stay have one key, the
+others another. Two questions in seven are long; a deterministic server computes them anew each time. Every answer to
+the end must be the one that the same question got from an idle server; the ledger of those that stay must be the sum
+of what they were told they used; afterwards no answer is under way, no bill is open, and as many clients as there are
+places find a place each. Memory of the server and of its engine is read before, after a fifth of the time, when a
+crowd has been there, and at the end: between the last two it may grow by a tenth.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from bench.serve import free_port, running
 from thinkery.cli.models import find_model
 from thinkery.serve.ledger import Ledger
 
-LONG = "ball cup what two is red why sum " * 15
+LONG = "ball cup what two is red why sum " * 9
 QUESTIONS = [f"what is {word}" for word in ("red", "blue", "two", "a cup", "a sum")] + [LONG + "two", LONG + "red"]
 SUMS = ("prompt", "hit", "miss", "completion", "reasoning")
 
@@ -106,7 +106,7 @@ def vanishing(model: str, folder: Path, clients: int, seconds: float) -> dict[st
     secrets = {name: secret for name, (_, secret) in keys.items()}
     ledger.close()
     command = [sys.executable, "-m", "thinkery.cli", "serve", model, f"port={(port := free_port())}", "threads=1"]
-    command += ["--ledger", str(book), "deterministic=true", "max_batch=32", "max_len=256"]
+    command += ["--ledger", str(book), "deterministic=true", "max_batch=32", "max_len=512"]
     command += [f"limits.waiting={2 * clients}", "limits.queue_s=600"]  # a request has one answer or two
     with running(command, folder / "log") as process:
         wait_for(folder / "log", process)
@@ -136,7 +136,6 @@ def vanishing(model: str, folder: Path, clients: int, seconds: float) -> dict[st
         "no_bill_is_open": open_bills(book) == 0,
         "every_place_is_free": len(places) == 2 * clients,
         "memory_does_not_grow": all(memory[2][name] <= 1.1 * memory[1][name] for name in memory[0]),
-        "the_cache_was_hit": sums["hit"][0] > 0,
         "the_server_stopped_by_itself": stopped == 0,
     }
     return {
