@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def secrets(folder: Path) -> Iterator[str]:
     """Secrets of keys of which nobody has asked anything."""
     ledger = Ledger(folder / "runs" / "serve.db")
-    made = [ledger.create_key(str(number))[1] for number in range(20)]
+    made = [ledger.create_key(str(number))[1] for number in range(12)]
     ledger.close()
     return iter(made)
 
@@ -84,18 +84,14 @@ def test_tokens_are_counted_where_requests_are_few(client):
     assert answer.headers["x-ratelimit-remaining-tokens"] == "0"
 
 
+@pytest.mark.flaky(reruns=3)  # on a busy machine the endless answer may be over before the next request comes
 def test_more_answers_than_there_is_room_for_are_an_overload(client, server, secrets):
     body = {"model": "deepseek-reasoner", "messages": [{"role": "user", "content": "hi"}], "stream": True, "n": 2}
     endless = {**body, "logit_bias": {"0": -100}, "max_tokens": 4000}
     with server.client(authorization=f"Bearer {next(secrets)}") as other:
-        for _ in range(3):  # on a busy machine the 4,000 tokens may be over before the next request comes
-            key = {"authorization": f"Bearer {next(secrets)}"}
-            with client.stream("POST", "/chat/completions", json=endless, headers=key) as answer:
-                next(answer.iter_lines())
-                with server.client(authorization=f"Bearer {next(secrets)}") as third:
-                    full = chat(third, "hi", max_tokens=1)
-            if full.status_code != 200:
-                break
+        with client.stream("POST", "/chat/completions", json=endless) as answer:
+            next(answer.iter_lines())
+            full = chat(other, "hi", max_tokens=1)
         assert refused(full) == (503, "server_error", "The server is overloaded, please retry later")
         assert int(full.headers["retry-after"]) > 0
         assert refused(chat(other, "hi", n=3))[0] == 503
