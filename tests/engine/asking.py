@@ -1,13 +1,41 @@
-"""What a pool is asked in the tests, and what one engine answers to it."""
+"""What pools are in the tests, what they are asked, and what one engine answers to it."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from thinkery.core import Message, Sampling
 from thinkery.engine import EngineConfig, Request, generate, open_engine
+from thinkery.model.transformer import Shape, Transformer
 
 FIXED = EngineConfig(max_batch=8, max_len=64, deterministic=True)
+
+
+def drawn(shape: Shape) -> Transformer:
+    """Weights wide enough apart that the next token is neither certain nor uniform."""
+    network = Transformer(shape)
+    network.initialise(torch.Generator().manual_seed(1), std=0.3)
+    return network
+
+
+def newest(engine):
+    """The engine with the newest weights and nothing in flight."""
+    engine.take(engine.snapshot(engine.version + 1))
+    return engine
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """This process computes with one thread meanwhile, as members do."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def requests(count: int = 6, samples: int = 3, max_tokens: int = 12) -> list[Request]:

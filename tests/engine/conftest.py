@@ -1,7 +1,7 @@
 """A two-layer network and a byte-level tokenizer small enough to work results out by hand."""
 
 import pytest
-import torch
+from tests.engine.asking import drawn
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
@@ -32,6 +32,4 @@ def shape() -> Shape:
 @pytest.fixture
 def network(shape: Shape) -> Transformer:
     """Weights wide enough apart that the next token is neither certain nor uniform."""
-    network = Transformer(shape)
-    network.initialise(torch.Generator().manual_seed(1), std=0.3)
-    return network
+    return drawn(shape)

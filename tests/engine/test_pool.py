@@ -8,8 +8,7 @@ import time
 from dataclasses import replace
 
 import pytest
-import torch
-from tests.engine.asking import FIXED, alone, answers, moved, requests
+from tests.engine.asking import FIXED, alone, answers, drawn, moved, newest, one_thread, requests
 
 from thinkery.core import Sampling
 from thinkery.engine import EngineConfig, Request, generate, sampled_dtype
@@ -25,30 +24,24 @@ POOL = FIXED.model_copy(update={"processes": 2})
 @pytest.fixture(scope="module")
 def network(shape) -> Transformer:
     """Weights that the tests of this file move on in turn."""
-    network = Transformer(shape)
-    network.initialise(torch.Generator().manual_seed(1), std=0.3)
-    return network
+    return drawn(shape)
 
 
 @pytest.fixture(scope="module")
 def started(network, tokenizer):
     """One pool for all tests of this file, since starting a process takes seconds; as many threads here as there."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with open_pool(network, tokenizer, POOL) as engine:
+    with one_thread(), open_pool(network, tokenizer, POOL) as engine:
         yield engine
         workers, folder = [place.link.worker for place in engine.places], engine.members.folder
         assert folder.exists()
     assert not any(worker.is_alive() for worker in workers)
     assert not folder.exists()
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
 def engine(started):
     """The pool with the newest weights and nothing in flight."""
-    started.take(started.snapshot(started.version + 1))
-    return started
+    return newest(started)
 
 
 def test_two_processes_sample_what_one_engine_samples_before_and_after_an_update(engine, network, tokenizer):

@@ -8,8 +8,7 @@ import time
 from dataclasses import replace
 
 import pytest
-import torch
-from tests.engine.asking import FIXED, alone, answers, moved, requests
+from tests.engine.asking import FIXED, alone, answers, drawn, moved, newest, one_thread, requests
 
 from thinkery.core import Sampling
 from thinkery.engine import generate
@@ -24,9 +23,7 @@ TWO = FIXED.model_copy(update={"processes": 2, "ray": "local"})
 @pytest.fixture(scope="module")
 def network(shape) -> Transformer:
     """Weights that the tests of this file move on in turn."""
-    network = Transformer(shape)
-    network.initialise(torch.Generator().manual_seed(1), std=0.3)
-    return network
+    return drawn(shape)
 
 
 def test_a_cluster_that_does_not_answer_is_named(network, tokenizer):
@@ -41,19 +38,15 @@ def test_a_cluster_that_does_not_answer_is_named(network, tokenizer):
 @pytest.fixture(scope="module")
 def started(network, tokenizer):
     """One cluster and one pool for all tests of this file, since starting takes seconds; one thread here as there."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with open_pool(network, tokenizer, TWO) as engine:
+    with one_thread(), open_pool(network, tokenizer, TWO) as engine:
         yield engine
     assert not ray.is_initialized()
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
 def engine(started):
     """The pool with the newest weights and nothing in flight."""
-    started.take(started.snapshot(started.version + 1))
-    return started
+    return newest(started)
 
 
 def on_cluster(test):

@@ -13,9 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from pydantic import ValidationError
-from tests.engine.asking import alone, answers, moved, requests
+from tests.engine.asking import alone, answers, drawn, moved, newest, one_thread, requests
 from tests.engine.copying import SETTINGS, Copying, copying
 from tests.engine.test_vllm import FLOAT, agree_with_the_trainer, follows_the_weights, goes_on_under_other_weights
 from tests.vllms import vllm_python
@@ -34,9 +33,7 @@ from thinkery.tasks.world import ZERO_TEMPLATE
 @pytest.fixture(scope="module")
 def network(shape) -> Transformer:
     """Weights that the tests of this file move on in turn."""
-    network = Transformer(shape)
-    network.initialise(torch.Generator().manual_seed(1), std=0.3)
-    return network
+    return drawn(shape)
 
 
 @pytest.fixture(scope="module")
@@ -49,21 +46,17 @@ def servers(network, tokenizer, tmp_path_factory):
 @pytest.fixture(scope="module")
 def started(network, tokenizer, servers):
     """One engine of both; as many threads here as there."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with open_vllm(network, tokenizer, of(servers)) as engine:
+    with one_thread(), open_vllm(network, tokenizer, of(servers)) as engine:
         yield engine
         folder = engine.members.folder
         assert folder.exists()
     assert not folder.exists()
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
 def engine(started):
     """The engine with the newest weights and nothing in flight."""
-    started.take(started.snapshot(started.version + 1))
-    return started
+    return newest(started)
 
 
 def of(servers: list[Copying]) -> VllmConfig:

@@ -84,13 +84,13 @@ def test_tokens_are_counted_where_requests_are_few(client):
     assert answer.headers["x-ratelimit-remaining-tokens"] == "0"
 
 
-@pytest.mark.flaky(reruns=3)  # on a busy machine the endless answer may be over before the next request comes
 def test_more_answers_than_there_is_room_for_are_an_overload(client, server, secrets):
     body = {"model": "deepseek-reasoner", "messages": [{"role": "user", "content": "hi"}], "stream": True, "n": 2}
     endless = {**body, "logit_bias": {"0": -100}, "max_tokens": 4000}
     with server.client(authorization=f"Bearer {next(secrets)}") as other:
         with client.stream("POST", "/chat/completions", json=endless) as answer:
-            next(answer.iter_lines())
+            lines = answer.iter_lines()  # kept, since the client hangs up when nothing reads any more
+            next(lines)
             full = chat(other, "hi", max_tokens=1)
         assert refused(full) == (503, "server_error", "The server is overloaded, please retry later")
         assert int(full.headers["retry-after"]) > 0

@@ -14,8 +14,9 @@ from thinkery.recipes.plan import Machine, learning_need, parameters
 from thinkery.stages.reinforce import Reinforce
 from thinkery.train.batch import pack
 from thinkery.train.grpo import Grpo
+from thinkery.train.held import held_bytes
 from thinkery.train.offload import OffloadedPolicy
-from thinkery.train.policy import PolicyConfig, held_bytes, open_policy
+from thinkery.train.policy import PolicyConfig, open_policy
 
 SETTINGS = {"lr": 1e-2, "schedule": "cosine", "warmup": 2, "weight_decay": 0.1}
 

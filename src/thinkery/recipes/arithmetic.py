@@ -1,7 +1,7 @@
 """What a decoder takes to learn and to sample, from its shape and the settings: numbers, bytes, operations.
 
 Shared by the plan for one machine (`plan.py`), the simulation of many (`cluster.py`) and what is measured before a plan
-(`probe.py`). Weights that learn are float32, 4 bytes each; `train/policy.py:held_bytes` says what learning holds of
+(`probe.py`). Weights that learn are float32, 4 bytes each; `train/held.py:held_bytes` says what learning holds of
 them. A multiplication and the addition after it are two operations.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from thinkery.model.lora import Lora
 from thinkery.model.transformer import Shape
+from thinkery.train.held import held_bytes, parts_of
 from thinkery.train.optim import LearnerConfig, PolicyConfig
-from thinkery.train.policy import held_bytes, parts_of
 
 
 def parameters(shape: Shape) -> int:

@@ -43,7 +43,7 @@ from thinkery.recipes.arithmetic import (
 from thinkery.recipes.plan import PROMPT_TOKENS, longest_of, shape_of
 from thinkery.stages.reinforce import Reinforce
 from thinkery.train.grpo import Grpo
-from thinkery.train.policy import parts_of
+from thinkery.train.held import parts_of
 
 TAIL = 0.8
 """The standard deviation of the logarithm of a completion's length."""

@@ -1,7 +1,7 @@
 """Whether this machine can hold what a recipe trains: one clear error before any work, not in hour three.
 
 `thinkery run` asks before its first step. It is the check that a step makes itself when it begins
-(`train/policy.py:require_memory`), with the parameters that the shape of its model has at least; so nothing is refused
+(`train/held.py:require_memory`), with the parameters that the shape of its model has at least; so nothing is refused
 here that the step would accept, were it to begin now. Left to the step are models whose shape is not known yet, other
 networks than our own decoder, and steps that sample on a Ray cluster.
 """
@@ -21,8 +21,8 @@ from thinkery.stages.fetch import Fetch
 from thinkery.stages.imitate import Imitate
 from thinkery.stages.pretrain import Fresh, Pretrain, fresh_shape
 from thinkery.stages.reinforce import Reinforce, format_of
+from thinkery.train.held import learns_on_gpu, require_memory
 from thinkery.train.optim import LearnerConfig
-from thinkery.train.policy import learns_on_gpu, require_memory
 from thinkery.train.preference import RewardModelConfig
 
 

@@ -58,8 +58,8 @@ from thinkery.stages.reinforce import Reinforce
 from thinkery.stages.sensitivity import Sensitivity
 from thinkery.tasks.sources import load_tasks
 from thinkery.train.grpo import Grpo
+from thinkery.train.held import held_bytes
 from thinkery.train.optim import LearnerConfig
-from thinkery.train.policy import held_bytes
 from thinkery.train.preference import RewardModelConfig
 
 PROMPT_TOKENS = 128

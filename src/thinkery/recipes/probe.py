@@ -7,10 +7,7 @@ learns and samples; the rest of the layers are taken to be like these.
 
 from __future__ import annotations
 
-import math
 import shutil
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +25,7 @@ from thinkery.recipes.arithmetic import learning_flops, parameters
 from thinkery.recipes.plan import Machine
 from thinkery.train.batch import Example
 from thinkery.train.optim import PolicyConfig
+from thinkery.train.peak import fastest
 from thinkery.train.policy import Policy
 from thinkery.train.sft import cross_entropy
 
@@ -97,13 +95,3 @@ def step_seconds(network: Transformer, tokenizer: Tokenizer, count: int) -> floa
         asked = [Request(tuple(range(count)), Sampling(max_tokens=new), prompt=prompt) for new in (NEW, 3 * NEW)]
         short, long = (fastest(lambda request=request: list(generate(engine, [request]))) for request in asked)
     return max(0.0, long - short) / (2 * NEW)
-
-
-def fastest(work: Callable[[], object], budget_s: float = 0.1) -> float:
-    """The shortest of as many tries as fit into the budget, at least three."""
-    best, tries, end = math.inf, 0, time.perf_counter() + budget_s
-    while tries < 3 or time.perf_counter() < end:
-        started = time.perf_counter()
-        work()
-        best, tries = min(best, time.perf_counter() - started), tries + 1
-    return best

@@ -189,8 +189,7 @@ class Call:
             end = None if job.sampling.max_tokens else "length"
             self.inbox.put(News(job.id, prompt_marks=scored.prompt_marks, end=end))
             if end is None:
-                left_s = None if job.deadline_s is None else max(0.0, job.deadline_s - self.seconds)
-                self.door.submit(replace(job, score_prompt=False, deadline_s=left_s), self.inbox)
+                self.door.submit(replace(job.after(self.seconds), score_prompt=False), self.inbox)
 
     def abort(self, why: str) -> None:
         """End all that is running with an error."""

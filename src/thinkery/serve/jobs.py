@@ -5,7 +5,7 @@ Plain data without torch, so that it can be sent to another process.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from thinkery.chat import Call
@@ -48,6 +48,10 @@ class Job:
     """A grammar of llguidance that the answer follows."""
     calls: bool = False
     """Whether calls of tools are taken out of the answer."""
+
+    def after(self, seconds: float) -> Job:
+        """The same with so much less time left."""
+        return self if self.deadline_s is None else replace(self, deadline_s=max(0.0, self.deadline_s - seconds))
 
 
 class Word(NamedTuple):

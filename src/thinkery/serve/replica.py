@@ -219,9 +219,10 @@ class Desk:
 
     def answer(self, scored: Scoring) -> None:
         """Tell what was found of a prompt, and go on with its answer where there is to be one."""
-        self.connection.send([scored.news])
+        news = scored.news
+        self.connection.send([news])
         try:
-            if scored.news.end is None:
+            if news.end is None:
                 self.submit(scored.left)
         except ThinkeryError as error:
             self.connection.send([News(scored.job.id, problem=error.what)])

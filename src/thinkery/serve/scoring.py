@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from thinkery.engine import NativeEngine
@@ -56,9 +55,7 @@ class Scoring:
     @property
     def left(self) -> Job:
         """The answer, in the time that is left."""
-        if self.job.deadline_s is None:
-            return self.job
-        return replace(self.job, deadline_s=max(0.0, self.deadline - time.monotonic()))
+        return self.job.after(time.monotonic() - self.arrived)
 
     def word(self, token: int) -> Word:
         """The text of one token."""

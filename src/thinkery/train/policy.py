@@ -9,7 +9,6 @@ Shapes: T tokens of a micro-batch, C learnt tokens, D width, V vocabulary.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -21,18 +20,17 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
 
-from thinkery.errors import ConfigError, EnvironmentLacks, InputError
+from thinkery.errors import ConfigError, InputError
 from thinkery.model.hf import load_model, save_model
 from thinkery.model.lora import Lora, adapt, adapters, merged, save_adapter, sharing_frozen
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.model.transformer import Transformer, recomputed
 from thinkery.model.weights import read_headers
 from thinkery.pipeline.artifact import Model
-from thinkery.pipeline.files import size_text
-from thinkery.pipeline.memory import memory
 from thinkery.pipeline.ranks import ALONE, Ranks
 from thinkery.pipeline.run import Run
 from thinkery.train.batch import Batch, Example, packing, per_example
+from thinkery.train.held import require_memory
 from thinkery.train.mixed import MixedTransformer, learns_mixed
 from thinkery.train.optim import Learner, LearnerConfig, PolicyConfig
 from thinkery.train.peak import matrix_flops
@@ -96,57 +94,6 @@ def open_in_parts(run: Run, folder: Path, cfg: PolicyConfig, device: torch.devic
     network, tokenizer = load_parts(folder, run.ranks, device, offload=cfg.offload == "cpu")
     kind = SplitPolicy if cfg.sequences == "split" else ShardedPolicy
     return kind(network, tokenizer, cfg, ranks=run.ranks, sampled=sampled)
-
-
-def require_memory(parameters: int, cfg: LearnerConfig, *, where: str, ranks: int = 1, sampled: int = 0) -> None:
-    """Raise EnvironmentLacks where not even weights, gradients and moments fit; frozen weights have neither.
-
-    Where engines sample from weights that lie in parts, all of them count once more, in `sampled` bytes a number.
-    Processes that share a machine's memory are not counted together.
-    """
-    held = held_bytes(cfg, parts_of(cfg, ranks), sampled=sampled)
-    on_gpu, on_host = held if learns_on_gpu(cfg) else (0, sum(held))
-    places = [(math.ceil(on_host * parameters), memory()[1], "")]
-    if on_gpu:
-        places.append((math.ceil(on_gpu * parameters), torch.cuda.mem_get_info()[0], "on the GPU "))
-    for needed, free, place in places:
-        if needed > free:
-            others = ""
-            if isinstance(cfg, PolicyConfig) and cfg.lora is None:
-                others = ', policy.lora, or more ranks with policy.sharding = "fsdp"'
-            raise EnvironmentLacks(
-                "too little memory to train this model",
-                where=where,
-                found=f"{parameters / 1e9:.3g}B parameters need {place}{size_text(needed)}, {size_text(free)} are free",
-                hint=f"a smaller model, a larger machine{others}; thinkery plan says what each step needs",
-            )
-
-
-def learns_on_gpu(cfg: LearnerConfig) -> bool:
-    """Whether weights with these settings learn on a GPU: where there is one, but for reward models."""
-    return isinstance(cfg, PolicyConfig) and torch.cuda.is_available()
-
-
-def parts_of(cfg: LearnerConfig, ranks: int) -> int:
-    """In how many parts the weights lie on so many ranks."""
-    return ranks if isinstance(cfg, PolicyConfig) and cfg.sharding == "fsdp" and cfg.lora is None else 1
-
-
-def held_bytes(cfg: LearnerConfig, parts: int, *, sampled: int = 0) -> tuple[float, float]:
-    """Bytes a parameter that one process holds to train on the accelerator, and in the host's memory.
-
-    Weights, gradients and moments in `parts`, of which it has one; `sampled` are the bytes a number of whole weights
-    for engines to sample from, 0 without, which weights that are whole themselves do not need. What computing takes,
-    a reference, and what is gathered while a block computes come on top.
-    """
-    if not isinstance(cfg, PolicyConfig):
-        return 16, 0
-    if cfg.lora:
-        return 4, 0
-    if parts == 1:
-        return (16, 0) if cfg.offload == "none" else (8, 12)
-    part = 16 / parts
-    return (part + sampled, 0) if cfg.offload == "none" else (sampled, part)
 
 
 class Policy(Learner):
@@ -229,9 +176,13 @@ class Policy(Learner):
         passed, self.tokens_passed = self.tokens_passed, 0
         return self.ranks.sums({"tokens": passed})["tokens"]
 
+    def tokenizer_with(self, template: str | None) -> Tokenizer:
+        """The tokenizer, with another chat template where one is given."""
+        return self.tokenizer if template is None else self.tokenizer.with_template(template)
+
     def save_model(self, folder: Path, *, template: str | None = None, card: str = "") -> None:
         """Write a Hugging Face folder, which rank 0 does; `template` replaces the chat template."""
-        tokenizer = self.tokenizer if template is None else self.tokenizer.with_template(template)
+        tokenizer = self.tokenizer_with(template)
         if self.ranks.rank == 0:
             save_model(folder, self.network, tokenizer, card=card)
 
@@ -293,7 +244,7 @@ class LoraPolicy(Policy):
         """Write the merged model, and the adapters alone in `adapter/`, which rank 0 does."""
         if self.ranks.rank:
             return
-        tokenizer = self.tokenizer if template is None else self.tokenizer.with_template(template)
+        tokenizer = self.tokenizer_with(template)
         save_model(folder, merged(self.network), tokenizer, card=card)
         save_adapter(folder / "adapter", self.network, self.lora)
 

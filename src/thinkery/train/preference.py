@@ -32,8 +32,8 @@ from thinkery.pipeline.run import Run
 from thinkery.rewards.preference import Reads, RewardModel, reading
 from thinkery.train.alarms import LOWER
 from thinkery.train.batch import Batch, Example, arrange, collate
+from thinkery.train.held import require_memory
 from thinkery.train.optim import Learner, LearnerConfig, resident_bytes
-from thinkery.train.policy import require_memory
 from thinkery.train.sft import batch_of
 
 

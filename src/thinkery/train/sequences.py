@@ -28,11 +28,10 @@ from torch.nn import functional as F
 
 from thinkery.errors import ConfigError
 from thinkery.model.attention import Attend
-from thinkery.model.tokenizer import Tokenizer
 from thinkery.model.transformer import Shape, Transformer
 from thinkery.pipeline.ranks import Ranks
 from thinkery.train.batch import Batch
-from thinkery.train.optim import B, PolicyConfig
+from thinkery.train.optim import B
 from thinkery.train.policy import head, in_chunks
 from thinkery.train.shards import ShardedPolicy
 from thinkery.train.share import Share
@@ -44,17 +43,9 @@ class SplitPolicy(ShardedPolicy):
     All ranks work on every micro-batch, which may therefore be as many times as long as there are ranks.
     """
 
-    def __init__(
-        self,
-        network: Transformer,
-        tokenizer: Tokenizer,
-        cfg: PolicyConfig,
-        *,
-        ranks: Ranks,
-        sampled: torch.dtype = torch.float32,
-    ) -> None:
+    def __init__(self, network: Transformer, *more: Any, ranks: Ranks, **settings: Any) -> None:
         require_dealable(network.shape, ranks.count)
-        super().__init__(network, tokenizer, cfg, ranks=ranks, sampled=sampled)
+        super().__init__(network, *more, ranks=ranks, **settings)
 
     def share(self, pack: Callable[[int], Sequence[B]]) -> Share[B]:
         """All micro-batches, of which every rank has a part."""

@@ -139,7 +139,7 @@ class ShardedPolicy(Policy):
 
     def save_model(self, folder: Path, *, template: str | None = None, card: str = "") -> None:
         """Write a Hugging Face folder, which rank 0 does, of what all gather; `template` replaces the chat template."""
-        tokenizer = self.tokenizer if template is None else self.tokenizer.with_template(template)
+        tokenizer = self.tokenizer_with(template)
         with self.ranks.together():
             if self.ranks.rank == 0:
                 save_model(folder, self.network, tokenizer, card=card, whole=self.gathered_on_host)
