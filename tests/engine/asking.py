@@ -67,3 +67,16 @@ def moved(network) -> None:
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.02)
+
+
+def samples_as_one_engine(engine, network, tokenizer) -> None:
+    """Before an update and after it a pool says what one engine says, and names the version."""
+    first = answers(engine, requests())
+    assert first == alone(network, tokenizer, requests())
+    moved(network)
+    engine.bump(engine.version + 1)
+    second = answers(engine, requests())
+    assert second == alone(network, tokenizer, requests())
+    assert second != first
+    [(_, events)] = generate(engine, requests(1))
+    assert {event.completion.version for event in events} == {engine.version}

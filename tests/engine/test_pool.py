@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from tests.engine.asking import FIXED, alone, answers, drawn, moved, newest, one_thread, requests
+from tests.engine.asking import FIXED, alone, answers, drawn, moved, newest, one_thread, requests, samples_as_one_engine
 
 from thinkery.core import Sampling
 from thinkery.engine import EngineConfig, Request, generate, sampled_dtype
@@ -45,15 +45,7 @@ def engine(started):
 
 
 def test_two_processes_sample_what_one_engine_samples_before_and_after_an_update(engine, network, tokenizer):
-    first = answers(engine, requests())
-    assert first == alone(network, tokenizer, requests())
-    moved(network)
-    engine.bump(engine.version + 1)
-    second = answers(engine, requests())
-    assert second == alone(network, tokenizer, requests())
-    assert second != first
-    [(_, events)] = generate(engine, requests(1))
-    assert {event.completion.version for event in events} == {engine.version}
+    samples_as_one_engine(engine, network, tokenizer)
 
 
 def test_a_group_stays_together_and_goes_where_least_is_to_do(engine):

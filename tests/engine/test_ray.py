@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from tests.engine.asking import FIXED, alone, answers, drawn, moved, newest, one_thread, requests
+from tests.engine.asking import FIXED, alone, answers, drawn, moved, newest, one_thread, requests, samples_as_one_engine
 
 from thinkery.core import Sampling
 from thinkery.engine import generate
@@ -62,13 +62,7 @@ def pids(engine) -> list[int]:
 
 @on_cluster
 def test_two_actors_sample_what_one_engine_samples_before_and_after_an_update(engine, network, tokenizer):
-    first = answers(engine, requests())
-    assert first == alone(network, tokenizer, requests())
-    moved(network)
-    engine.bump(engine.version + 1)
-    second = answers(engine, requests())
-    assert second == alone(network, tokenizer, requests())
-    assert second != first
+    samples_as_one_engine(engine, network, tokenizer)
 
 
 @on_cluster

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
-from tests.engine.asking import alone, answers, drawn, moved, newest, one_thread, requests
+from tests.engine.asking import alone, answers, drawn, moved, newest, one_thread, requests, samples_as_one_engine
 from tests.engine.copying import SETTINGS, Copying, copying
 from tests.engine.test_vllm import FLOAT, agree_with_the_trainer, follows_the_weights, goes_on_under_other_weights
 from tests.vllms import vllm_python
@@ -72,15 +72,7 @@ def until_all_are_ready(engine) -> None:
 
 def test_two_servers_sample_what_one_engine_samples_before_and_after_an_update(engine, network, tokenizer):
     assert isinstance(engine, FollowingEngine)
-    first = answers(engine, requests())
-    assert first == alone(network, tokenizer, requests())
-    moved(network)
-    engine.bump(engine.version + 1)
-    second = answers(engine, requests())
-    assert second == alone(network, tokenizer, requests())
-    assert second != first
-    [(_, events)] = generate(engine, requests(1))
-    assert {event.completion.version for event in events} == {engine.version}
+    samples_as_one_engine(engine, network, tokenizer)
 
 
 def test_a_snapshot_is_what_the_weights_were_when_it_was_made(engine, network, tokenizer):
