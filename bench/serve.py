@@ -30,12 +30,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import httpx
+import aiohttp
 import numpy as np
 
 from bench.peers.__main__ import CACHE, located
 from bench.recipe import RESULTS, machine, write
 from thinkery.cli.models import find_model
+from thinkery.process import settle
 
 WORDS = ("the", "ball", "is", "under", "a", "red", "cup", "and", "we", "swap", "it", "with", "two", "blue", "ones")
 RESULT = RESULTS / "serve.json"
@@ -161,6 +162,7 @@ def summary(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
 async def measured(url: str, counts: Sequence[int], load: Load) -> dict[str, Any]:
     """Every number of clients in turn, then a prefix that comes again; `texts` are the first number's answers."""
     await ready(url)
+    settle()
     clients: dict[str, dict[str, float]] = {}
     texts: list[str] = []
     for count in counts:
@@ -202,7 +204,7 @@ def running(
     with open(log, "w") as file, subprocess.Popen(command, stdout=file, stderr=file, env=environ) as process:
         try:
             yield process
-        except httpx.TransportError:
+        except aiohttp.ClientConnectionError:
             if process.poll() is not None:
                 sys.exit(log.read_text()[-4000:])
             raise
@@ -220,12 +222,12 @@ def free_port() -> int:
 async def ready(url: str) -> None:
     """Return once one answer has been made, which loads the model."""
     until = time.monotonic() + 600
-    async with httpx.AsyncClient(timeout=600) as client:
+    async with session() as client:
         while True:
             try:
                 await ask(client, url, [{"role": "user", "content": "hello"}], 4)
                 return
-            except httpx.ConnectError:
+            except aiohttp.ClientConnectorError:
                 if time.monotonic() > until:
                     raise
                 await asyncio.sleep(0.2)
@@ -238,7 +240,7 @@ async def measure(url: str, count: int, load: Load) -> tuple[list[Answered], flo
     waiting = [(n, [words(rng, load.question_words) for _ in range(load.turns)]) for n in range(load.conversations)]
     answers: dict[tuple[int, int], Answered] = {}
     started = time.perf_counter()
-    async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=None)) as client:
+    async with session() as client:
 
         async def one_client() -> None:
             while waiting:
@@ -273,7 +275,7 @@ async def measure_prefix(url: str, count: int) -> dict[str, float]:
     rng = random.Random(7)
     times: dict[str, list[float]] = {"new": [], "again": []}
     tokens = 0
-    async with httpx.AsyncClient(timeout=600) as client:
+    async with session() as client:
         for _ in range(5):
             messages = [{"role": "user", "content": words(rng, count)}]
             for found in times.values():
@@ -284,17 +286,23 @@ async def measure_prefix(url: str, count: int) -> dict[str, float]:
     return {"tokens": tokens, "new_s": new, "again_s": again, "times_sooner": new / again}
 
 
-async def ask(client: httpx.AsyncClient, url: str, messages: list[dict[str, str]], tokens: int) -> Answered:
+def session() -> aiohttp.ClientSession:
+    """Connections that wait long, as many as are needed; a refusal is an error."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=600), raise_for_status=True
+    )
+
+
+async def ask(client: aiohttp.ClientSession, url: str, messages: list[dict[str, str]], tokens: int) -> Answered:
     """One streamed answer, of thought and content; the first chunk with text in it counts as the first token."""
     body = {"model": NAME, "messages": messages, "max_tokens": tokens, "temperature": 0, "stream": True}
     body |= {"stream_options": {"include_usage": True}}
     started, first, text, usage = time.perf_counter(), None, "", {}
-    async with client.stream("POST", f"{url}/chat/completions", json=body) as answer:
-        answer.raise_for_status()
-        async for line in answer.aiter_lines():
-            if not line.startswith("data: {"):
+    async with client.post(f"{url}/chat/completions", json=body) as answer:
+        async for line in answer.content:
+            if not line.startswith(b"data: {"):
                 continue
-            chunk = json.loads(line.removeprefix("data: "))
+            chunk = json.loads(line.removeprefix(b"data: "))
             usage = chunk.get("usage") or usage
             for choice in chunk["choices"]:
                 said = [choice["delta"].get(kind) or "" for kind in ("reasoning_content", "content")]

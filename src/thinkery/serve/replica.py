@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from thinkery.errors import ThinkeryError
-from thinkery.process import start_process, work
+from thinkery.process import settle, start_process, work
 from thinkery.serve.config import EngineName, Vllm
 from thinkery.serve.jobs import End, Job, Load, News
 
@@ -84,6 +84,7 @@ def _main(connection: Connection, models: Mapping[str, Served], running: Running
         except ThinkeryError as error:
             connection.send(error)
             return
+        settle()
         connection.send(desk.loaded)
         work(connection, desk)
 

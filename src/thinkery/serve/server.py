@@ -19,6 +19,7 @@ import uvicorn
 import uvloop
 
 from thinkery.errors import RunFailed, UsageError
+from thinkery.process import settle
 from thinkery.serve.app import build_app
 from thinkery.serve.config import Serve
 from thinkery.serve.connection import patient
@@ -120,6 +121,7 @@ async def listen(
         await first_of(listening, door.ready, signals.stop)
         if not signals.stop.is_set():
             require_open(door, models[0])
+            settle()
             on_ready(await server.address())
             await first_of(listening, signals.stop)
         left_s = await drain(state, signals.hurry)
