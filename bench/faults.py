@@ -30,7 +30,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from bench.nodes import Node, open_nodes
+from bench.nodes import Node, open_cluster, start_cluster
 from bench.recipe import machine, write
 from thinkery.errors import RankLost, ThinkeryError
 
@@ -146,7 +146,7 @@ def main() -> None:
     args.dir.mkdir(parents=True, exist_ok=True)
     kinds = plan(args.trials, args.seed)
     if left := [number for number in range(args.trials) if not result(args.dir, number).exists()]:
-        with cluster() as nodes:
+        with open_cluster() as nodes:
             calm(args.dir, nodes)
             two_lanes(args.dir, {number: kinds[number] for number in left}, nodes, args.seed, args.seconds)
     if not all(result(args.dir, number).exists() for number in range(args.trials)):
@@ -219,21 +219,6 @@ def claimed(path: Path) -> Iterator[bool]:
             yield False
         else:
             yield True
-
-
-@contextmanager
-def cluster() -> Iterator[list[Node]]:
-    """Two nodes of one Ray cluster; the second one has the processors, so it samples."""
-    with open_nodes(2) as nodes:
-        start_cluster(nodes)
-        yield nodes
-
-
-def start_cluster(nodes: list[Node]) -> None:
-    """Start Ray on both."""
-    head, other = nodes
-    head.start_head(processors=0)
-    other.start_ray(head, processors=2)
 
 
 def calm(dir: Path, nodes: list[Node]) -> None:

@@ -69,6 +69,21 @@ def open_nodes(count: int) -> Iterator[list[Node]]:
         yield nodes
 
 
+@contextmanager
+def open_cluster() -> Iterator[list[Node]]:
+    """Two nodes of one Ray cluster: the head, for who learns, and another with two processors, which samples."""
+    with open_nodes(2) as nodes:
+        start_cluster(nodes)
+        yield nodes
+
+
+def start_cluster(nodes: Sequence[Node]) -> None:
+    """Start Ray on both."""
+    head, other = nodes
+    head.start_head(processors=0)
+    other.start_ray(head, processors=2)
+
+
 @dataclass
 class Node:
     """One namespace, the name of the port that joins it to the bridge, and what runs in it."""

@@ -1,7 +1,9 @@
 """Run a shipped recipe from nothing and write down what it took and what came out.
 
     python -m bench.recipe tiny --dir /tmp/demo      →  bench/results/tiny.json, docs/images/tiny.svg
+    python -m bench.recipe tiny --dir /tmp/two --nodes      →  bench/results/tiny-nodes.json; as root
 
+With `--nodes` it runs on a Ray cluster of two nodes (`bench/nodes.py`): it learns on one, and the other samples.
 The numbers are of one run on the machine named in the file: wall time, peak memory of the process and its
 children, seconds of each step and of each phase of an update, mean reward and held-out accuracy by update, the stage
 table, what each stage gained over the base on the same questions, and the claims. The figure shows the curves of the
@@ -42,25 +44,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe")
     parser.add_argument("--dir", type=Path, required=True, help="an empty or missing folder")
+    parser.add_argument("--nodes", action="store_true", help="on a Ray cluster of two nodes")
     parser.add_argument("settings", nargs="*")
     args = parser.parse_args()
     if args.dir.exists() and any(args.dir.iterdir()):
         parser.error(f"{args.dir} is not empty; the time of a continued run means nothing")
     command = [sys.executable, "-m", "thinkery.cli", "run", args.recipe, "--dir", str(args.dir), *args.settings]
-    began = time.monotonic()
-    subprocess.run(command, check=True)
-    seconds = time.monotonic() - began
+    seconds = run_on_nodes(command) if args.nodes else run_here(command)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     record = open_run(args.dir)
     report = next(a.data for a in record.artifacts.values() if a.name == "report")
-    drawn = curves(record)
+    name, drawn = f"{args.recipe}-nodes" if args.nodes else args.recipe, curves(record)
     if svg := figure(args.recipe, drawn):
-        (IMAGES / f"{args.recipe}.svg").write_text(svg)
-    write(args.recipe, {
+        (IMAGES / f"{name}.svg").write_text(svg)
+    write(name, {
         "date": date.today().isoformat(),
         "machine": machine(),
         "version": __version__,
-        "command": ["thinkery", "run", args.recipe, *args.settings],
+        "command": ["thinkery", "run", args.recipe, *(["--on", "NODE"] if args.nodes else []), *args.settings],
         "wall_s": round(seconds, 1),
         "peak_memory_gb": round(peak / 1e9, 2),
         "seconds": {step.name: step.seconds for step in record.steps.values()},
@@ -70,6 +71,25 @@ def main() -> None:
         "differences": report["differences"],
         "claims": report["claims"],
     })  # fmt: skip
+
+
+def run_here(command: Sequence[str]) -> float:
+    """Run a command; returns its seconds."""
+    began = time.monotonic()
+    subprocess.run(command, check=True)
+    return time.monotonic() - began
+
+
+def run_on_nodes(command: Sequence[str]) -> float:
+    """The same on the first of two nodes, with its engines on the second."""
+    from bench.nodes import PORT, open_cluster
+
+    with open_cluster() as (head, _):
+        began = time.monotonic()
+        running = head.popen([*command, "--on", f"{head.address}:{PORT}"])
+        if code := running.wait():
+            raise subprocess.CalledProcessError(code, command)
+        return time.monotonic() - began
 
 
 def curves(record: RunRecord) -> dict[str, dict[str, Points]]:

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from bench.faults import Trial, calm, checked, cluster, cut_the_ranks, disturbed, fresh, on_the_cluster, ranks_apart
-from bench.nodes import LOCKS, Node, names, open_nodes
+from bench.faults import Trial, calm, checked, cut_the_ranks, disturbed, fresh, on_the_cluster, ranks_apart
+from bench.nodes import LOCKS, Node, names, open_cluster, open_nodes
 
 from thinkery.errors import EnvironmentLacks
 
@@ -67,7 +67,7 @@ def test_what_a_killed_process_leaves_the_next_one_removes():
 
 @pytest.mark.timeout(900)
 def test_rollouts_on_a_second_node_and_ranks_on_two_survive_a_cut_network_bit_for_bit(tmp_path: Path):
-    with cluster() as nodes:
+    with open_cluster() as nodes:
         calm(tmp_path, nodes)
         undisturbed = Trial(fresh(tmp_path / "cluster", tmp_path / "base"), nodes, random.Random(1))
         on_the_cluster(undisturbed)

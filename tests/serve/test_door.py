@@ -27,6 +27,16 @@ def busy_replica(connection: Connection) -> None:
         connection.send([News(job.id, answer=f"{job.prompt[-1]} " * 100_000 if job.id == "0" else "", end="stop")])
 
 
+def chatty_replica(connection: Connection) -> None:
+    """Answer a job in many words, one after the other."""
+    connection.send(Load(0.0))
+    job = connection.recv()
+    for number in range(JOBS):
+        connection.send([News(job.id, answer=f"{number} ")])
+    connection.send([News(job.id, end="stop")])
+    connection.recv()
+
+
 def broken_replica(connection: Connection) -> None:
     """End before any model is open."""
     connection.close()
@@ -73,3 +83,21 @@ def test_a_busy_replica_gets_every_job_and_its_news_come_whole():
     assert [one.job for one in heard] == [str(number) for number in range(JOBS)]
     assert heard[0].answer == "2999 " * 100_000
     assert {one.problem for one in heard} == {""}
+
+
+def test_what_a_replica_said_while_the_loop_was_busy_is_heard_at_once():
+    async def listen() -> list[News]:
+        door = Door(lambda: start_process(chatty_replica), 1, note=lambda news: None)
+        await door.ready.wait()
+        inbox = Inbox()
+        door.submit(Job("0", "m", (1,), 0, Sampling()), inbox)
+        heard = await inbox.take(60.0)
+        time.sleep(0.5)  # somebody else's work
+        heard += await inbox.take(60.0)
+        door.close()
+        return heard
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        heard = runner.run(listen())
+    assert "".join(one.answer for one in heard).split() == [str(number) for number in range(JOBS)]
+    assert heard[-1].end == "stop"

@@ -128,13 +128,17 @@ class Door:
         return replica
 
     def hear(self, replica: Replica) -> None:
-        """Pass on the next thing that a replica says."""
+        """Pass on all that a replica has said by now: a busy event loop comes back to it less often than it speaks."""
         try:
-            said = replica.connection.recv()
+            self.pass_on(replica, replica.connection.recv())
+            while replica.connection.poll():
+                self.pass_on(replica, replica.connection.recv())
         except (EOFError, OSError):
             self.part_from(replica)
             self.lose(replica)
-            return
+
+    def pass_on(self, replica: Replica, said: Load | ThinkeryError | list[News]) -> None:
+        """Tell those whom it concerns."""
         if isinstance(said, Load):
             replica.load = said.cache
             self.ready.set()

@@ -118,17 +118,25 @@ class Outcome:
 
 
 class Ledger:
-    """One ledger file; used by one thread at a time."""
+    """One ledger file; used by one thread at a time.
 
-    def __init__(self, path: Path) -> None:
+    What it writes waits `patience_s` for others who write, then raises sqlite3.OperationalError. At 0 it does not wait
+    for the disk either, and somebody must `copy_log`.
+    """
+
+    def __init__(self, path: Path, *, patience_s: float = 30.0) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.path = path
-        self.database = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
+        self.path, self.log = path, path.with_name(path.name + "-wal")
+        self.database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self.database.row_factory = sqlite3.Row
+        self.database.execute("PRAGMA busy_timeout = 30000")
         self.database.execute("PRAGMA journal_mode = WAL")
         self.database.execute("PRAGMA synchronous = NORMAL")  # a killed process loses nothing by it
         self.database.executescript(SCHEMA)
         path.chmod(0o600)
+        self.database.execute(f"PRAGMA busy_timeout = {patience_s * 1000:.0f}")
+        if not patience_s:
+            self.database.execute("PRAGMA wal_autocheckpoint = 0")
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -144,6 +152,16 @@ class Ledger:
     def close(self) -> None:
         """Let go of the file."""
         self.database.close()
+
+    @property
+    def log_bytes(self) -> int:
+        """How long SQLite's log is."""
+        return self.log.stat().st_size
+
+    def copy_log(self) -> None:
+        """Copy SQLite's log into the file and begin a new one, both of which wait for the disk."""
+        self.database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.database.execute("PRAGMA user_version = 0")  # the first to write begins the log
 
     # ---- keys
 

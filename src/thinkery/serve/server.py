@@ -80,7 +80,7 @@ def require_able(cfg: Serve) -> None:
 
 def require_keys(host: str, till: Till) -> None:
     """Refuse to listen where others can reach it while everybody may come in."""
-    if not till.ledger.has_keys() and not is_loopback(host):
+    if not till.keys.has_keys() and not is_loopback(host):
         hint = "thinkery keys create NAME, or listen at 127.0.0.1"
         raise UsageError("a server that others can reach needs keys", where=f"host = {host}", hint=hint)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,7 +61,7 @@ class State:
         if key.balance is not None and key.balance <= 0:
             raise Refusal(402, "Insufficient Balance")
         call = Call(self.door, jobs, queue_s=self.cfg.limits.queue_s)
-        self.calls[call] = Charge(key, await asyncio.shield(self.till.open(call, key)))
+        self.calls[call] = Charge(key, await self.till.open(call, key))
         call.submit()
         return call
 
