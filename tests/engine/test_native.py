@@ -228,6 +228,36 @@ def test_the_known_beginning_of_a_prompt_is_not_computed_again(network, tokenize
     assert [n for n in seen if n > 2] == [100, 110 - 64, 64]
 
 
+SAME = [Request((i,), Sampling(max_tokens=3), prompt=(*range(64), *range(i, i + 36))) for i in range(3)]
+"""Three prompts of 100 tokens, of which the first 64 are the same."""
+
+
+def steps_of(engine, requests: list[Request]) -> list[list[int]]:
+    """Which requests had a token, in each of three steps."""
+    ids = [engine.submit(request) for request in requests]
+    return [sorted(ids.index(event.request) for event in engine.step()) for _ in range(3)]
+
+
+def test_a_beginning_that_many_bring_at_once_is_computed_for_the_first_of_them(network, tokenizer, seen):
+    with open_engine(network, tokenizer, EngineConfig()) as engine:
+        assert steps_of(engine, SAME) == [[0], [0, 1, 2], [0, 1, 2]]
+    assert [n for n in seen if n > 3] == [100, 36 + 36]
+
+
+def test_who_may_not_know_a_beginning_does_not_wait_for_it(network, tokenizer, seen):
+    others = [replace(request, salt=str(i)) for i, request in enumerate(SAME)]
+    with open_engine(network, tokenizer, EngineConfig()) as engine:
+        assert steps_of(engine, others) == [[0, 1, 2]] * 3
+    assert [n for n in seen if n > 3] == [300]
+
+
+def test_a_beginning_for_which_there_is_no_memory_is_waited_for_once(network, tokenizer, seen):
+    full = EngineConfig(max_batch=8, kv_memory=8 * 128 * 256 / 2**30)  # rows take all of it
+    with open_engine(network, tokenizer, full) as engine:
+        assert steps_of(engine, SAME) == [[0], [0, 1, 2], [0, 1, 2]]
+    assert [n for n in seen if n > 3] == [100, 100 + 100]
+
+
 @torch.no_grad()
 def test_known_beginnings_change_nothing_but_the_time(network, tokenizer):
     wanted = [asked([*range(70 + 9 * i), *range(5 + i)]) for i in range(4)]

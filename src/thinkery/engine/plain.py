@@ -32,6 +32,10 @@ class RecomputingRunner:
         """Nothing is known of any text."""
         return Reading(text, salt)
 
+    def will_know(self, reading: Reading, readings: Sequence[Reading]) -> bool:
+        """Nothing ever is."""
+        return False
+
     def portion(self, reading: Reading, tokens: int) -> int:
         """All, because parts would have to be computed again with what follows them."""
         return reading.missing if tokens > 0 else 0

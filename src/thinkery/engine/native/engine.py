@@ -54,6 +54,8 @@ class NativeEngine:
         self.submitted, self.changes = 0, changes(self.parameters)
         self.full: list[Sample] = []
         """Samples that had begun elsewhere and have no room to go on."""
+        self.forgets = False
+        """Whether, in this step, a text has waited for a beginning that was then not remembered."""
 
     def submit(self, request: Request) -> str:
         """Queue a request; raises InputError when prompt and completion cannot fit, RunFailed after a missed `bump`."""
@@ -85,6 +87,7 @@ class NativeEngine:
         self.retire()
         running = list(self.scheduler.rows)
         readings: list[Reading] = []
+        self.forgets = False
         arrivals = self.scheduler.admit(partial(self.take, readings))
         rows = self.scheduler.rows
         if not running and (rows or readings):
@@ -239,7 +242,10 @@ class NativeEngine:
         if sample.reading is None:
             if tokens <= 0:
                 return 0, False
-            sample.reading = self.runner.open(sample.text, sample.prompt.request.salt)
+            reading = self.runner.open(sample.text, sample.prompt.request.salt)
+            if self.puts_off(sample.prompt, reading, readings):
+                return 0, False
+            sample.reading = reading
             if not sample.tokens:
                 sample.prompt.known = sample.reading.known
             if sample.prompt.begun_at is None:
@@ -248,6 +254,15 @@ class NativeEngine:
         if taken:
             readings.append(sample.reading)
         return taken, not sample.reading.missing
+
+    def puts_off(self, prompt: Prompt, reading: Reading, readings: Sequence[Reading]) -> bool:
+        """Whether a text waits for the next step, because one of `readings` computes what it goes on with: of many that
+        come at once with the same beginning, the first computes it. None waits where waiting has brought nothing."""
+        self.forgets = self.forgets or prompt.put_off == reading.known
+        if self.forgets or not self.runner.will_know(reading, readings):
+            return False
+        prompt.put_off = reading.known
+        return True
 
     def claim(self, reading: Reading, tokens: int) -> int:
         """Let a text advance by at most so many tokens when it is read next; returns by how many."""

@@ -49,6 +49,10 @@ class FixedRunner:
         """Nothing is known of any text."""
         return Reading(text, salt)
 
+    def will_know(self, reading: Reading, readings: Sequence[Reading]) -> bool:
+        """Nothing ever is."""
+        return False
+
     def portion(self, reading: Reading, tokens: int) -> int:
         """Whole parts, so that where a text is cut does not depend on what is beside it; at least one."""
         return min(reading.missing, max(self.part, tokens // self.part * self.part)) if tokens > 0 else 0

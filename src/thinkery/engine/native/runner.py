@@ -94,6 +94,10 @@ class Runner(Protocol):
         """The work on a text before anything is computed for it."""
         ...
 
+    def will_know(self, reading: Reading, readings: Sequence[Reading]) -> bool:
+        """Whether more of a text's beginning is known once these, which are complete after the next pass, are read."""
+        ...
+
     def portion(self, reading: Reading, tokens: int) -> int:
         """How many more tokens of a text one step takes, where it should compute at most so many."""
         ...
@@ -174,6 +178,13 @@ class CachedRunner:
         blocks = self.blocks.find(text, salt)
         known = BLOCK * len(blocks)
         return Reading(text, salt, known, known, known, beginning=blocks)
+
+    def will_know(self, reading: Reading, readings: Sequence[Reading]) -> bool:
+        """Whether one of them has the next block too."""
+        end = reading.known + BLOCK
+        return end < len(reading.text) and any(
+            other.salt == reading.salt and tuple(other.text[:end]) == tuple(reading.text[:end]) for other in readings
+        )
 
     def portion(self, reading: Reading, tokens: int) -> int:
         """Any number of tokens is as good as any other."""

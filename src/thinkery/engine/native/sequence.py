@@ -34,6 +34,8 @@ class Prompt:
     """The runner's work on the prompt, kept until no sample waits."""
     known: int = 0
     """Its first tokens that earlier requests had computed."""
+    put_off: int | None = None
+    """How much of its beginning was known when it last waited for more of it to be."""
     begun_at: float | None = None
     """When it began to be read, on the clock of `time.monotonic`."""
     share: Share | None = None
