@@ -111,6 +111,34 @@ def reach(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
 
 
+class Head:
+    """The head of the open cluster, without which Ray may wait for ever; after a minute, it ends this process."""
+
+    def __init__(self, address: str) -> None:
+        self.address = head_of(address)
+        self.gone: float | None = None
+        """Since when it has not answered."""
+
+    def look(self) -> bool:
+        """Whether it answers; Stalled where it has not for a while."""
+        try:
+            reach(self.address)
+        except OSError as error:
+            self.gone = self.gone or time.monotonic()
+            if time.monotonic() - self.gone > HEAD_S:
+                hint = "start Ray there again; the same command continues from the last checkpoint"
+                what = f"the head of the Ray cluster has not answered for {HEAD_S:g} s"
+                raise Stalled(what, where=self.address, found=str(error), hint=hint) from error
+            return False
+        self.gone = None
+        return True
+
+    def wait(self) -> None:
+        """Return when it answers, before anything that Ray would not come back from without it."""
+        while not self.look():
+            time.sleep(LOOK_S)
+
+
 class Actors:
     """Members on a cluster: as many as are asked for, or as it has processors or GPUs for."""
 
@@ -122,12 +150,11 @@ class Actors:
         options: dict[str, Any] = {**OPTIONS, **self.takes}
         self.actor = ray.remote(**options)(Actor)
         self.args = (ray.put(folder_of(network, tokenizer)), alone, own.dtype, own.device.type)
-        self.head, self.seen = head_of(cfg.ray), time.monotonic()
+        self.head = Head(cfg.ray)
 
     def start(self) -> ActorLink:
         """A new actor, which loads the model; Stalled where the cluster's head is gone."""
-        while not self.look():  # without a head, Ray would not come back from starting one
-            time.sleep(LOOK_S)
+        self.head.wait()
         return ActorLink(self.actor.remote(), self.args)
 
     def heard(self, links: Sequence[Link], timeout: float) -> list[Link]:
@@ -135,22 +162,9 @@ class Actors:
         by_answer = {link.answer: link for link in links if isinstance(link, ActorLink)}
         ray.wait(list(by_answer), num_returns=1, timeout=timeout)
         ready, _ = ray.wait(list(by_answer), num_returns=len(by_answer), timeout=0)
-        if not ready and not self.look():
+        if not ready and not self.head.look():
             time.sleep(LOOK_S)
         return [by_answer[answer] for answer in ready]
-
-    def look(self) -> bool:
-        """Whether the head answers; Stalled where it has not for a while: after a minute, Ray ends this process."""
-        try:
-            reach(self.head)
-            self.seen = time.monotonic()
-            return True
-        except OSError as error:
-            if time.monotonic() - self.seen > HEAD_S:
-                hint = "start Ray there again; the same command continues from the last checkpoint"
-                what = f"the head of the Ray cluster has not answered for {HEAD_S:g} s"
-                raise Stalled(what, where=self.head, found=str(error), hint=hint) from error
-            return False
 
     def store(self, weights: Mapping[str, Tensor]) -> InStore:
         """A copy of the weights in the object store."""
