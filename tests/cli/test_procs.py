@@ -126,7 +126,7 @@ def test_two_processes_run_a_recipe_to_its_end(folder: Path) -> None:
     assert len(list((folder / "runs/a/steps").glob("zero-*/rollouts/*.jsonl.gz"))) == 2
     kept = {path.name: path.read_text() for path in (folder / "runs/a/logs").iterdir()}
     assert sorted(kept) == ["rank-0.out.txt", "rank-0.txt", "rank-1.out.txt", "rank-1.txt"]
-    assert "stage 3/3 zero  step 2/2" in err
+    assert "stage 6/6 zero  step 2/2" in err
     assert kept["rank-0.txt"] == err, "what rank 0 says is seen and kept"
     assert f"run {ended.id} is in runs/a" in kept["rank-0.out.txt"]
 
@@ -145,6 +145,6 @@ def test_every_rank_of_torchrun_keeps_a_log(folder: Path) -> None:
     assert code == 0, err
     kept = {path.name: path.read_text() for path in (folder / "runs/a/logs").iterdir()}
     assert sorted(kept) == ["rank-0.out.txt", "rank-0.txt", "rank-1.out.txt", "rank-1.txt"]
-    assert "stage 3/3 zero  step 2/2" in kept["rank-0.txt"]
-    assert "stage 3/3 zero  step 2/2" in err
+    assert "stage 6/6 zero  step 2/2" in kept["rank-0.txt"]
+    assert "stage 6/6 zero  step 2/2" in err
     assert "stage" not in kept["rank-1.txt"]

@@ -102,7 +102,7 @@ def test_mathematics_programs_form_and_language_are_judged_there_as_here(workers
     ]
     here = [verdict for task in (math, code) for verdict in rubric.judge([pair for pair in pairs if pair[0] is task])]
     assert [scores["accuracy"].value for scores, _ in here] == [1.0, 0.0, 0.0, 1.0, 0.0, 0.0]
-    assert 0 < here[0][0]["language"].value < 1
+    assert here[0][0]["language"] == Score(0.8, "80% of the words are en")
     spread = Spread(rubric, workers)
     assert [v for task in (math, code) for v in spread.judge([pair for pair in pairs if pair[0] is task])] == here
 
@@ -151,7 +151,9 @@ def head() -> Iterator[tuple[int, int, subprocess.Popen[bytes]]]:
     command += [f"--port={port}", f"--ray-client-server-port={clients}", "--num-cpus=1", "--disable-usage-stats"]
     command += ["--node-ip-address=127.0.0.1", "--object-store-memory=80000000"]
     env = {**os.environ, "RAY_AUTH_MODE": "disabled"}
-    process = subprocess.Popen(command, env=env, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, env=env, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         yield port, clients, process
     finally:
@@ -185,11 +187,14 @@ def test_who_waits_for_an_answer_when_the_head_dies_stops_resumably(place):
         env = {**os.environ, "RAY_AUTH_MODE": "disabled"}
         until = time.monotonic() + START_S
         while True:
-            waiting = subprocess.Popen([sys.executable, "-c", WAITING, address], env=env, stdout=-1, stderr=-1, text=True)
+            waiting = subprocess.Popen(
+                [sys.executable, "-c", WAITING, address], env=env, stdout=-1, stderr=-1, text=True
+            )
             assert waiting.stdout
             if waiting.stdout.readline() == "asked\n":
                 break
-            assert time.monotonic() < until, waiting.communicate()  # before, the head may not be there yet
+            _, said = waiting.communicate()
+            assert time.monotonic() < until, said  # before, the head may not be there yet
         if address.startswith("ray://"):
             end(cluster)
         else:

@@ -158,7 +158,9 @@ def test_what_is_begun_elsewhere_goes_on_while_this_process_judges() -> None:
 def test_a_rubric_without_rules_asks_nobody() -> None:
     with ThreadPoolExecutor(1) as workers:
         pass
-    spread = Spread(Rubric(one=one, general=Part(rule(lambda t, c: 1.0), applies=lambda t: t.kind == "general")), workers)
+    spread = Spread(
+        Rubric(one=one, general=Part(rule(lambda t, c: 1.0), applies=lambda t: t.kind == "general")), workers
+    )
     assert spread.judge([(TASK, SAID)]) == [({"one": Score(1.0)}, 1.0)]  # its workers have gone home
 
 

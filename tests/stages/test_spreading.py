@@ -67,7 +67,9 @@ def learnt(folder: Path, base: Model, engine: EngineConfig, grpo: Grpo) -> tuple
         return len(completion.text) / 100
 
     run = Run(folder, "zero", seed=1)
-    rubric = Rubric(accuracy=accuracy, own=Part(own, weight=0.1), format=Part(thinks_then_answers, weight=0.2))
+    rubric = Rubric(
+        accuracy=accuracy, own=Part(own, weight=0.1, full_marks=0), format=Part(thinks_then_answers, weight=0.2)
+    )
     cfg = Reinforce(grpo=grpo, engine=engine, watched=2)
     exam = exam_of(folder.with_suffix(".exam"))
     with one_thread():
@@ -80,8 +82,8 @@ def learnt(folder: Path, base: Model, engine: EngineConfig, grpo: Grpo) -> tuple
 @pytest.mark.parametrize("more", [{}, {"ahead": 1, "spare": 2, "span": 8}])
 def test_what_is_learnt_from_grades_of_the_cluster_is_what_is_learnt_from_grades_of_this_process(tmp_path, base, more):
     grpo = Grpo(
-        updates=3, questions_per_update=2, group_size=2, minibatches=1, max_tokens=((0, 24),), preflight=0, eval_every=2,
-        **more,
+        updates=3, questions_per_update=2, group_size=2, minibatches=1, max_tokens=((0, 24),), preflight=0,
+        eval_every=2, **more,
     )  # fmt: skip
     there = learnt(tmp_path / "there", base, THERE, grpo)
     here = learnt(tmp_path / "here", base, HERE, grpo)
@@ -105,10 +107,16 @@ def test_an_exam_on_the_cluster_has_the_record_and_the_report_of_one_process(tmp
     assert {"accuracy", "general"} <= {name for row in made["there"][1] for name in row["scores"]}
 
 
-def test_the_graders_of_an_exam_are_other_processes(tmp_path, base):
+def test_the_graders_of_exams_and_of_training_are_other_processes(tmp_path, base):
     paper = Evaluate(samples=2, sampling=Sampling(max_tokens=4)).paper(TASKS[:4], Rubric(accuracy=judge))
     cfg = Evaluate(template="world-zero", engine=THERE)
     sit_exam(Run(tmp_path / "exam", "eval-base", seed=1), cfg, base, paper)
-    judges = {row["scores"]["accuracy"]["reason"] for row in rows(tmp_path / "exam")}
-    assert len(judges) == 1, "a cluster of one processor has one grader"
-    assert judges != {str(os.getpid())}
+    grpo = Grpo(updates=1, questions_per_update=2, group_size=2, minibatches=1, max_tokens=((0, 4),), preflight=0)
+    rubric = lambda update: Rubric(accuracy=judge)  # noqa: E731
+    run, cfg = Run(tmp_path / "zero", "zero", seed=1), Reinforce(grpo=grpo, engine=THERE)
+    reinforce(run, cfg, base, TASKS, rubric, template="world-zero")
+    for folder, attempts in (("exam", 8), ("zero", 4)):
+        judges = [row["scores"]["accuracy"]["reason"] for row in rows(tmp_path / folder)]
+        assert len(judges) == attempts
+        assert len(set(judges)) == 1, "a cluster of one processor has one grader"
+        assert judges[0] != str(os.getpid())

@@ -22,8 +22,8 @@ from typing import Any, ParamSpec, TypeVar
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from thinkery.engine.ray import LOOK_S, Head, connected
-from thinkery.errors import RankLost, Stalled
+from thinkery.engine.ray import LOOK_S, Head, connected, lost
+from thinkery.errors import Stalled
 from thinkery.process import Caller
 
 P = ParamSpec("P")
@@ -35,9 +35,7 @@ OPTIONS: dict[str, Any] = {
 
 
 @contextmanager
-def open_executor(
-    address: str, workers: int = 0, processors: int = 0, patience_s: float = 600.0
-) -> Iterator[Executor]:
+def open_executor(address: str, workers: int = 0, processors: int = 0, patience_s: float = 600.0) -> Iterator[Executor]:
     """Workers on the cluster at an address for as long as the block lasts, at 0 as many as it has processors; a cluster
     of this machine alone takes it to have `processors`."""
     with connected(address, processors):
@@ -91,8 +89,8 @@ class Executor:
             )
 
     def close(self) -> None:
-        """End the workers, and what they have not done."""
-        for worker in self.workers:
+        """End the workers, and what they have not done; where the head is gone, they end with this process."""
+        for worker in self.workers if self.head.gone is None else ():
             ray.kill(worker)
 
 
@@ -119,9 +117,3 @@ class Called(Future[T]):
             self.set_result(answer.result())
         else:
             self.set_exception(error.cause if isinstance(error, RayTaskError) else lost(error))
-
-
-def lost(error: BaseException) -> RankLost:
-    """What it means that Ray cannot say what became of a call."""
-    hint = "look at Ray's own log there; the same command continues from the last checkpoint"
-    return RankLost("the workers of the Ray cluster are lost", where="engine.ray", found=str(error), hint=hint)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from thinkery.engine import EngineConfig
 from thinkery.engine.member import Link, Order, Said, run_member
-from thinkery.errors import ConfigError, EnvironmentLacks, Stalled
+from thinkery.errors import ConfigError, EnvironmentLacks, RankLost, Stalled
 from thinkery.model.hf import save_model
 from thinkery.model.lora import plain
 from thinkery.model.tokenizer import Tokenizer
@@ -67,7 +67,8 @@ def open_actors(network: Any, tokenizer: Tokenizer, cfg: EngineConfig) -> Iterat
 def connected(address: str, processors: int = 0) -> Iterator[None]:
     """A connection to the cluster at an address, kept where there is one.
 
-    "local" starts one of this machine alone, which takes it to have so many processors, at 0 those that it has.
+    "local" starts one of this machine alone, which takes it to have so many processors, at 0 those that it has. Raises
+    RankLost where a client has lost its cluster.
     """
     if ray.is_initialized():
         yield
@@ -82,8 +83,18 @@ def connected(address: str, processors: int = 0) -> Iterator[None]:
         raise EnvironmentLacks("no Ray cluster answers", where="engine.ray", found=found, hint=hint) from error
     try:
         yield
+    except ConnectionError as error:
+        if type(error) is not ConnectionError:  # Ray's own has no kind
+            raise
+        raise lost(error) from error
     finally:
         ray.shutdown()
+
+
+def lost(error: BaseException) -> RankLost:
+    """What it means that Ray cannot say what becomes of what was asked."""
+    hint = "look at Ray's own log; the same command continues from the last checkpoint"
+    return RankLost("the Ray cluster is lost", where="engine.ray", found=str(error), hint=hint)
 
 
 def on_every_machine(work: Callable[[str], T]) -> list[T]:
@@ -291,11 +302,12 @@ class ActorLink:
     def end(self) -> None:
         """Wait for its work, and kill it; not for one that was killed, which may be out of reach."""
         if not self.killed:
-            with suppress(RayError, GetTimeoutError):
+            with suppress(RayError, GetTimeoutError, ConnectionError):
                 ray.get(self.done, timeout=END_S)
             self.kill()
 
     def kill(self) -> None:
         """Kill the actor."""
         self.killed = True
-        ray.kill(self.actor)
+        with suppress(ConnectionError):  # it ends with the client, which has lost its cluster
+            ray.kill(self.actor)

@@ -1,4 +1,4 @@
-"""What ranks say, in the run directory: of rank N, `logs/rank-N.txt` has errors and progress, `rank-N.out.txt` the output.
+"""What ranks say, in the run directory: `logs/rank-N.txt` has errors and progress, `logs/rank-N.out.txt` the output.
 
     keep_log(directory, rank)      # what this process says is seen as before, and kept
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TextIO
 
-from thinkery.pipeline.tee import Tee
+from thinkery.pipeline.tee import Log, Tee
 
 Headline = Mapping[str, "float | str"]
 WINDOW = 20  # steps over which the pace is averaged
@@ -55,7 +55,7 @@ class Progress(AbstractContextManager):
 
     def __init__(
         self,
-        stream: TextIO,
+        stream: TextIO | Log,
         expected: Mapping[str, float] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

@@ -17,7 +17,6 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
 from typing import ParamSpec, Protocol, TypeVar
 
 from thinkery.core import Completion, Reward, Score, Task, always
@@ -69,7 +68,7 @@ class Rubric:
 
     def begin(self, pairs: Sequence[Pair]) -> Callable[[], Timed[list[Verdict]]]:
         """Have others begin to judge what they can; the function returned does the rest, and gives all verdicts."""
-        return partial(timed, self.judge, pairs)
+        return lambda: timed(self.judge, pairs)
 
     def only(self, *names: str) -> Rubric:
         """The same rubric with these parts alone."""
@@ -114,7 +113,8 @@ class Spread(Rubric):
         tasks = list({id(task): task for task, _ in pairs}.values())
         away = {name: part for name, part in self.parts.items() if is_rule(part, tasks)}
         if not away:
-            return super().begin(pairs)
+            judge = super().judge
+            return lambda: timed(judge, pairs)
         here = Rubric(**{name: part for name, part in self.parts.items() if name not in away})
         answer = self.workers.submit(timed, Rubric(**away).scores, pairs)
 
