@@ -39,7 +39,8 @@ from thinkery.pipeline.artifact import Dataset, task_to_row
 from thinkery.pipeline.files import read_json, row_bytes, write_json
 from thinkery.pipeline.run import Run
 from thinkery.rewards.accuracy import accuracy
-from thinkery.stages.curate import Curate, judging, keep_general, keep_reasoning
+from thinkery.stages.common import spreading
+from thinkery.stages.curate import Curate, keep_general, keep_reasoning, right_and_readable
 
 SAMPLES = 8
 """Attempts at each reasoning prompt."""
@@ -143,8 +144,9 @@ def attempt(folder: Path, args: argparse.Namespace) -> None:
     )  # fmt: skip
     writer, teacher = run.dataset(cfg.shards), Teacher(args.words)
     exam = Index.of(Task(f"e{n}", question(10**7 + n), gold="1") for n in range(500))
-    with judging(cfg) as judges:
-        keep_reasoning(run, cfg, writer, opened(folder / "prompts"), teacher, accuracy, exam, judges)
+    with spreading(cfg.engine) as spread:
+        rubric = spread(right_and_readable(cfg, accuracy))
+        keep_reasoning(run, cfg, writer, opened(folder / "prompts"), teacher, rubric, exam)
     keep_general(cfg, writer, opened(folder / "general"))
     write_json(run.dir / "artifact.json", writer.finish().manifest)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 Role = Literal["system", "user", "assistant", "tool"]
 Finish = Literal["stop", "length", "cancelled", "deadline"]
@@ -122,6 +122,22 @@ class Episode(Protocol):
 
 
 Reward = Callable[[Task, Completion], "float | Score | Awaitable[float | Score]"]
+R = TypeVar("R", bound=Reward)
+
+
+def always(task: Task) -> bool:
+    """The condition that holds for every task."""
+    return True
+
+
+def rule(reward: R) -> R:
+    """Say of a reward, above its `def`, that it is a function of task and completion alone.
+
+    Any machine with the same version of Thinkery may judge by it. A class says so by a method `rule(task)`, which is
+    whether it is one for this task.
+    """
+    reward.rule = always  # type: ignore[attr-defined]
+    return reward
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """A process of its own at the other end of a connection: how replicas of the server and engines of a pool are run.
 
 What it is sent it takes between any two steps of its work. It ends when it is told to `Stop`, or when nobody is left at
-the other end.
+the other end. `Caller` is what a process is that makes calls for others.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, Pipe
 from multiprocessing.process import BaseProcess
-from typing import Any, Protocol
+from typing import Any, ParamSpec, Protocol, TypeVar
 
+P = ParamSpec("P")
+T = TypeVar("T")
 END_S = 10.0
 """How long a process may take to end before it is killed."""
 
@@ -60,6 +62,14 @@ class Desk(Protocol):
     def advance(self) -> None:
         """One step of everything under way; tells what has come of it."""
         ...
+
+
+class Caller:
+    """Calls what it is told to, one thing after the other."""
+
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What the function returns, or raises."""
+        return function(*args, **kwargs)
 
 
 class Worker(Protocol):

@@ -2,6 +2,7 @@
 
 tasks ─► engine.generate ─► rubric.judge, in a thread beside ─► groups, as they are judged
 
+Where the rubric has workers elsewhere (`rewards/rubric.py:Spread`), they judge beside that thread.
 Several ranks share the tasks: each samples and judges its part, and every rank gets all groups (`shared_rollouts`).
 """
 
@@ -12,25 +13,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import ParamSpec, Protocol, TypeVar
 
-from thinkery.core import Completion, Group, Rollout, Sampling, Task, seed_of
+from thinkery.core import Group, Rollout, Sampling, Task, seed_of
 from thinkery.engine.base import Engine, Event, Request, generate
 from thinkery.pipeline.ranks import Ranks
-from thinkery.rewards.rubric import Rubric
+from thinkery.rewards.rubric import Rubric, Timed, Verdict
 
-P = ParamSpec("P")
-T = TypeVar("T")
 UNJUDGED = 64
 """Groups that may wait to be judged before generation waits for them."""
-
-
-class Judges(Protocol):
-    """Those who judge beside generation: a thread, or workers elsewhere (`engine/executor.py`)."""
-
-    def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Have one of them call the function, which depends on its arguments alone."""
-        ...
 
 
 def rollouts(
@@ -43,14 +33,12 @@ def rollouts(
     seed: int,
     step: int = 0,
     clock: Clock | None = None,
-    judges: Judges | None = None,
 ) -> Iterator[Group]:
     """Judged groups of `samples` attempts at each task, in the order in which they are finished.
 
     A sample's seed depends on (seed, step, task id, sample number) alone. Judging overlaps with the generation of
     other groups; what it raises is raised here. Generation rests while the caller works on a group. Where there is a
-    clock, waiting for judges after everything is generated is its phase "grading". `judges` takes the place of the
-    thread that judges.
+    clock, waiting for judges after everything is generated is its phase "grading".
     """
     clock = clock or Clock()
     asked = list(tasks)
@@ -64,19 +52,15 @@ def rollouts(
         for task in asked
     ]
     judged: deque[Future[Group]] = deque()
-    with ThreadPoolExecutor(1, thread_name_prefix="judge") as thread:
-        submit = (judges or thread).submit
-        try:
-            for i, events in generate(engine, requests):
-                judged.append(submit(judge, asked[i], events, rubric))
-                while judged and (judged[0].done() or len(judged) > UNJUDGED):
-                    yield judged.popleft().result()
-            while judged:
-                with clock("grading"):
-                    group = judged.popleft().result()
-                yield group
-        finally:
-            thread.shutdown(cancel_futures=True)
+    with judging(rubric) as submit:
+        for i, events in generate(engine, requests):
+            judged.append(submit(asked[i], events))
+            while judged and (judged[0].done() or len(judged) > UNJUDGED):
+                yield judged.popleft().result()
+        while judged:
+            with clock("grading"):
+                group = judged.popleft().result()
+            yield group
 
 
 def shared_rollouts(
@@ -99,16 +83,30 @@ def shared_rollouts(
     return [by_task[task.id] for task in tasks]
 
 
-def judge(task: Task, events: list[Event], rubric: Rubric) -> Group:
-    """The finished samples of one task with their scores."""
-    started = time.perf_counter()
-    pairs: list[tuple[Task, Completion]] = [(task, event.completion) for event in events if event.completion]
-    judged = zip(events, pairs, rubric.judge(pairs), strict=True)
+@contextmanager
+def judging(rubric: Rubric) -> Iterator[Callable[[Task, Sequence[Event]], Future[Group]]]:
+    """What has the finished samples of a task judged, in a thread beside the caller, in the order of the calls."""
+    with ThreadPoolExecutor(1, thread_name_prefix="judge") as thread:
+
+        def submit(task: Task, events: Sequence[Event]) -> Future[Group]:
+            pairs = [(task, event.completion) for event in events if event.completion]
+            return thread.submit(judge, task, events, rubric.begin(pairs))
+
+        try:
+            yield submit
+        finally:
+            thread.shutdown(cancel_futures=True)
+
+
+def judge(task: Task, events: Sequence[Event], finish: Callable[[], Timed[list[Verdict]]]) -> Group:
+    """The finished samples of one task with their scores, which `finish` gives."""
+    verdicts, seconds = finish()
+    said = [event.completion for event in events if event.completion]
     attempts = tuple(
         Rollout(task, event.prompt, completion, scores, reward, event.sample)
-        for event, (_, completion), (scores, reward) in judged
+        for event, completion, (scores, reward) in zip(events, said, verdicts, strict=True)
     )
-    return Group(task, attempts, judge_s=time.perf_counter() - started)
+    return Group(task, attempts, judge_s=seconds)
 
 
 class Clock:

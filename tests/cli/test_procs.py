@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -35,9 +35,16 @@ eval_every = 10
 """
 
 
-def run(folder: Path, *words: str, at_update: int = 0, press: Callable[[int], None] | None = None) -> tuple[int, str]:
+def run(
+    folder: Path,
+    *words: str,
+    at_update: int = 0,
+    press: Callable[[int], None] | None = None,
+    launcher: Sequence[str] = (),
+) -> tuple[int, str]:
     """`thinkery run` on the tiny recipe; `press` gets the process id once, when an update from `at_update` shows."""
-    command = [sys.executable, "-m", "thinkery.cli", "run", "few.toml", "--until", "zero", "--dir", "runs/a", *words]
+    command = [sys.executable, *launcher, "-m", "thinkery.cli"]
+    command += ["run", "few.toml", "--until", "zero", "--dir", "runs/a", *words]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     seen = []
     with subprocess.Popen(
@@ -117,4 +124,27 @@ def test_two_processes_run_a_recipe_to_its_end(folder: Path) -> None:
     ended = open_run(folder / "runs/a")
     assert {step.status for step in ended.steps.values() if step.name in ("base", "problems", "zero")} == {"done"}
     assert len(list((folder / "runs/a/steps").glob("zero-*/rollouts/*.jsonl.gz"))) == 2
-    assert sorted(path.name for path in (folder / "runs/a/logs").iterdir()) == ["rank-1.out.txt", "rank-1.txt"]
+    kept = {path.name: path.read_text() for path in (folder / "runs/a/logs").iterdir()}
+    assert sorted(kept) == ["rank-0.out.txt", "rank-0.txt", "rank-1.out.txt", "rank-1.txt"]
+    assert "stage 6/6 zero  step 2/2" in err
+    assert kept["rank-0.txt"] == err, "what rank 0 says is seen and kept"
+    assert f"run {ended.id} is in runs/a" in kept["rank-0.out.txt"]
+
+
+def test_the_log_of_rank_0_has_its_error(folder: Path) -> None:
+    code, err = run(folder, "--procs", "2", "--only", "nothing")
+    assert code == 2, err
+    assert re.search(r"error: .*nothing", err)
+    assert (folder / "runs/a/logs/rank-0.txt").read_text() in err
+    assert "nothing" in (folder / "runs/a/logs/rank-0.txt").read_text()
+
+
+def test_every_rank_of_torchrun_keeps_a_log(folder: Path) -> None:
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    code, err = run(folder, "zero.grpo.updates=2", "zero.grpo.eval_every=1", launcher=torchrun)
+    assert code == 0, err
+    kept = {path.name: path.read_text() for path in (folder / "runs/a/logs").iterdir()}
+    assert sorted(kept) == ["rank-0.out.txt", "rank-0.txt", "rank-1.out.txt", "rank-1.txt"]
+    assert "stage 6/6 zero  step 2/2" in kept["rank-0.txt"]
+    assert "stage 6/6 zero  step 2/2" in err
+    assert "stage" not in kept["rank-1.txt"]

@@ -7,10 +7,15 @@ import io
 import os
 import re
 import struct
+import sys
 import termios
 import time
+from pathlib import Path
 
-from thinkery.pipeline.progress import Live, Progress, duration
+import pytest
+
+from thinkery.pipeline.progress import Live, Progress, duration, open_progress
+from thinkery.pipeline.tee import Log, Tee
 
 
 def test_the_progress_line_reads_like_the_one_in_the_specification():
@@ -54,6 +59,36 @@ def test_a_terminal_shows_two_bars_and_the_numbers_in_eighty_columns():
     assert re.fullmatch(r"stage 2/3 reason \S+ 2/4  \d.* s/it  ETA \d+s", lines[-3]), lines[-6:]
     assert re.fullmatch(r"run +\S+ ETA \d+s", lines[-2]), lines[-6:]
     assert lines[-1] == "reward 0.5 (+0.25)  acc 0.5  cut 0  len 312  flat 0.1  ent 1.1"
+
+
+def test_the_log_of_a_terminal_has_plain_lines_and_what_others_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    here, there = os.openpty()
+    fcntl.ioctl(there, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    with os.fdopen(there, "w") as screen:
+        tee = Tee(screen, Log(tmp_path / "log.txt"))
+        monkeypatch.setattr(sys, "stderr", tee)
+        print("before", file=sys.stderr)
+        with open_progress() as progress:
+            progress.stage("zero", 1, 2)
+            progress.update(1, 4, {"reward": 0.5})
+            progress.note("a note")
+            print("a warning", file=sys.stderr)
+        print("after", file=sys.stderr, flush=True)
+        assert sys.stderr is tee
+    shown = os.read(here, 65536).decode()
+    os.close(here)
+    kept = (tmp_path / "log.txt").read_text().splitlines()
+    assert kept == ["before", "stage 1/2 zero  step 1/4  reward 0.5", "a note", "a warning", "after"]
+    assert "\x1b[" in shown, "the terminal has bars"
+    assert all(said in shown for said in ("before", "1/4", "a note", "a warning", "after"))
+
+
+def test_a_log_that_cannot_be_written_leaves_what_is_seen_alone():
+    out = io.StringIO()
+    tee = Tee(out, Log(Path("/dev/full")))
+    print("no room", file=tee, flush=True)
+    print("still said", file=tee, flush=True)
+    assert out.getvalue() == "no room\nstill said\n"
 
 
 def test_spans_are_short():

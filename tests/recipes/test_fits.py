@@ -69,11 +69,16 @@ def test_steps_that_fit_or_are_not_known_are_not_refused(huge: Path, tmp_path: P
     require_fitting([graph("tiny", f"student.model={other}")["distill"]])
 
 
-def test_steps_that_sample_on_a_ray_cluster_are_left_to_themselves(huge: Path) -> None:
-    steps = graph("tiny", f"base.model={huge}", 'zero.engine.ray="auto"')
-    require_fitting([steps["zero"]])
-    with pytest.raises(EnvironmentLacks, match="step 'cold-start'"):
-        require_fitting([steps["zero"], steps["cold-start"]])
+def test_what_learns_is_on_this_machine_also_where_engines_are_on_a_ray_cluster(tmp_path: Path) -> None:
+    free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else memory()[1]
+    for name, share in (("large", 1.25), ("small", 0.75)):  # of the memory that is free, as weights and moments
+        model = folder(tmp_path / name, int(share * free / 16 / LAYER))
+        step = graph("tiny", f"base.model={model}", 'zero.engine.ray="ray://nobody:1"')["zero"]
+        if name == "large":
+            with pytest.raises(EnvironmentLacks, match="step 'zero': too little memory to train this model"):
+                require_fitting([step])
+        else:
+            require_fitting([step])
 
 
 def test_what_is_held_follows_the_settings_and_the_ranks(tmp_path: Path) -> None:

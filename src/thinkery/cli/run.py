@@ -1,6 +1,6 @@
 """`thinkery run RECIPE`: do what is not done yet; the same command continues after any stop.
 
-Under torchrun, or as one of `--procs`, every process comes here; all but rank 0 only assist it.
+Under torchrun, or as one of `--procs`, every process comes here; all but rank 0 only assist it, and all keep logs.
 """
 
 from __future__ import annotations
@@ -65,6 +65,10 @@ def main(args: argparse.Namespace) -> int:
         if ENDS not in os.environ:
             return watched(sys.argv[1:])
         tell_end()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from thinkery.launch.logs import keep_log
+
+        keep_log(directory, int(os.environ["RANK"]))
     with joined(os.environ, chosen.config.watchdog) as ranks:
         if ranks.rank:
             assist(steps, ranks)

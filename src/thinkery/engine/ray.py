@@ -26,7 +26,7 @@ from torch import Tensor
 
 from thinkery.engine import EngineConfig
 from thinkery.engine.member import Link, Order, Said, run_member
-from thinkery.errors import ConfigError, EnvironmentLacks, Stalled
+from thinkery.errors import ConfigError, EnvironmentLacks, RankLost, Stalled
 from thinkery.model.hf import save_model
 from thinkery.model.lora import plain
 from thinkery.model.tokenizer import Tokenizer
@@ -67,7 +67,8 @@ def open_actors(network: Any, tokenizer: Tokenizer, cfg: EngineConfig) -> Iterat
 def connected(address: str, processors: int = 0) -> Iterator[None]:
     """A connection to the cluster at an address, kept where there is one.
 
-    "local" starts one of this machine alone, which takes it to have so many processors, at 0 those that it has.
+    "local" starts one of this machine alone, which takes it to have so many processors, at 0 those that it has. Raises
+    RankLost where a client has lost its cluster.
     """
     if ray.is_initialized():
         yield
@@ -82,8 +83,18 @@ def connected(address: str, processors: int = 0) -> Iterator[None]:
         raise EnvironmentLacks("no Ray cluster answers", where="engine.ray", found=found, hint=hint) from error
     try:
         yield
+    except ConnectionError as error:
+        if type(error) is not ConnectionError:  # Ray's own has no kind
+            raise
+        raise lost(error) from error
     finally:
         ray.shutdown()
+
+
+def lost(error: BaseException) -> RankLost:
+    """What it means that Ray cannot say what becomes of what was asked."""
+    hint = "look at Ray's own log; the same command continues from the last checkpoint"
+    return RankLost("the Ray cluster is lost", where="engine.ray", found=str(error), hint=hint)
 
 
 def on_every_machine(work: Callable[[str], T]) -> list[T]:
@@ -111,6 +122,34 @@ def reach(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
 
 
+class Head:
+    """The head of the open cluster, without which Ray may wait for ever; after a minute, it ends this process."""
+
+    def __init__(self, address: str) -> None:
+        self.address = head_of(address)
+        self.gone: float | None = None
+        """Since when it has not answered."""
+
+    def look(self) -> bool:
+        """Whether it answers; Stalled where it has not for a while."""
+        try:
+            reach(self.address)
+        except OSError as error:
+            self.gone = self.gone or time.monotonic()
+            if time.monotonic() - self.gone > HEAD_S:
+                hint = "start Ray there again; the same command continues from the last checkpoint"
+                what = f"the head of the Ray cluster has not answered for {HEAD_S:g} s"
+                raise Stalled(what, where=self.address, found=str(error), hint=hint) from error
+            return False
+        self.gone = None
+        return True
+
+    def wait(self) -> None:
+        """Return when it answers, before anything that Ray would not come back from without it."""
+        while not self.look():
+            time.sleep(LOOK_S)
+
+
 class Actors:
     """Members on a cluster: as many as are asked for, or as it has processors or GPUs for."""
 
@@ -122,12 +161,11 @@ class Actors:
         options: dict[str, Any] = {**OPTIONS, **self.takes}
         self.actor = ray.remote(**options)(Actor)
         self.args = (ray.put(folder_of(network, tokenizer)), alone, own.dtype, own.device.type)
-        self.head, self.seen = head_of(cfg.ray), time.monotonic()
+        self.head = Head(cfg.ray)
 
     def start(self) -> ActorLink:
         """A new actor, which loads the model; Stalled where the cluster's head is gone."""
-        while not self.look():  # without a head, Ray would not come back from starting one
-            time.sleep(LOOK_S)
+        self.head.wait()
         return ActorLink(self.actor.remote(), self.args)
 
     def heard(self, links: Sequence[Link], timeout: float) -> list[Link]:
@@ -135,22 +173,9 @@ class Actors:
         by_answer = {link.answer: link for link in links if isinstance(link, ActorLink)}
         ray.wait(list(by_answer), num_returns=1, timeout=timeout)
         ready, _ = ray.wait(list(by_answer), num_returns=len(by_answer), timeout=0)
-        if not ready and not self.look():
+        if not ready and not self.head.look():
             time.sleep(LOOK_S)
         return [by_answer[answer] for answer in ready]
-
-    def look(self) -> bool:
-        """Whether the head answers; Stalled where it has not for a while: after a minute, Ray ends this process."""
-        try:
-            reach(self.head)
-            self.seen = time.monotonic()
-            return True
-        except OSError as error:
-            if time.monotonic() - self.seen > HEAD_S:
-                hint = "start Ray there again; the same command continues from the last checkpoint"
-                what = f"the head of the Ray cluster has not answered for {HEAD_S:g} s"
-                raise Stalled(what, where=self.head, found=str(error), hint=hint) from error
-            return False
 
     def store(self, weights: Mapping[str, Tensor]) -> InStore:
         """A copy of the weights in the object store."""
@@ -277,11 +302,12 @@ class ActorLink:
     def end(self) -> None:
         """Wait for its work, and kill it; not for one that was killed, which may be out of reach."""
         if not self.killed:
-            with suppress(RayError, GetTimeoutError):
+            with suppress(RayError, GetTimeoutError, ConnectionError):
                 ray.get(self.done, timeout=END_S)
             self.kill()
 
     def kill(self) -> None:
         """Kill the actor."""
         self.killed = True
-        ray.kill(self.actor)
+        with suppress(ConnectionError):  # it ends with the client, which has lost its cluster
+            ray.kill(self.actor)

@@ -43,6 +43,8 @@ class Benchmark:
         """The rubric with what the judge adds; UsageError where one is needed and none is given."""
         if self.judged and judge is None:
             raise UsageError(f"{self.name} is judged by another model", hint="name it with --judge or --judge-url")
+        if not self.judged:
+            return self.rubric
         return Rubric(**self.rubric.parts, **{name: make(judge) for name, make in self.judged.items() if judge})
 
     def metrics(self) -> list[str]:

@@ -1,8 +1,7 @@
 """`--procs N`: the same command line in N processes of this machine, watched by torchelastic's process context.
 
-Rank 0 has the terminal; of the others, `logs/rank-N.txt` in the run directory has the errors and `logs/rank-N.out.txt`
-the output. The first that fails ends all. Processes lie in sessions of their own, so a Ctrl-C reaches them once, from
-here.
+Rank 0 has the terminal, and keeps what it says itself; what the others say goes to their files alone (`logs.py`). The
+first that fails ends all. Processes lie in sessions of their own, so a Ctrl-C reaches them once, from here.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs, start
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from thinkery.errors import RankLost, RunFailed
+from thinkery.launch.logs import errors_of, output_of
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 POLL_S = 0.2
@@ -34,7 +34,7 @@ def launch(words: Sequence[str], procs: int, directory: Path) -> int:
     of a rank other than 0 that failed.
     """
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # `outcome` says what failed
-    logs = Logs(directory / "logs", procs)
+    logs = Logs(directory, procs)
     command = dict.fromkeys(range(procs), ("-m", "thinkery.cli", *words))
     with quiet_signals():
         context = start_processes("thinkery", sys.executable, command, environments(procs), logs)
@@ -74,41 +74,39 @@ def outcome(failures: Mapping[int, ProcessFailure], logs: Logs) -> int:
     if code < 0:
         raise RankLost(
             f"rank {rank} was killed",
-            where=str(logs.path(rank)) if rank else "rank 0",
+            where=str(errors_of(logs.directory, rank)),
             found=signal.Signals(-code).name,
             hint="the same command continues from the last checkpoint",
         )
     if rank:
-        raise RunFailed(f"rank {rank} failed", where=str(logs.path(rank)), found=logs.last_words(rank))
+        where = errors_of(logs.directory, rank)
+        raise RunFailed(f"rank {rank} failed", where=str(where), found=last_words(where))
     return code
 
 
-class Logs(LogsSpecs):
-    """Where the ranks write: rank 0 to the terminal, each of the others to a file of the run directory."""
+def last_words(log: Path) -> str:
+    """What a rank said of its error."""
+    lines = log.read_text(errors="replace").splitlines()
+    return next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1] if lines else "")
 
-    def __init__(self, folder: Path, procs: int) -> None:
-        super().__init__(str(folder))
-        self.folder, self.procs = folder, procs
-        folder.mkdir(parents=True, exist_ok=True)
+
+class Logs(LogsSpecs):
+    """Where the ranks write: rank 0 to the terminal, each of the others to its files of the run directory."""
+
+    def __init__(self, directory: Path, procs: int) -> None:
+        self.directory, self.procs = directory, procs
+        super().__init__(self.root_log_dir)
+        errors_of(directory, 0).parent.mkdir(parents=True, exist_ok=True)
 
     @property
     def root_log_dir(self) -> str:
         """The folder of all logs."""
-        return str(self.folder)
-
-    def path(self, rank: int) -> Path:
-        """The log of a rank."""
-        return self.folder / f"rank-{rank}.txt"
-
-    def last_words(self, rank: int) -> str:
-        """What a rank said of its error."""
-        lines = self.path(rank).read_text(errors="replace").splitlines()
-        return next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1] if lines else "")
+        return str(errors_of(self.directory, 0).parent)
 
     def reify(self, envs: Mapping[int, Mapping[str, str]]) -> LogsDest:
         """Files for all but rank 0."""
-        errors = {rank: str(self.path(rank)) if rank else "" for rank in range(self.procs)}
-        output = {rank: str(self.path(rank).with_suffix(".out.txt")) if rank else "" for rank in range(self.procs)}
+        errors = {rank: str(errors_of(self.directory, rank)) if rank else "" for rank in range(self.procs)}
+        output = {rank: str(output_of(self.directory, rank)) if rank else "" for rank in range(self.procs)}
         return LogsDest(output, errors, error_files=dict.fromkeys(range(self.procs), os.devnull))
 
 

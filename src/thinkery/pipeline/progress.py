@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TextIO
 
+from thinkery.pipeline.tee import Log, Tee
+
 Headline = Mapping[str, "float | str"]
 WINDOW = 20  # steps over which the pace is averaged
 QUIET_S = 1.0  # plain lines come no faster than this, the first and the last of a stage excepted
@@ -38,12 +40,14 @@ def headline(metrics: Mapping[str, Any], names: Mapping[str, str] = HEADLINE) ->
 
 
 def open_progress(stream: TextIO | None = None, expected: Mapping[str, float] | None = None) -> Progress:
-    """A live bar where the stream (stderr unless given) is a terminal, plain lines where it is not.
+    """A live bar where the stream (stderr unless given) is a terminal, plain lines where it is not, and in its log.
 
     `expected` is how many seconds each stage will take, as far as that is known.
     """
     target: TextIO = stream or sys.stderr
-    return Live(target, expected or {}) if target.isatty() else Progress(target, expected or {})
+    if not target.isatty():
+        return Progress(target, expected)
+    return Logged(target, expected) if isinstance(target, Tee) else Live(target, expected)
 
 
 class Progress(AbstractContextManager):
@@ -51,7 +55,7 @@ class Progress(AbstractContextManager):
 
     def __init__(
         self,
-        stream: TextIO,
+        stream: TextIO | Log,
         expected: Mapping[str, float] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -190,6 +194,36 @@ class Live(Progress):
         part = self._stages_before + done / max(1, total)
         self._bars.update(self._of_run, completed=part, text="".join(of_run).replace("all", "ETA"))
         self._screen.update(Group(self._bars, Text("  ".join(numbers))))
+
+
+class Logged(Live):
+    """The bars of a terminal, and plain lines in the log of what it shows."""
+
+    def __init__(self, stream: Tee, expected: Mapping[str, float] | None = None) -> None:
+        super().__init__(stream.seen, expected)
+        self._log, self._plain = stream.log, Progress(stream.log, expected)
+
+    def stage(self, name: str, number: int, count: int, later: Sequence[str] = ()) -> None:
+        """Begin the bar anew, and a line."""
+        super().stage(name, number, count, later)
+        self._plain.stage(name, number, count, later)
+        self._keep_errors()
+
+    def update(self, done: int, total: int, headline: Headline) -> None:
+        """Show it and write it."""
+        super().update(done, total, headline)
+        self._plain.update(done, total, headline)
+        self._keep_errors()
+
+    def note(self, text: str) -> None:
+        """Print a line above the bars, and in the log."""
+        super().note(text)
+        self._plain.note(text)
+
+    def _keep_errors(self) -> None:
+        """While there are bars, rich prints above them what others write to stderr; that is for the log, too."""
+        if not isinstance(sys.stderr, Tee):
+            sys.stderr = Tee(sys.stderr, self._log)
 
 
 def duration(seconds: float) -> str:

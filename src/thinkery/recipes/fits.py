@@ -2,8 +2,8 @@
 
 `thinkery run` asks before its first step. It is the check that a step makes itself when it begins
 (`train/held.py:require_memory`), with the parameters that the shape of its model has at least; so nothing is refused
-here that the step would accept, were it to begin now. Left to the step are models whose shape is not known yet, other
-networks than our own decoder, and steps that sample on a Ray cluster.
+here that the step would accept, were it to begin now. Left to the step are models whose shape is not known yet, and
+other networks than our own decoder. Where engines are on a Ray cluster, what learns is on this machine all the same.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def require_fitting(steps: Iterable[Step], ranks: int = 1) -> None:
 
 
 def learner_of(step: Step) -> LearnerConfig | None:
-    """How a step's weights learn; None where it trains nothing, or samples on a Ray cluster."""
+    """How a step's weights learn; None where it trains nothing."""
     cfg = step.config
     if isinstance(cfg, Reinforce):
-        return None if cfg.engine.ray else cfg.grpo.policy
+        return cfg.grpo.policy
     if isinstance(cfg, Imitate | Pretrain):
         return cfg.sft.policy
     return cfg.policy if isinstance(cfg, RewardModelConfig) else None

@@ -42,6 +42,10 @@ class Accuracy:
     def __call__(self, task: Task, completion: Completion) -> Score:
         return self.batch([(task, completion)])[0]
 
+    def rule(self, task: Task) -> bool:
+        """Whether any machine may judge: an environment may be a file of this one, and a pool belongs to a process."""
+        return task.kind != "environment" and self._pool is None
+
     def batch(self, pairs: Sequence[tuple[Task, Completion]]) -> list[Score]:
         """One score per pair, in order; all mathematical answers are compared side by side."""
         scores: dict[int, Score] = {}

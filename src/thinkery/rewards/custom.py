@@ -5,7 +5,7 @@
 
 `completion.answer` is what stands in the last `<answer>` tag where there is one, else what follows the thought. The
 file runs with all rights of this process: it is your code, not a model's. It may import packages, but no files
-beside it.
+beside it. Where rules are judged on a cluster, it stays in this process, as no other machine need have the file.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def load_reward(spec: str) -> Reward:
     def reward(task: Task, completion: Completion) -> Any:
         return function(task, replace(completion, answer=untagged(completion.answer)))
 
+    vars(reward).pop("rule", None)  # whatever the function says of itself
     return reward
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 
-from thinkery.core import Completion, Score, Task
+from thinkery.core import Completion, Score, Task, rule
 
 _TAG = re.compile(r"</?(?:think|answer)>")
 _ANSWER = re.compile(r"\s*<answer>(.*)</answer>\s*", re.DOTALL)
 
 
+@rule
 def thinks_then_answers(task: Task, completion: Completion) -> Score:
     """1 for `<think>…</think> <answer>…</answer>` and nothing else, the form R1-Zero was asked for (v1 Table 1)."""
     if problem := _thought_problem(completion):
@@ -26,6 +27,7 @@ def thinks_then_answers(task: Task, completion: Completion) -> Score:
     return Score(1.0, "a thought, then an answer") if found[1].strip() else Score(0.0, "the answer is empty")
 
 
+@rule
 def thinks(task: Task, completion: Completion) -> Score:
     """1 for a closed thought followed by an answer, the form of a chat model; the answer may stand in <answer> tags.
 

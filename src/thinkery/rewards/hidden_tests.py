@@ -33,6 +33,10 @@ class HiddenTests(ABC):
     def __call__(self, task: Task, completion: Completion) -> Score:
         return self.batch([(task, completion)])[0]
 
+    def rule(self, task: Task) -> bool:
+        """Whether any machine may judge, as each has a shared pool of its own."""
+        return self._pool is None
+
     def batch(self, pairs: Sequence[tuple[Task, Completion]]) -> list[Score]:
         """One score per pair, in order; as many at a time as the pool has sandboxes."""
         pool = self._pool or shared_pool()

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby, pairwise
 
-from thinkery.core import Completion, Reward, Score, Task
+from thinkery.core import Completion, Reward, Score, Task, rule
 from thinkery.rewards import detector
 
 SCRIPTS: dict[str, frozenset[str]] = {
@@ -89,6 +89,7 @@ _FREQUENT = {
 _NOT_ENGLISH = frozenset(" ".join(_FREQUENT.values()).split())
 
 
+@rule
 def consistency(task: Task, completion: Completion) -> Score:
     """The share of the thought's words in the language of the question; without a thought, of the whole text's."""
     return _consistency(completion, task.language or language_of(task.prompt))
@@ -96,7 +97,7 @@ def consistency(task: Task, completion: Completion) -> Score:
 
 def consistency_in(target: str) -> Reward:
     """`consistency` with one language for all tasks, whatever they are asked in."""
-    return lambda task, completion: _consistency(completion, target)
+    return rule(lambda task, completion: _consistency(completion, target))
 
 
 def _consistency(completion: Completion, target: str | None) -> Score:

@@ -16,7 +16,7 @@ import re
 from pydantic import Field
 
 from thinkery.config import Config
-from thinkery.core import Completion, Reward, Score, Task
+from thinkery.core import Completion, Reward, Score, Task, rule
 from thinkery.rewards.rubric import Part
 from thinkery.rewards.units import ngrams
 
@@ -65,6 +65,7 @@ def overlong(longest: int, buffer: int) -> Reward:
     """
     free = longest - buffer
 
+    @rule
     def punishment(task: Task, completion: Completion) -> Score:
         length = len(completion.tokens)
         value = max(-1.0, min(0.0, (free - length) / buffer))
@@ -73,6 +74,7 @@ def overlong(longest: int, buffer: int) -> Reward:
     return punishment
 
 
+@rule
 def unrepeated(task: Task, completion: Completion) -> Score:
     """0 for fresh text, down to −1 for a loop."""
     share = repetition(completion.text)
@@ -85,6 +87,7 @@ def repetition(text: str, n: int = 8) -> float:
     return 1 - len(set(found)) / len(found) if found else 0.0
 
 
+@rule
 def reflects(task: Task, completion: Completion) -> Score:
     """A third for each of the first three words of reflection in the thought."""
     count = reflections(completion.thought or "")
@@ -96,6 +99,7 @@ def reflections(text: str) -> int:
     return len(REFLECTION.findall(text))
 
 
+@rule
 def cites(task: Task, completion: Completion) -> Score:
     """The share of the answer's citations, `[3]` or `[citation:3]`, that name a note it was given; 0 without any."""
     cited, notes = _CITATION.findall(completion.answer), _notes(task)

@@ -24,7 +24,7 @@ from thinkery.pipeline.run import Run
 from thinkery.rewards.accuracy import accuracy
 from thinkery.rewards.format import thinks
 from thinkery.rewards.rubric import Part, Rubric
-from thinkery.stages.common import open_model, reads_well, sample_chunks
+from thinkery.stages.common import open_model, reads_well, sample_chunks, spreading
 from thinkery.stages.roles import Edit, Editor, editor_of
 
 
@@ -56,9 +56,13 @@ class ColdData(Config):
 def cold_data(run: Run, cfg: ColdData, teacher: Model, tasks: Dataset, editor: Model | None = None) -> Dataset:
     """Sample zero, keep what is right and readable, let the editor rewrite it, and judge the result again."""
     asked = list(tasks.tasks())[: cfg.prompts]
-    rubric = Rubric(accuracy=accuracy, readable=Part(reads_well(cfg.worth_editing), weight=0))
     writer = run.dataset()
-    with editor_of(cfg.editor, editor) as edit, open_model(cfg.engine, teacher, examples=cfg.examples) as engine:
+    with (
+        spreading(cfg.engine) as spread,
+        editor_of(cfg.editor, editor) as edit,
+        open_model(cfg.engine, teacher, examples=cfg.examples) as engine,
+    ):
+        rubric = spread(Rubric(accuracy=accuracy, readable=Part(reads_well(cfg.worth_editing), weight=0)))
         for key, groups in sample_chunks(
             run, engine, asked, cfg.sampling, rubric, writer, total=len(asked), samples=cfg.samples, chunk=cfg.chunk
         ):

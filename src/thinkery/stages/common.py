@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 
 from thinkery.chat import R1_ZERO, THINK_CHAT
-from thinkery.core import Completion, Group, Reward, Rollout, Sampling, Score, Task
+from thinkery.core import Completion, Group, Reward, Rollout, Sampling, Score, Task, rule
 from thinkery.data.keep import Readable, readable
 from thinkery.engine import Engine, EngineConfig
 from thinkery.engine.pool import open_engines
@@ -18,8 +18,8 @@ from thinkery.model.tokenizer import require_chat
 from thinkery.pipeline.artifact import Model
 from thinkery.pipeline.dataset import DatasetWriter
 from thinkery.pipeline.run import Run
-from thinkery.rewards.rubric import Rubric
-from thinkery.rollout import Judges, rollouts
+from thinkery.rewards.rubric import Rubric, Spread
+from thinkery.rollout import rollouts
 from thinkery.tasks.templates import QUESTION, TEMPLATE_SETS, is_instruction, put_one
 from thinkery.tasks.world import ZERO_TEMPLATE
 
@@ -57,6 +57,18 @@ def open_model(cfg: EngineConfig, model: Model, *, examples: str = "") -> Iterat
         yield engine
 
 
+@contextmanager
+def spreading(cfg: EngineConfig) -> Iterator[Callable[[Rubric], Rubric]]:
+    """What has a rubric's rules judged by workers of the cluster that samples; where none does, it stays as it is."""
+    if not cfg.ray:
+        yield lambda rubric: rubric
+        return
+    from thinkery.engine.executor import open_executor  # takes a second, and is an extra
+
+    with open_executor(cfg.ray, processors=cfg.processes * cfg.threads, patience_s=cfg.patience_s) as workers:
+        yield lambda rubric: Spread(rubric, workers)
+
+
 def sample_chunks(
     run: Run,
     engine: Engine,
@@ -68,7 +80,6 @@ def sample_chunks(
     total: int,
     samples: int,
     chunk: int,
-    judges: Judges | None = None,
 ) -> Iterator[tuple[str, list[Group]]]:
     """Judged groups of the `total` tasks, `chunk` at a time in their order, each with the prefix of its rows' keys.
 
@@ -80,7 +91,7 @@ def sample_chunks(
         key, some = f"{first:08d}", list(islice(left, chunk))
         if key in writer.keys:
             continue
-        judged = rollouts(engine, some, sampling, rubric, samples=samples, seed=run.seed, step=first, judges=judges)
+        judged = rollouts(engine, some, sampling, rubric, samples=samples, seed=run.seed, step=first)
         by_task = {group.task.id: group for group in judged}
         groups = [by_task[task.id] for task in some]
         run.rollouts(first, groups)
@@ -94,6 +105,7 @@ def sample_chunks(
 def reads_well(limits: Readable) -> Reward:
     """`readable` as a reward, so that the record says of every sample why it was dropped."""
 
+    @rule
     def readable_score(task: Task, completion: Completion) -> Score:
         reason = readable(Rollout(task, (), completion), limits)
         return Score(1.0, "readable") if reason is None else Score(0.0, reason)

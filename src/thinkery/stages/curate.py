@@ -27,8 +27,15 @@ from thinkery.pipeline.dataset import DatasetWriter, Shards
 from thinkery.pipeline.record import rollout_row
 from thinkery.pipeline.run import Run
 from thinkery.rewards.rubric import Part, Rubric
-from thinkery.rollout import Judges
-from thinkery.stages.common import is_general, is_reasoning, open_model, reads_well, sample_chunks, templates_of
+from thinkery.stages.common import (
+    is_general,
+    is_reasoning,
+    open_model,
+    reads_well,
+    sample_chunks,
+    spreading,
+    templates_of,
+)
 from thinkery.stages.roles import Role, accuracy_of
 from thinkery.tasks.templates import put_one
 
@@ -82,8 +89,12 @@ def curate(
     """Write the corpus: conversations of right and readable samples, then the general ones."""
     writer = run.dataset(cfg.shards)
     index = Index.of(exam.tasks(), n=cfg.ngram) if exam else None
-    with judging(cfg) as judges, accuracy_of(cfg.judge, judge) as accuracy, teaching(cfg, teacher, writer) as engine:
-        keep_reasoning(run, cfg, writer, tasks, engine, accuracy, index, judges)
+    with (
+        spreading(cfg.engine) as spread,
+        accuracy_of(cfg.judge, judge) as accuracy,
+        teaching(cfg, teacher, writer) as engine,
+    ):
+        keep_reasoning(run, cfg, writer, tasks, engine, spread(right_and_readable(cfg, accuracy)), index)
     if general:
         keep_general(cfg, writer, general)
     return writer.finish()
@@ -95,14 +106,12 @@ def keep_reasoning(
     writer: DatasetWriter,
     tasks: Dataset,
     engine: Engine,
-    accuracy: Reward,
+    rubric: Rubric,
     index: Index | None = None,
-    judges: Judges | None = None,
 ) -> None:
     """Have the reasoning prompts answered, no more than a chunk at a time, and write what passes every filter."""
     total = min(cfg.prompts, sum(map(is_reasoning, tasks.tasks())))
     asked = islice(filter(is_reasoning, tasks.tasks()), total)
-    rubric = Rubric(accuracy=accuracy, readable=Part(reads_well(cfg.readable), weight=0))
     templates, paid = templates_of(cfg.templates), 0
     for key, groups in sample_chunks(
         run,
@@ -114,7 +123,6 @@ def keep_reasoning(
         total=total,
         samples=cfg.samples,
         chunk=cfg.chunk,
-        judges=judges,
     ):
         for place, group in enumerate(groups):
             written = put_one(group.task, templates, run.seed) if templates else group.task
@@ -124,16 +132,9 @@ def keep_reasoning(
             paid += cost
 
 
-@contextmanager
-def judging(cfg: Curate) -> Iterator[Judges | None]:
-    """Workers on the cluster that samples, where rules judge: a model or an endpoint that judges stays here."""
-    if not cfg.engine.ray or cfg.judge.who != "world":
-        yield None
-        return
-    from thinkery.engine.executor import open_executor  # takes a second, and is an extra
-
-    with open_executor(cfg.engine.ray, processors=cfg.engine.processes * cfg.engine.threads) as judges:
-        yield judges
+def right_and_readable(cfg: Curate, accuracy: Reward) -> Rubric:
+    """What is asked of every sample before the filters that compare it with others."""
+    return Rubric(accuracy=accuracy, readable=Part(reads_well(cfg.readable), weight=0))
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from thinkery.rewards.format import thinks, thinks_then_answers
 from thinkery.rewards.language import consistency
 from thinkery.rewards.rubric import Part, Rubric
 from thinkery.rollout import rollouts
-from thinkery.stages.common import is_reasoning, template_of
+from thinkery.stages.common import is_reasoning, spreading, template_of
 from thinkery.tasks.world import follows, has_rule, liked, refuses_harm
 
 
@@ -79,9 +79,9 @@ def sit_exam(run: Run, cfg: Exam, model: Model, paper: Benchmark) -> Report:
     if cfg.template:
         tokenizer = tokenizer.with_template(template_of(cfg.template))
     found = Measurement(paper)
-    with open_engines(network, tokenizer, cfg.engine) as engine:
+    with spreading(cfg.engine) as spread, open_engines(network, tokenizer, cfg.engine) as engine:
         count = token_counter(engine)
-        for group in answers(run, cfg.chunk, engine, paper):
+        for group in answers(run, cfg.chunk, engine, replace(paper, rubric=spread(paper.rubric))):
             found.add(group, count_answers(group, count))
     return run.save_report({"stage": run.step.removeprefix("eval-"), "metrics": found.estimates()})
 

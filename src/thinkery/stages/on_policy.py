@@ -7,7 +7,7 @@ from thinkery.pipeline.artifact import Dataset, Model
 from thinkery.pipeline.run import Run
 from thinkery.rewards.accuracy import accuracy
 from thinkery.rewards.rubric import Part, Rubric
-from thinkery.stages.common import template_of
+from thinkery.stages.common import spreading, template_of
 from thinkery.stages.reinforce import Reinforce, format_of, loop_of, open_sampler, watch
 from thinkery.train import loss
 from thinkery.train.grpo import Grpo, grpo
@@ -38,13 +38,13 @@ def on_policy_distill(
     run: Run, cfg: OnPolicyDistill, student: Model, teacher: Model, tasks: Dataset, exam: Dataset | None = None
 ) -> Model:
     """Bring the student's distribution nearer to the teacher's on its own samples; accuracy is recorded, not learnt."""
-    rubric = Rubric(accuracy=Part(accuracy, weight=0.0))
     with open_policy(run, student, cfg.grpo.policy, sampled=format_of(cfg)) as policy:
         policy.tokenizer = policy.tokenizer.with_template(template_of(cfg.template))
         network, tokenizer = load_model(teacher.folder)
         require_same_tokens(policy.tokenizer, tokenizer)
         judge = Teacher(policy, network, temperature=cfg.grpo.temperature)
-        with open_sampler(cfg, policy) as engine:
+        with spreading(cfg.engine) as spread, open_sampler(cfg, policy) as engine:
+            rubric = spread(Rubric(accuracy=Part(accuracy, weight=0.0)))
             held_out = watch(run, cfg, engine, exam, rubric) if exam and cfg.grpo.eval_every else None
             grpo(run, loop_of(cfg), policy, engine, list(tasks.tasks()), rubric, held_out=held_out, baseline=judge)
         return run.save_model(policy.save_model)

@@ -23,7 +23,7 @@ from thinkery.pipeline.run import Run
 from thinkery.rewards.accuracy import RULED
 from thinkery.rewards.lint import dry_run_gold, lint
 from thinkery.rewards.rubric import Rubric
-from thinkery.stages.common import put_reasoning, template_of, templates_of
+from thinkery.stages.common import put_reasoning, spreading, template_of, templates_of
 from thinkery.train.grpo import Grpo, at, grpo
 from thinkery.train.policy import Policy, open_policy
 
@@ -62,16 +62,17 @@ def reinforce(
 
     The exam is only watched: its accuracy goes to the record, and an alarm rings when a reward rises while it falls.
     """
-    with open_policy(run, start, cfg.grpo.policy, sampled=format_of(cfg)) as policy:
+    with open_policy(run, start, cfg.grpo.policy, sampled=format_of(cfg)) as policy, spreading(cfg.engine) as spread:
         if template:
             policy.tokenizer = policy.tokenizer.with_template(template_of(template))
         if cfg.templates:
             tasks = reworded(run, cfg, tasks)
-        first_tasks, first_rubric = at(0, tasks, rubric)
+        judge = spread(rubric) if isinstance(rubric, Rubric) else lambda update: spread(rubric(update))
+        first_tasks, first_rubric = at(0, tasks, judge)
         try_rewards(run, policy.tokenizer, first_tasks, first_rubric)
         with open_sampler(cfg, policy) as engine:
             held_out = watch(run, cfg, engine, exam, first_rubric) if exam and cfg.grpo.eval_every else None
-            grpo(run, loop_of(cfg), policy, engine, tasks, rubric, held_out=held_out)
+            grpo(run, loop_of(cfg), policy, engine, tasks, judge, held_out=held_out)
         return run.save_model(policy.save_model)
 
 
@@ -131,7 +132,7 @@ def watch(
         return None
     longest = cfg.grpo.max_tokens[-1][1]
     sampling = Sampling(temperature=0.6, top_p=0.95, max_tokens=longest)
-    paper = Benchmark("exam", asked, Rubric(accuracy=rubric.parts["accuracy"]), sampling, samples=1)
+    paper = Benchmark("exam", asked, rubric.only("accuracy"), sampling, samples=1)
     return lambda: {"eval/exam/pass@1": evaluate(engine, paper, seed=run.seed)["pass@1"]["value"]}
 
 

@@ -19,7 +19,7 @@ sampled with, by which it is corrected (`old_logprobs = "trainer"`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -28,7 +28,7 @@ from thinkery.engine.base import Engine, Event, Request, generate
 from thinkery.pipeline.artifact import row_to_task, task_to_row
 from thinkery.pipeline.ranks import Ranks
 from thinkery.rewards.rubric import Rubric
-from thinkery.rollout import Clock, judge
+from thinkery.rollout import Clock, judging
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +65,9 @@ class Flight:
         cut = (n for n, one in said.items() if one.finish == "length" and len(one.tokens) == until < longest)
         return replace(self, out=tuple(cut), prompt=events[0].prompt, said={**self.said, **said}, spans=self.spans + 1)
 
-    def group(self, rubric: Rubric) -> Group:
-        """Its samples, judged."""
-        events = [Event("", n, completion=self.said[n], prompt=self.prompt) for n in sorted(self.said)]
-        return judge(self.task, events, rubric)
+    def events(self) -> list[Event]:
+        """Its samples as they are."""
+        return [Event("", n, completion=self.said[n], prompt=self.prompt) for n in sorted(self.said)]
 
 
 @dataclass(slots=True)
@@ -102,20 +101,17 @@ class Flights:
         """The judged groups of the first `count` questions to end, in the order of asking, on every rank; the others
         stay open. Judging goes on beside sampling."""
         landed: dict[tuple[int, str], Flight] = {}
-        judged: list[Future[tuple[tuple[int, str], Group]]] = []
-        with ThreadPoolExecutor(1, thread_name_prefix="judge") as thread:
-            try:
-                while len(landed) < count:
-                    self.open = advance(ranks, engine, self.open, sampling, span, seed)
-                    self.spans += 1
-                    ended = [one for one in self.open if not one.out and one.key not in landed]
-                    ended = ended[: count - len(landed)]
-                    landed |= {one.key: one for one in ended}
-                    judged += [thread.submit(judged_flight, one, rubric) for one in ranks.share(ended)]
-                with clock("grading"):
-                    own = dict(future.result() for future in judged)
-            finally:
-                thread.shutdown(cancel_futures=True)
+        judged: dict[tuple[int, str], Future[Group]] = {}
+        with judging(rubric) as submit:
+            while len(landed) < count:
+                self.open = advance(ranks, engine, self.open, sampling, span, seed)
+                self.spans += 1
+                ended = [one for one in self.open if not one.out and one.key not in landed]
+                ended = ended[: count - len(landed)]
+                landed |= {one.key: one for one in ended}
+                judged |= {one.key: submit(one.task, one.events()) for one in ranks.share(ended)}
+            with clock("grading"):
+                own = {key: future.result() for key, future in judged.items()}
         groups = {key: group for part in ranks.gather(own) for key, group in part.items()}
         taken, self.open = (
             [one for one in self.open if one.key in landed],
@@ -173,11 +169,6 @@ def advance(
     }
     found = {key: one for part in ranks.gather(further) for key, one in part.items()}
     return [found.get(one.key, one) for one in flights]
-
-
-def judged_flight(flight: Flight, rubric: Rubric) -> tuple[tuple[int, str], Group]:
-    """A question that has ended, with its scores."""
-    return flight.key, flight.group(rubric)
 
 
 def row_of(said: Completion) -> dict[str, Any]:
