@@ -8,9 +8,19 @@ import time
 from dataclasses import replace
 
 import pytest
-from tests.engine.asking import FIXED, alone, answers, drawn, moved, newest, one_thread, requests, samples_as_one_engine
+from tests.engine.asking import (
+    FIXED,
+    alone,
+    answers,
+    drawn,
+    moved,
+    newest,
+    one_thread,
+    requests,
+    samples_as_one_engine,
+    samples_once_though_one_is_killed,
+)
 
-from thinkery.core import Sampling
 from thinkery.engine import EngineConfig, Request, generate, sampled_dtype
 from thinkery.engine import pool as pools
 from thinkery.engine.canary import gap, text_logprobs

@@ -8,8 +8,14 @@ from dataclasses import replace
 
 import pytest
 from tests.engine.asking import (
-    FIXED, drawn, moved, newest, one_thread, samples_as_one_engine, samples_once_though_one_is_killed,
-)  # fmt: skip
+    FIXED,
+    drawn,
+    moved,
+    newest,
+    one_thread,
+    samples_as_one_engine,
+    samples_once_though_one_is_killed,
+)
 
 from thinkery.engine.pool import open_pool
 from thinkery.errors import ConfigError, EnvironmentLacks, RunFailed

@@ -14,9 +14,18 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 from tests.engine.asking import (
-    alone, answers, drawn, killing, moved, newest, one_thread, requests, samples_as_one_engine,
-    samples_once_though_one_is_killed, until_all_are_ready,
-)  # fmt: skip
+    alone,
+    answers,
+    drawn,
+    killing,
+    moved,
+    newest,
+    one_thread,
+    requests,
+    samples_as_one_engine,
+    samples_once_though_one_is_killed,
+    until_all_are_ready,
+)
 from tests.engine.copying import SETTINGS, Copying, copying
 from tests.engine.test_vllm import FLOAT, agree_with_the_trainer, follows_the_weights, goes_on_under_other_weights
 from tests.vllms import vllm_python
@@ -198,7 +207,7 @@ def test_a_server_takes_as_many_gpus_as_its_arguments_cut_the_model_into(argumen
 def test_servers_that_are_named_are_not_looked_for_on_a_ray_cluster(network, tokenizer):
     on = EngineConfig(ray="auto")
     with (
-        pytest.raises(ConfigError, match="vllm.devices names GPUs of this machine, but engine.ray"),
+        pytest.raises(ConfigError, match=r"vllm.devices names GPUs of this machine, but engine.ray"),
         open_vllm(network, tokenizer, VllmConfig(python="python", devices=("0",)), on),
     ):
         pass

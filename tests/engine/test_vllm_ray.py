@@ -15,8 +15,14 @@ from pathlib import Path
 
 import pytest
 from tests.engine.asking import (
-    drawn, newest, one_thread, requests, samples_as_one_engine, samples_once_though_one_is_killed, until_all_are_ready,
-)  # fmt: skip
+    drawn,
+    newest,
+    one_thread,
+    requests,
+    samples_as_one_engine,
+    samples_once_though_one_is_killed,
+    until_all_are_ready,
+)
 from tests.engine.copying import SETTINGS
 from tests.engine.test_ray import kill_actor, on_cluster, pid_of
 from tests.engine.test_vllm import FLOAT, follows_the_weights, goes_on_under_other_weights
@@ -69,7 +75,7 @@ def network(shape) -> Transformer:
 @contextmanager
 def with_gpus(count: int) -> Iterator[None]:
     """A cluster that takes itself to have so many GPUs."""
-    ray.init(num_cpus=2, num_gpus=count, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=2, num_gpus=count, include_dashboard=False, log_to_driver=False)
     try:
         yield
     finally:
@@ -86,7 +92,6 @@ def test_a_server_has_the_gpus_that_ray_gives_its_actor(network, tokenizer, tmp_
             pytest.raises(EnvironmentLacks, match=r"vLLM's server ended \(found GPUs \d,\d"),
             open_vllm(network, tokenizer, two, any_number) as engine,
         ):
-            assert len(engine.places) == 1
             engine.submit(requests(1)[0])
         with (
             pytest.raises(ConfigError, match=r"no room for 1 engines \(found 2 CPU, 3 GPU on 1 machines"),
@@ -131,18 +136,28 @@ def started(network, tokenizer, weights, tmp_path_factory):
     cfg = SETTINGS.model_copy(update={"python": python, "folder": str(weights)})
     with one_thread(), open_vllm(network, tokenizer, cfg, ON) as engine:
         yield engine
-        servers = [server_of(pid_of(place)) for place in engine.places]
+        servers = servers_of(engine)
     assert not ray.is_initialized()
-    end = time.monotonic() + 60
-    while any(lives(server) for server in servers):
-        time.sleep(0.1)
-        assert time.monotonic() < end
+    until_ended(servers)
 
 
 @pytest.fixture
 def engine(started):
     """The engine with the newest weights and nothing in flight."""
     return newest(started)
+
+
+def until_ended(pids: set[int]) -> None:
+    """Wait until these processes have ended."""
+    end = time.monotonic() + 60
+    while any(lives(pid) for pid in pids):
+        time.sleep(0.1)
+        assert time.monotonic() < end
+
+
+def servers_of(engine) -> set[int]:
+    """The servers that the actors have started."""
+    return {server_of(pid_of(place)) for place in engine.places}
 
 
 def lives(pid: int) -> bool:
@@ -163,4 +178,8 @@ def test_two_actors_sample_what_one_engine_samples_before_and_after_an_update(en
 @on_cluster
 @pytest.mark.parametrize("kill", [kill_actor, lambda place: kill_server(pid_of(place))], ids=["actor", "server"])
 def test_what_a_lost_actor_had_not_finished_is_sampled_by_the_other_once(engine, network, tokenizer, kill):
+    before = servers_of(engine)
     samples_once_though_one_is_killed(engine, network, tokenizer, kill)
+    ended = before - servers_of(engine)
+    assert len(ended) == 1
+    until_ended(ended)
