@@ -9,6 +9,7 @@ import pytest
 
 from thinkery.cli.recipe import sampling_on
 from thinkery.config import PRESETS
+from thinkery.errors import ConfigError
 
 SHIPPED = sorted(path.stem for path in PRESETS.glob("*.toml"))
 
@@ -62,3 +63,15 @@ def test_on_puts_every_engine_on_a_cluster_but_one_that_a_setting_keeps():
     assert ray.pop("zero.engine.ray") == ""
     assert len(ray) > 5
     assert set(ray.values()) == {"ray://head:10001"}
+
+
+def test_on_puts_vllm_on_the_cluster_unless_its_servers_are_named():
+    def zero(*settings: str):
+        return sampling_on(Namespace(recipe="tiny", config=[], settings=list(settings)), "auto").config.zero
+
+    started = zero('zero.vllm.python="/opt/vllm/bin/python"')
+    assert (started.engine.ray, started.vllm.python) == ("auto", "/opt/vllm/bin/python")
+    named = 'zero.vllm.url=["http://10.0.0.2:8000"]'
+    with pytest.raises(ConfigError, match=r"zero.*vllm.url names servers that run already, but engine.ray \(--on\)"):
+        zero(named)
+    assert zero(named, 'zero.engine.ray=""').engine.ray == ""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -80,3 +83,40 @@ def samples_as_one_engine(engine, network, tokenizer) -> None:
     assert second != first
     [(_, events)] = generate(engine, requests(1))
     assert {event.completion.version for event in events} == {engine.version}
+
+
+def samples_once_though_one_is_killed(engine, network, tokenizer, kill: Callable[[Any], object]) -> None:
+    """A pool of two says what one engine says, each sample once, though its busiest member is killed meanwhile; soon
+    there are two again."""
+    asked = [*requests(5), replace(requests(1)[0], seeds=tuple(range(8)), sampling=Sampling(max_tokens=40))]
+    lost = engine.lost
+    found = killing(engine, asked, kill)
+    said = [[(e.prompt, e.completion.tokens, e.completion.logprobs) for e in found[n]] for n in range(len(asked))]
+    assert said == alone(network, tokenizer, asked)
+    until_all_are_ready(engine)
+    assert (engine.lost, len(engine.places)) == (lost + 1, 2)
+    assert answers(engine, requests()) == alone(network, tokenizer, requests())
+
+
+def killing(engine, asked: list[Request], kill: Callable[[Any], object]) -> dict[int, Any]:
+    """What is said to each request, once, while the busiest member is killed at the first that has ended."""
+    found, killed = {}, None
+    for number, events in generate(engine, asked):
+        assert number not in found
+        found[number] = events
+        busiest = max(engine.places, key=lambda place: place.load)
+        if killed is None and busiest.load:
+            killed = busiest
+            kill(killed)
+    assert killed
+    until_all_are_ready(engine, but=killed)
+    assert sorted(found) == list(range(len(asked)))
+    return found
+
+
+def until_all_are_ready(engine, but=None) -> None:
+    """Wait until every member samples, and one that was lost is not among them."""
+    end = time.monotonic() + 300
+    while but in engine.places or not all(place.ready for place in engine.places):
+        engine.listen()
+        assert time.monotonic() < end

@@ -8,9 +8,19 @@ import time
 from dataclasses import replace
 
 import pytest
-from tests.engine.asking import FIXED, alone, answers, drawn, moved, newest, one_thread, requests, samples_as_one_engine
+from tests.engine.asking import (
+    FIXED,
+    alone,
+    answers,
+    drawn,
+    moved,
+    newest,
+    one_thread,
+    requests,
+    samples_as_one_engine,
+    samples_once_though_one_is_killed,
+)
 
-from thinkery.core import Sampling
 from thinkery.engine import EngineConfig, Request, generate, sampled_dtype
 from thinkery.engine import pool as pools
 from thinkery.engine.canary import gap, text_logprobs
@@ -70,25 +80,10 @@ def test_what_is_cancelled_ends_and_does_not_hold_up_new_weights(engine, network
 
 
 def test_what_a_lost_process_had_not_finished_is_sampled_by_others_once(engine, network, tokenizer):
-    asked = [*requests(5), replace(requests(1)[0], seeds=tuple(range(8)), sampling=Sampling(max_tokens=40))]
-    found, killed = {}, 0
-    for number, events in generate(engine, asked):
-        assert number not in found
-        found[number] = [(e.prompt, e.completion.tokens, e.completion.logprobs) for e in events]
-        busiest = max(engine.places, key=lambda place: place.load)
-        if not killed and busiest.load:
-            killed = busiest.link.worker.pid
-            os.kill(killed, signal.SIGKILL)
-    assert killed
-    assert [found[n] for n in range(len(asked))] == alone(network, tokenizer, asked)
-    until = time.monotonic() + 120
-    while killed in {place.link.worker.pid for place in engine.places} or not all(
-        place.ready for place in engine.places
-    ):
-        engine.listen()
-        assert time.monotonic() < until
-    assert (engine.lost, len(engine.places)) == (1, 2)
-    assert answers(engine, requests()) == alone(network, tokenizer, requests())
+    def kill(place) -> None:
+        os.kill(place.link.worker.pid, signal.SIGKILL)
+
+    samples_once_though_one_is_killed(engine, network, tokenizer, kill)
 
 
 def test_a_process_that_says_nothing_is_given_up_and_its_samples_are_sampled_by_others(

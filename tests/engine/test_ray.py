@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from dataclasses import replace
 
 import pytest
-from tests.engine.asking import FIXED, alone, answers, drawn, moved, newest, one_thread, requests, samples_as_one_engine
+from tests.engine.asking import (
+    FIXED,
+    drawn,
+    moved,
+    newest,
+    one_thread,
+    samples_as_one_engine,
+    samples_once_though_one_is_killed,
+)
 
-from thinkery.core import Sampling
-from thinkery.engine import generate
 from thinkery.engine.pool import open_pool
 from thinkery.errors import ConfigError, EnvironmentLacks, RunFailed
 from thinkery.model.transformer import Transformer
@@ -54,10 +59,14 @@ def on_cluster(test):
     return pytest.mark.slow(pytest.mark.flaky(reruns=2)(test))
 
 
-def pids(engine) -> list[int]:
-    """The processes of the actors."""
-    asked = [place.link.actor.__ray_call__.remote(lambda actor: os.getpid()) for place in engine.places]
-    return ray.get(asked, timeout=120)
+def pid_of(place) -> int:
+    """The process of an actor."""
+    return ray.get(place.link.actor.__ray_call__.remote(lambda actor: os.getpid()), timeout=120)
+
+
+def kill_actor(place) -> None:
+    """Kill an actor, and not by way of Ray."""
+    os.kill(pid_of(place), signal.SIGKILL)
 
 
 @on_cluster
@@ -67,23 +76,15 @@ def test_two_actors_sample_what_one_engine_samples_before_and_after_an_update(en
 
 @on_cluster
 def test_what_a_killed_actor_had_not_finished_is_sampled_by_others_once(engine, network, tokenizer):
-    asked = [*requests(5), replace(requests(1)[0], seeds=tuple(range(8)), sampling=Sampling(max_tokens=40))]
-    of_actor = dict(zip(engine.places, pids(engine), strict=True))
-    found, killed = {}, []
-    for number, events in generate(engine, asked):
-        assert number not in found
-        found[number] = [(e.prompt, e.completion.tokens, e.completion.logprobs) for e in events]
-        busiest = max(engine.places, key=lambda place: place.load)
-        if not killed and busiest.load:
-            killed.append(busiest)
-            os.kill(of_actor[busiest], signal.SIGKILL)
-    assert [found[n] for n in range(len(asked))] == alone(network, tokenizer, asked)
-    until = time.monotonic() + 120
-    while not all(place.ready and place not in killed for place in engine.places):
-        engine.listen()
-        assert time.monotonic() < until
-    assert (engine.lost, len(engine.places)) == (1, 2)
-    assert answers(engine, requests()) == alone(network, tokenizer, requests())
+    samples_once_though_one_is_killed(engine, network, tokenizer, kill_actor)
+
+
+@on_cluster
+def test_an_actor_whose_work_breaks_off_is_lost_at_once_though_it_lives(engine, network, tokenizer):
+    def break_off(place) -> None:
+        place.link.actor.send.remote("no order")
+
+    samples_once_though_one_is_killed(engine, network, tokenizer, break_off)
 
 
 @on_cluster
@@ -98,7 +99,7 @@ def test_weights_that_did_not_arrive_end_the_run(engine, network):
 @on_cluster
 def test_more_engines_than_the_cluster_has_processors_for_are_refused(started, network, tokenizer):
     with (
-        pytest.raises(ConfigError, match="no room for 99 engines"),
+        pytest.raises(ConfigError, match=r"no room for 99 engines \(found 2 CPU on 1 machines"),
         open_pool(network, tokenizer, TWO.model_copy(update={"processes": 99, "start_s": 1.0})),
     ):
         pass

@@ -8,22 +8,33 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
-from tests.engine.asking import alone, answers, drawn, moved, newest, one_thread, requests, samples_as_one_engine
+from tests.engine.asking import (
+    alone,
+    answers,
+    drawn,
+    killing,
+    moved,
+    newest,
+    one_thread,
+    requests,
+    samples_as_one_engine,
+    samples_once_though_one_is_killed,
+    until_all_are_ready,
+)
 from tests.engine.copying import SETTINGS, Copying, copying
 from tests.engine.test_vllm import FLOAT, agree_with_the_trainer, follows_the_weights, goes_on_under_other_weights
 from tests.vllms import vllm_python
 
 from thinkery.core import Sampling
-from thinkery.engine import generate
+from thinkery.engine import EngineConfig
 from thinkery.engine.base import FollowingEngine
 from thinkery.engine.vllm import VllmConfig, open_vllm
-from thinkery.errors import EnvironmentLacks, InputError, RunFailed
+from thinkery.errors import ConfigError, EnvironmentLacks, InputError, RunFailed
 from thinkery.model.hf import load_model
 from thinkery.model.locate import locate
 from thinkery.model.transformer import Transformer
@@ -63,13 +74,6 @@ def of(servers: list[Copying]) -> VllmConfig:
     return SETTINGS.model_copy(update={"url": tuple(server.url for server in servers)})
 
 
-def until_all_are_ready(engine) -> None:
-    end = time.monotonic() + 120
-    while not all(place.ready for place in engine.places):
-        engine.listen()
-        assert time.monotonic() < end
-
-
 def test_two_servers_sample_what_one_engine_samples_before_and_after_an_update(engine, network, tokenizer):
     assert isinstance(engine, FollowingEngine)
     samples_as_one_engine(engine, network, tokenizer)
@@ -91,22 +95,13 @@ def test_a_group_stays_together_and_goes_where_least_is_to_do(engine):
 
 
 def test_what_a_lost_server_had_not_finished_is_sampled_by_the_other_once(engine, servers, network, tokenizer):
-    asked = [*requests(5), replace(requests(1)[0], seeds=tuple(range(8)), sampling=Sampling(max_tokens=40))]
-    found, killed, lost = {}, None, engine.lost
-    for number, events in generate(engine, asked):
-        assert number not in found
-        found[number] = [(e.prompt, e.completion.tokens, e.completion.logprobs) for e in events]
-        busiest = max(engine.places, key=lambda place: place.load)
-        if killed is None and busiest.load:
-            [killed] = [server for server in servers if server.url == busiest.link.place]
-            killed.kill()
-    assert killed
-    assert [found[n] for n in range(len(asked))] == alone(network, tokenizer, asked)
-    assert engine.lost == lost + 1
-    killed.start()  # with the weights that it was first started with
-    until_all_are_ready(engine)
+    def kill(place) -> None:
+        [killed] = [server for server in servers if server.url == place.link.place]
+        killed.kill()
+        killed.start()  # with the weights that it was first started with
+
+    samples_once_though_one_is_killed(engine, network, tokenizer, kill)
     assert {place.link.place for place in engine.places} == {server.url for server in servers}
-    assert answers(engine, requests()) == alone(network, tokenizer, requests())
 
 
 @pytest.mark.parametrize("who", ["started anew", "of another run"])
@@ -163,23 +158,25 @@ def test_two_servers_of_vllm_itself_follow_the_weights_and_one_is_killed():
         follows_the_weights(engine, network, tokenizer)
         goes_on_under_other_weights(engine, network, tokenizer)
         until_all_are_ready(engine)
-        found, killed = {}, 0
-        for number, events in generate(engine, requests(12, samples=8, max_tokens=60)):
-            assert number not in found
-            found[number] = events
-            busiest = max(engine.places, key=lambda place: place.load)
-            if not killed and busiest.load:
-                killed = server_of(busiest)
-                os.kill(killed, signal.SIGKILL)
-        assert (sorted(found), engine.lost) == (list(range(12)), 1)
-        for events in found.values():
-            agree_with_the_trainer(network, tokenizer, events, 1e-3)
+        agrees_though_one_is_killed(engine, network, tokenizer, lambda place: kill_server(place.link.worker.pid))
+        assert engine.lost == 1
 
 
-def server_of(place) -> int:
-    """The process that a member started."""
-    own = Path(f"/proc/{place.link.worker.pid}/task/{place.link.worker.pid}/children").read_text().split()
-    [server] = [pid for pid in own if b"api_server" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+def agrees_though_one_is_killed(engine, network, tokenizer, kill) -> None:
+    """Each sample comes once, as the trainer says, though the busiest member is killed meanwhile."""
+    for events in killing(engine, requests(12, samples=8, max_tokens=60), kill).values():
+        agree_with_the_trainer(network, tokenizer, events, 1e-3)
+
+
+def kill_server(member: int) -> None:
+    """Kill the server that a process has started."""
+    os.kill(server_of(member), signal.SIGKILL)
+
+
+def server_of(member: int) -> int:
+    """The server that a process has started."""
+    own = [pid for file in Path(f"/proc/{member}/task").glob("*/children") for pid in file.read_text().split()]
+    [server] = [pid for pid in own if b"--served-model-name" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     return int(server)
 
 
@@ -188,3 +185,29 @@ def test_settings_that_contradict_each_other_are_refused():
         VllmConfig(python="python", url=("http://127.0.0.1:1",))
     with pytest.raises(ValidationError, match="set python too"):
         VllmConfig(devices=("1",))
+    with pytest.raises(ValidationError, match="arguments cut the model into 0 parts"):
+        VllmConfig(arguments=("-tp=0",))
+    with pytest.raises(ValidationError, match="invalid int value: 'two'"):
+        VllmConfig(arguments=("--tensor-parallel-size=two",))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "gpus"),
+    [
+        ("", 1),
+        ("--seed=7 --tensor-parallel-size=2 --enforce-eager", 2),
+        ("--tensor_parallel_size 4 -pp=2", 8),
+        ("-tp 2 -dp 3 -dpn 1 --max-num-batched-tokens=64", 6),
+    ],
+)
+def test_a_server_takes_as_many_gpus_as_its_arguments_cut_the_model_into(arguments, gpus):
+    assert VllmConfig(arguments=tuple(arguments.split())).gpus == gpus
+
+
+def test_servers_that_are_named_are_not_looked_for_on_a_ray_cluster(network, tokenizer):
+    on = EngineConfig(ray="auto")
+    with (
+        pytest.raises(ConfigError, match=r"vllm.devices names GPUs of this machine, but engine.ray"),
+        open_vllm(network, tokenizer, VllmConfig(python="python", devices=("0",)), on),
+    ):
+        pass

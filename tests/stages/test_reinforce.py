@@ -20,7 +20,7 @@ from thinkery.pipeline.ranks import Ranks
 from thinkery.pipeline.run import Run
 from thinkery.rewards.accuracy import accuracy
 from thinkery.rewards.rubric import Rubric
-from thinkery.stages.reinforce import Reinforce, servers_of, watch
+from thinkery.stages.reinforce import Reinforce, require_shared, servers_of, watch
 from thinkery.tasks.world import general, problems
 
 SUMS = list(problems("held-out", 1, 3, kinds=("chain",)))
@@ -46,6 +46,15 @@ def test_every_rank_has_servers_of_its_own() -> None:
     assert servers_of(three, Ranks()) == three
     with pytest.raises(ConfigError, match=r"every rank needs a server of its own \(found 1 for 2 ranks\)"):
         servers_of(one, second)
+
+
+def test_several_ranks_have_to_say_how_many_actors_each_has() -> None:
+    second, cluster = Ranks(), EngineConfig(ray="auto")
+    second.rank, second.count = 1, 2
+    require_shared(cluster, Ranks())
+    require_shared(cluster.model_copy(update={"processes": 1}), second)
+    with pytest.raises(ConfigError, match=r"every rank needs actors of its own \(found 0, as many as"):
+        require_shared(cluster, second)
 
 
 @pytest.mark.parametrize(("tasks", "watched", "asks"), [(SUMS, 2, True), (SUMS, 0, False), (PROMPTS, 2, False)])

@@ -45,10 +45,11 @@ class EngineConfig(Config):
     """Processes of their own that sample, each from its copy of the network (`engine/pool.py`) and with as many samples
     and as much memory as set here; 0 samples in this one."""
     ray: str = Field(default="", json_schema_extra={"key": False})
-    """A Ray cluster whose actors sample instead (`engine/ray.py`): `ray://host:port`, `auto` on one of its machines,
-    `local` for one of this machine alone. `processes` is their number, 0 as many as there is room for."""
+    """A Ray cluster whose actors sample instead (`engine/ray.py`), each with a server of vLLM where the stage's `vllm`
+    is set: `ray://host:port`, `auto` on one of its machines, `local` for one of this machine alone. `processes` is
+    their number, 0 as many as there is room for."""
     threads: int = Field(default=1, ge=1, json_schema_extra={"key": False})
-    """Threads of each of these processes or actors."""
+    """Threads of each of these processes or actors; a Ray cluster keeps so many processors for an actor."""
     patience_s: float = Field(default=600.0, gt=0, json_schema_extra={"key": False})
     """Seconds that one of them may say nothing, though it has work, before another does it. A step must take less."""
     start_s: float = Field(default=600.0, gt=0, json_schema_extra={"key": False})

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,6 +33,11 @@ class Weights(Protocol):
         """Every tensor by name, where the engine runs; raises InputError."""
         ...
 
+    def opened(self, place: str) -> AbstractContextManager[Path]:
+        """A folder of them, where the engine runs, for as long as the block lasts: in `place`, if it is made for that,
+        or where temporary files are."""
+        ...
+
     def drop(self) -> None:
         """Nobody reads them any more."""
         ...
@@ -46,6 +52,11 @@ class InFolder:
     def read(self) -> Mapping[str, Tensor]:
         """Every tensor by name."""
         return read_weights(self.folder)
+
+    @contextmanager
+    def opened(self, place: str) -> Iterator[Path]:
+        """The folder itself."""
+        yield self.folder
 
     def drop(self) -> None:
         """Remove the folder."""

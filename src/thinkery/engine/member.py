@@ -1,8 +1,9 @@
 """One member of a pool: a copy of the network, the built-in engine around it, and what it is asked.
 
 It is sent `Ask`, `Take` and `Cancel`, and says `Alive` when it has started, then `Taken`, `Ended`, `Alive` and, where
-it cannot go on, `Broken`. `Members` is what a pool asks of the place where they run: processes of this machine
-(`processes.py`), actors of a Ray cluster (`ray.py`), or servers of vLLM, each asked by a process (`vllm_pool.py`).
+it cannot go on, `Lost` or `Broken`. `Members` is what a pool asks of the place where they run: processes of this
+machine (`processes.py`) or actors of a Ray cluster (`ray.py`), and servers of vLLM, each asked by such a process
+(`vllm_pool.py`) or actor (`vllm_ray.py`).
 """
 
 from __future__ import annotations
@@ -69,6 +70,13 @@ class Alive:
 
 
 @dataclass(frozen=True, slots=True)
+class Lost:
+    """It samples no more, and why: another can do its work."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Broken:
     """An error that another member would meet too."""
 
@@ -76,7 +84,7 @@ class Broken:
 
 
 Order = Ask | Take | Cancel | Stop
-Said = Taken | Ended | Alive | Broken
+Said = Taken | Ended | Alive | Lost | Broken
 
 
 class Link(Protocol):

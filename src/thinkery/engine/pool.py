@@ -30,7 +30,7 @@ from thinkery.core import Completion
 from thinkery.engine import EngineConfig, longest_text, open_engine, sampled_dtype
 from thinkery.engine.base import Event, LearningEngine, Request
 from thinkery.engine.delivery import Snapshot, snapshot_of
-from thinkery.engine.member import Ask, Broken, Ended, Link, Members, Order, Said, Take, Taken
+from thinkery.engine.member import Ask, Broken, Ended, Link, Lost, Members, Order, Said, Take, Taken
 from thinkery.engine.processes import open_processes
 from thinkery.errors import InputError, RunFailed, Stalled
 from thinkery.model.lora import plain_weights
@@ -312,7 +312,9 @@ class PoolEngine:
         place.since = time.monotonic()
         if isinstance(said, Broken):
             raise said.error
-        if isinstance(said, Taken):
+        if isinstance(said, Lost):
+            self.lose(place, f"which said: {said.why}")
+        elif isinstance(said, Taken):
             place.unanswered -= 1
             if not place.unanswered:
                 assert self.delivered is not None

@@ -3,8 +3,9 @@
     with open_pool(network, tokenizer, EngineConfig(ray="auto")) as engine: …
 
 The model and every version of its weights are put once into Ray's object store, which copies them once to each machine.
-All machines need the same version of Thinkery; `thinkery doctor --cluster` looks. An actor takes `threads` processors
-and, where the learner has a GPU, a GPU. Nothing of this was run on CUDA.
+All machines need the same version of Thinkery; `thinkery doctor --cluster` looks. What an actor does with the model is
+given: `open_actors` has it sample with the built-in engine, `vllm_ray.py` with a server of vLLM. It takes `threads`
+processors and, where the learner has a GPU, a GPU. Nothing of this was run on CUDA.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
@@ -25,12 +27,13 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from thinkery.engine import EngineConfig
-from thinkery.engine.member import Link, Order, Said, run_member
+from thinkery.engine.member import Link, Lost, Order, Said, run_member
 from thinkery.errors import ConfigError, EnvironmentLacks, RankLost, Stalled
 from thinkery.model.hf import save_model
 from thinkery.model.lora import plain
 from thinkery.model.tokenizer import Tokenizer
-from thinkery.process import END_S
+from thinkery.model.weights import SINGLE
+from thinkery.process import END_S, Channel
 
 try:
     import ray
@@ -40,6 +43,8 @@ except ModuleNotFoundError as error:
     raise EnvironmentLacks("engine.ray needs Ray", hint="pip install 'ray[client]'") from error
 
 T = TypeVar("T")
+Work = Callable[[Channel, Path], None]
+"""What an actor does: a member at its end of a connection, with the model of a folder."""
 LOG = logging.getLogger("thinkery.engine")
 """Machines that are waited for."""
 
@@ -58,9 +63,19 @@ LOOK_S = 0.5
 
 @contextmanager
 def open_actors(network: Any, tokenizer: Tokenizer, cfg: EngineConfig) -> Iterator[Actors]:
-    """The place for actors on the cluster that the settings name, connected for as long as the block lasts."""
-    with connected(cfg.ray, processors=cfg.processes * cfg.threads):
-        yield Actors(network, tokenizer, cfg)
+    """Actors that sample with the built-in engine, on the cluster that the settings name, connected for as long as the
+    block lasts."""
+    own = next(network.parameters())
+    alone = cfg.model_copy(update={"processes": 0, "ray": ""})
+    work = partial(run_member, cfg=alone, dtype=own.dtype, device=own.device.type)
+    with connected_as(cfg):
+        gpus = int(own.device.type == "cuda")
+        yield Actors(cfg, gpus, lambda folder: save_model(folder, plain(network), tokenizer), work)
+
+
+def connected_as(cfg: EngineConfig) -> AbstractContextManager[None]:
+    """A connection to the cluster that the settings name."""
+    return connected(cfg.ray, processors=cfg.processes * cfg.threads)
 
 
 @contextmanager
@@ -115,6 +130,11 @@ def head_of(address: str) -> str:
     return address if address.startswith("ray://") else ray.get_runtime_context().gcs_address
 
 
+def has_gpus() -> bool:
+    """Whether the open cluster has any."""
+    return "GPU" in ray.cluster_resources()
+
+
 def reach(address: str) -> None:
     """Raise OSError where nobody listens at host:port; Ray itself would try for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
@@ -151,20 +171,20 @@ class Head:
 
 
 class Actors:
-    """Members on a cluster: as many as are asked for, or as it has processors or GPUs for."""
+    """Members on a cluster, each with so many GPUs: as many as are asked for, or as there is room for.
 
-    def __init__(self, network: Any, tokenizer: Tokenizer, cfg: EngineConfig) -> None:
-        own = next(network.parameters())
-        self.takes = {"num_cpus": cfg.threads, "num_gpus": int(own.device.type == "cuda")}
-        self.count = count_of(cfg.processes, self.takes, patience_s=cfg.start_s)
-        alone = cfg.model_copy(update={"processes": 0, "ray": ""})
-        options: dict[str, Any] = {**OPTIONS, **self.takes}
+    `write` writes the model's folder, which every actor then has on its machine for its work.
+    """
+
+    def __init__(self, cfg: EngineConfig, gpus: int, write: Callable[[Path], None], work: Work) -> None:
+        self.count = count_of(cfg.processes, {"CPU": cfg.threads, "GPU": gpus}, patience_s=cfg.start_s)
+        options: dict[str, Any] = {**OPTIONS, "num_cpus": cfg.threads, "num_gpus": gpus}
         self.actor = ray.remote(**options)(Actor)
-        self.args = (ray.put(folder_of(network, tokenizer)), alone, own.dtype, own.device.type)
+        self.args = (ray.put(files_of(write)), cfg.threads, work)
         self.head = Head(cfg.ray)
 
     def start(self) -> ActorLink:
-        """A new actor, which loads the model; Stalled where the cluster's head is gone."""
+        """A new actor, which begins its work; Stalled where the cluster's head is gone."""
         self.head.wait()
         return ActorLink(self.actor.remote(), self.args)
 
@@ -179,22 +199,25 @@ class Actors:
 
     def store(self, weights: Mapping[str, Tensor]) -> InStore:
         """A copy of the weights in the object store."""
-        return InStore(ray.put(save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})))
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+        return InStore(ray.put(save(tensors, metadata={"format": "pt"})))
 
 
 def count_of(wanted: int, takes: Mapping[str, int], patience_s: float) -> int:
-    """The actors that are wanted, at 0 as many as the cluster has processors and GPUs for.
+    """The actors that are wanted, at 0 as many as the machines of the cluster have processors and GPUs for.
 
     Waits for machines that are still to come, back from a fault perhaps; ConfigError where there is no room then.
     """
-    needs, end = {"CPU": takes["num_cpus"], "GPU": takes["num_gpus"]}, time.monotonic() + patience_s
+    needs, end = {kind: n for kind, n in takes.items() if n}, time.monotonic() + patience_s
     told = False
     while True:
-        has = ray.cluster_resources()
-        room = min(int(has.get(kind, 0)) // n for kind, n in needs.items() if n)
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        room = sum(min(int(has.get(kind, 0)) // n for kind, n in needs.items()) for has in machines)
         if room >= max(wanted, 1):
             return wanted or room
-        found = ", ".join(f"{has.get(kind, 0):g} {kind}" for kind, n in needs.items() if n)
+        has = ", ".join(f"{sum(has.get(kind, 0) for has in machines):g} {kind}" for kind in needs)
+        each = ", ".join(f"{n} {kind}" for kind, n in needs.items())
+        found = f"{has} on {len(machines)} machines, where each engine takes {each} of one"
         what = f"the Ray cluster has no room for {max(wanted, 1)} engines"
         if time.monotonic() > end:
             hint = "add machines, or lower engine.processes or engine.threads"
@@ -205,10 +228,10 @@ def count_of(wanted: int, takes: Mapping[str, int], patience_s: float) -> int:
         time.sleep(LOOK_S)
 
 
-def folder_of(network: Any, tokenizer: Tokenizer) -> dict[str, bytes]:
-    """The files of the model's folder, by name."""
+def files_of(write: Callable[[Path], None]) -> dict[str, bytes]:
+    """The files of a folder that is written, by name."""
     with tempfile.TemporaryDirectory() as folder:
-        save_model(folder, plain(network), tokenizer)
+        write(Path(folder))
         return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
@@ -222,6 +245,15 @@ class InStore:
         """Every tensor by name, fetched to this machine unless they are there."""
         return load(ray.get(self.reference))
 
+    @contextmanager
+    def opened(self, place: str) -> Iterator[Path]:
+        """A new folder of this machine."""
+        if place:
+            Path(place).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="thinkery-weights-", dir=place or None) as folder:
+            (Path(folder) / SINGLE).write_bytes(ray.get(self.reference))
+            yield Path(folder)
+
     def drop(self) -> None:
         """Nothing: they go with the reference."""
 
@@ -233,13 +265,17 @@ class Actor:
         self.mailbox = Mailbox()
 
     @ray.method(concurrency_group="work")
-    def work(self, files: Mapping[str, bytes], cfg: EngineConfig, dtype: torch.dtype, device: str) -> None:
-        """Sample until told to stop."""
-        torch.set_num_threads(cfg.threads)
-        with tempfile.TemporaryDirectory() as folder:
-            for name, content in files.items():
-                (Path(folder) / name).write_bytes(content)
-            run_member(self.mailbox, Path(folder), cfg, dtype, device)
+    def work(self, files: Mapping[str, bytes], threads: int, work: Work) -> None:
+        """Sample until told to stop; what ends it is told, since the actor itself lives on."""
+        torch.set_num_threads(threads)
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                for name, content in files.items():
+                    (Path(folder) / name).write_bytes(content)
+                work(self.mailbox, Path(folder))
+        except Exception as error:
+            self.mailbox.send(Lost(repr(error)))
+            raise
 
     def send(self, order: Order) -> None:
         """Hand over an order."""

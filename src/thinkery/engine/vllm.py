@@ -2,6 +2,7 @@
 
     with open_vllm(network, tokenizer, VllmConfig()) as engine: …                               # in this process
     with open_vllm(network, tokenizer, VllmConfig(python="/opt/vllm/bin/python")) as engine: …  # servers (vllm_pool.py)
+    with open_vllm(network, tokenizer, VllmConfig(), EngineConfig(ray="auto")) as engine: …     # servers (vllm_ray.py)
 
 After an update `bump` only notes that the weights have changed; before the next request they are written to a folder,
 vLLM reloads them and forgets its prefixes, and what it then has is checked (`delivery.py`). Only servers can sample
@@ -17,9 +18,11 @@ import math
 import shutil
 import tempfile
 import time
+from argparse import ArgumentError, ArgumentParser
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -29,8 +32,9 @@ from torch import Tensor
 
 from thinkery.config import Config
 from thinkery.core import Completion, Finish, Sampling
+from thinkery.engine import EngineConfig
 from thinkery.engine.base import Event, LearningEngine, Request
-from thinkery.engine.delivery import InFolder, Weights, in_folder, snapshot_of
+from thinkery.engine.delivery import Weights, in_folder, snapshot_of
 from thinkery.errors import ConfigError, InputError, RunFailed
 from thinkery.model.hf import config_from_shape, write_json
 from thinkery.model.lora import plain_weights
@@ -47,18 +51,19 @@ class VllmConfig(Config):
 
     python: str = ""
     """The Python of another virtual environment, in which vLLM is started as a server of its own and asked over HTTP;
-    "" runs vLLM in this process, or asks the servers of `url`."""
+    "" runs vLLM in this process, or asks the servers of `url`. With the stage's `engine.ray`, servers are started on
+    the machines of that cluster, in an environment that all have at this place, or, with "", in Thinkery's own."""
     arguments: tuple[str, ...] = Field(default=(), json_schema_extra={"key": False})
-    """Further arguments of the server, such as `--tensor-parallel-size=2`."""
+    """Further arguments of the server, such as `--tensor-parallel-size=2`, which on a Ray cluster takes two GPUs."""
     devices: tuple[str, ...] = Field(default=(), json_schema_extra={"key": False})
     """GPUs of each server that `python` starts, as CUDA_VISIBLE_DEVICES names them: `["1", "2,3"]` starts two; none
-    starts one, on those of this process."""
+    starts one, on those of this process. On a cluster Ray gives them out."""
     url: tuple[str, ...] = Field(default=(), json_schema_extra={"key": False})
     """Servers that run already and are asked as one engine, such as `["http://10.0.0.2:8000"]`; docs/scale.md has the
     command that starts one."""
     folder: str = Field(default="", json_schema_extra={"key": False})
     """Where weights are handed to servers, which find it under the same name and run as the same user; "" is the
-    temporary directory of this machine."""
+    temporary directory of this machine. On a Ray cluster, a folder of each of its machines."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Number format that it samples in."""
     max_batch: int = Field(default=256, ge=1, json_schema_extra={"key": False})
@@ -78,7 +83,29 @@ class VllmConfig(Config):
             raise ValueError("url names servers that run already: leave out python and devices, or url")
         if self.devices and not self.python:
             raise ValueError("devices are those of servers that python starts: set python too")
+        if self.gpus < 1:
+            raise ValueError(f"arguments cut the model into {self.gpus} parts")
         return self
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of one server: the parts into which `arguments` cut the model, of rows, of layers and of requests."""
+        parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+        for short, name in (("-tp", "tensor"), ("-pp", "pipeline"), ("-dp", "data")):
+            words = f"--{name}-parallel-size", f"--{name}_parallel_size"
+            parser.add_argument(short, *words, type=int, default=1)
+        try:
+            found, _ = parser.parse_known_args(self.arguments)
+        except ArgumentError as error:
+            raise ValueError(f"arguments: {error}") from error
+        return math.prod(vars(found).values())
+
+    def contradicts(self, engine: EngineConfig) -> str:
+        """What is wrong with these settings beside those of a stage's engine, "" for nothing."""
+        if not engine.ray or not (self.url or self.devices):
+            return ""
+        named = "vllm.url names servers that run already" if self.url else "vllm.devices names GPUs of this machine"
+        return f'{named}, but engine.ray (--on) starts servers on a Ray cluster: leave out one, or set engine.ray = ""'
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +160,23 @@ class Waiting:
 
 
 @contextmanager
-def open_vllm(network: Any, tokenizer: Tokenizer, cfg: VllmConfig, *, version: int = 0) -> Iterator[LearningEngine]:
-    """vLLM for as long as the block lasts: servers as one engine (a FollowingEngine), or in this process."""
+def open_vllm(
+    network: Any, tokenizer: Tokenizer, cfg: VllmConfig, on: EngineConfig | None = None, *, version: int = 0
+) -> Iterator[LearningEngine]:
+    """vLLM for as long as the block lasts: servers as one engine (a FollowingEngine), or in this process.
+
+    Where `on` names a Ray cluster they run there, as many as its `processes`, with as many processors as its `threads`.
+    """
+    on = on or EngineConfig()
+    if wrong := cfg.contradicts(on):
+        raise ConfigError(wrong)
     if not isinstance(network, Transformer):
         raise ConfigError("only Llama, Qwen2 and Qwen3 networks are delivered to vLLM", where="vllm")
-    if cfg.python or cfg.url:
+    if on.ray:
+        from thinkery.engine.vllm_ray import open_servers as open_them  # takes a second, and is an extra
+
+        open_it = partial(open_them, on=on)
+    elif cfg.python or cfg.url:
         from thinkery.engine.vllm_pool import open_servers as open_it
     else:
         open_it = open_here
@@ -172,8 +211,8 @@ class VllmSampler:
         """Hand over weights in a folder; the version that vLLM says it has then, and what it makes of the canary."""
         if self.waiting:
             raise RunFailed("weights cannot change under samples in flight", hint="finish or cancel them first")
-        assert isinstance(weights, InFolder)
-        found = self.backend.reload(weights.folder, version)
+        with weights.opened(self.cfg.folder) as folder:
+            found = self.backend.reload(folder, version)
         self.delivered = version
         return found, tuple(self.backend.score(list(canary)))
 

@@ -10,7 +10,6 @@ started again; one that runs elsewhere is waited for, and gets the newest weight
 
 from __future__ import annotations
 
-import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from thinkery.engine import EngineConfig
 from thinkery.engine.delivery import InFolder, in_folder
-from thinkery.engine.member import Alive, Broken, Link, Member, Take, Taken
+from thinkery.engine.member import Alive, Broken, Link, Lost, Member, Take, Taken
 from thinkery.engine.pool import PoolEngine, pooled
 from thinkery.engine.processes import ProcessLink, heard
 from thinkery.engine.vllm import VllmConfig, VllmSampler, weights_of, write_untied
@@ -32,9 +31,6 @@ from thinkery.errors import ThinkeryError
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.model.transformer import Transformer
 from thinkery.process import Channel, start_process, work
-
-LOG = logging.getLogger("thinkery.engine")
-"""Why servers were lost."""
 
 LOOK_S = 0.5
 """How often one that waits for a server looks for it."""
@@ -46,17 +42,21 @@ def open_servers(network: Transformer, tokenizer: Tokenizer, cfg: VllmConfig, ve
     if cfg.folder:
         Path(cfg.folder).mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="thinkery-vllm-", dir=cfg.folder or None))
-    limits = EngineConfig(
-        max_batch=cfg.max_batch, max_len=cfg.max_len, patience_s=cfg.patience_s, start_s=cfg.patience_s
-    )
     try:
         if cfg.python:
             write_untied(folder, network, tokenizer, cfg)
         members = Servers(tokenizer, cfg, folder)
-        with pooled(network, tokenizer, limits, members, cfg.tolerance, version) as engine:
+        with pooled(network, tokenizer, limits_of(cfg), members, cfg.tolerance, version) as engine:
             yield engine
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def limits_of(cfg: VllmConfig, start_s: float = 0.0) -> EngineConfig:
+    """What the pool keeps to; members may take `start_s` to start, or as long as vLLM may."""
+    return EngineConfig(
+        max_batch=cfg.max_batch, max_len=cfg.max_len, patience_s=cfg.patience_s, start_s=max(start_s, cfg.patience_s)
+    )
 
 
 class Servers:
@@ -110,7 +110,7 @@ def run_member(
             sampler = VllmSampler(tokenizer, cfg, server)
             work(connection, Member(connection, sampler, partial(change, sampler)))
     except Gone as error:
-        LOG.warning("%s", error)
+        connection.send(Lost(str(error)))
     except ThinkeryError as error:
         connection.send(Broken(error))
 

@@ -192,7 +192,7 @@ class Server(Remote):
             time.sleep(0.5)
         what = "vLLM's server did not start" if self.process.poll() is None else "vLLM's server ended"
         said = self.log.read_text(errors="replace")[-1500:] if self.log else ""
-        raise EnvironmentLacks(what, found=said, hint="see vllm.python")
+        raise EnvironmentLacks(what, where=socket.gethostname(), found=said, hint="see vllm.python")
 
     def close(self) -> None:
         """End the server and wait for it."""
@@ -237,7 +237,8 @@ def start(cfg: VllmConfig, folder: Path, port: int, log: Path, devices: str) -> 
             )
     except OSError as error:
         hint = "name the Python of the environment that vLLM is installed in"
-        raise EnvironmentLacks("vLLM cannot be started", where=cfg.python, found=str(error), hint=hint) from error
+        where = f"{cfg.python} on {socket.gethostname()}"
+        raise EnvironmentLacks("vLLM cannot be started", where=where, found=str(error), hint=hint) from error
 
 
 def end_with_parent() -> None:

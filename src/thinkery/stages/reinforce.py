@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from thinkery.config import Config
 from thinkery.core import Sampling, Task
@@ -39,13 +39,19 @@ class Reinforce(Config):
     engine: EngineConfig = EngineConfig()
     """The sampler."""
     vllm: VllmConfig | None = None
-    """Sample with vLLM instead of the built-in engine; `grpo.old_logprobs` is then "trainer" unless it is set, which
-    corrects for its other arithmetic."""
+    """Sample with vLLM instead of the built-in engine, with `engine.ray` on that cluster; `grpo.old_logprobs` is then
+    "trainer" unless it is set, which corrects for its other arithmetic."""
     templates: tuple[str, ...] = ()
     """Other words to put the reasoning questions in, of which each draws one: sets such as `world-zero-practice`, texts
     with `{question}`, or Jinja. Empty asks all with the model's template, as the exam is in any case."""
     watched: int = Field(default=100, ge=0, json_schema_extra={"key": False})
     """Exam questions asked once every `grpo.eval_every` updates: the curve of held-out accuracy; 0 asks none."""
+
+    @model_validator(mode="after")
+    def _vllm_is_in_one_place(self) -> Reinforce:
+        if self.vllm and (wrong := self.vllm.contradicts(self.engine)):
+            raise ValueError(wrong)
+        return self
 
 
 def reinforce(
@@ -84,12 +90,22 @@ def format_of(cfg: Reinforce) -> torch.dtype:
 @contextmanager
 def open_sampler(cfg: Reinforce, policy: Policy) -> Iterator[LearningEngine]:
     """The engine that follows the policy."""
+    require_shared(cfg.engine, policy.ranks)
     if cfg.vllm:
-        with open_vllm(policy.sampled, policy.tokenizer, servers_of(cfg.vllm, policy.ranks)) as engine:
+        servers = servers_of(cfg.vllm, policy.ranks)
+        with open_vllm(policy.sampled, policy.tokenizer, servers, cfg.engine) as engine:
             yield engine
     else:
         with open_engines(policy.sampled, policy.tokenizer, cfg.engine) as engine:
             yield engine
+
+
+def require_shared(cfg: EngineConfig, ranks: Ranks) -> None:
+    """Raise ConfigError where every rank would take a whole Ray cluster for actors of its own."""
+    if cfg.ray and not cfg.processes and ranks.count > 1:
+        found = f"0, as many as there is room for, and {ranks.count} ranks"
+        hint = "say how many actors each rank has"
+        raise ConfigError("every rank needs actors of its own", where="engine.processes", found=found, hint=hint)
 
 
 def servers_of(cfg: VllmConfig, ranks: Ranks) -> VllmConfig:

@@ -66,7 +66,7 @@ def schedule_of(run: Run, ahead: int, learner: Learner, engine: LearningEngine, 
             "this engine samples from the very weights that learn, so it cannot sample ahead",
             where="grpo.ahead",
             found=str(ahead),
-            hint="set engine.processes = 1, with vLLM vllm.python or vllm.url; or grpo.ahead = 0",
+            hint="set engine.processes = 1, with vLLM vllm.python, vllm.url or engine.ray; or grpo.ahead = 0",
         )
     with ThreadPoolExecutor(1, thread_name_prefix="ahead") as thread:
         schedule = Ahead(ahead, run.ranks.beside(), learner, engine, clock, thread)
