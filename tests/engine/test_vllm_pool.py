@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -158,8 +159,11 @@ def test_two_servers_of_vllm_itself_follow_the_weights_and_one_is_killed():
         follows_the_weights(engine, network, tokenizer)
         goes_on_under_other_weights(engine, network, tokenizer)
         until_all_are_ready(engine)
+        before = {server_of(place.link.worker.pid) for place in engine.places}
         agrees_though_one_is_killed(engine, network, tokenizer, lambda place: kill_server(place.link.worker.pid))
         assert engine.lost == 1
+        [killed] = before - {server_of(place.link.worker.pid) for place in engine.places}
+        assert not left_of(killed)
 
 
 def agrees_though_one_is_killed(engine, network, tokenizer, kill) -> None:
@@ -178,6 +182,17 @@ def server_of(member: int) -> int:
     own = [pid for file in Path(f"/proc/{member}/task").glob("*/children") for pid in file.read_text().split()]
     [server] = [pid for pid in own if b"--served-model-name" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     return int(server)
+
+
+def left_of(server: int) -> list[int]:
+    """What runs of a server: itself, and what it has started."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has just ended
+            state, _, _, session, *_ = file.read_text().rpartition(")")[2].split()
+            if int(session) == server and state != "Z":
+                found.append(int(file.parent.name))
+    return found
 
 
 def test_settings_that_contradict_each_other_are_refused():

@@ -26,7 +26,7 @@ from tests.engine.asking import (
 from tests.engine.copying import SETTINGS
 from tests.engine.test_ray import kill_actor, on_cluster, pid_of
 from tests.engine.test_vllm import FLOAT, follows_the_weights, goes_on_under_other_weights
-from tests.engine.test_vllm_pool import agrees_though_one_is_killed, kill_server, server_of
+from tests.engine.test_vllm_pool import agrees_though_one_is_killed, kill_server, left_of, server_of
 from tests.vllms import vllm_python
 
 from thinkery.engine import EngineConfig
@@ -119,8 +119,10 @@ def test_actors_with_vllm_itself_follow_the_weights_and_one_is_killed():
         follows_the_weights(engine, network, tokenizer)
         goes_on_under_other_weights(engine, network, tokenizer)
         until_all_are_ready(engine)
+        before = servers_of(engine)
         agrees_though_one_is_killed(engine, network, tokenizer, kill_actor)
         assert engine.lost == 1
+        until_ended(before - servers_of(engine))
 
 
 @pytest.fixture(scope="module")
@@ -147,10 +149,10 @@ def engine(started):
     return newest(started)
 
 
-def until_ended(pids: set[int]) -> None:
-    """Wait until these processes have ended."""
+def until_ended(servers: set[int]) -> None:
+    """Wait until nothing of these servers runs."""
     end = time.monotonic() + 60
-    while any(lives(pid) for pid in pids):
+    while any(left_of(server) for server in servers):
         time.sleep(0.1)
         assert time.monotonic() < end
 
@@ -158,14 +160,6 @@ def until_ended(pids: set[int]) -> None:
 def servers_of(engine) -> set[int]:
     """The servers that the actors have started."""
     return {server_of(pid_of(place)) for place in engine.places}
-
-
-def lives(pid: int) -> bool:
-    """Whether a process runs; one that nobody has waited for does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @on_cluster

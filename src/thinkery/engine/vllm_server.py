@@ -15,6 +15,7 @@ import socket
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -195,14 +196,14 @@ class Server(Remote):
         raise EnvironmentLacks(what, where=socket.gethostname(), found=said, hint="see vllm.python")
 
     def close(self) -> None:
-        """End the server and wait for it."""
+        """End the server and wait for it; also what it has started, which one that was killed leaves on its GPUs."""
         self.wanted.clear()
         self.process.terminate()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
         self.threads.shutdown(cancel_futures=True)
         super().close()
 
@@ -233,7 +234,12 @@ def start(cfg: VllmConfig, folder: Path, port: int, log: Path, devices: str) -> 
     try:
         with log.open("wb") as file:
             return subprocess.Popen(
-                command, stdout=file, stderr=subprocess.STDOUT, env=environment, preexec_fn=end_with_parent
+                command,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+                preexec_fn=end_with_parent,
             )
     except OSError as error:
         hint = "name the Python of the environment that vLLM is installed in"
