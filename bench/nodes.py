@@ -65,6 +65,7 @@ def open_nodes(count: int) -> Iterator[list[Node]]:
         for number in range(1, count + 1):
             node = Node(f"{stem}-{number}", f"{stem}-0", number)
             plug_in(node)
+            stack.callback(node.kill)
             nodes.append(node)
         yield nodes
 
