@@ -44,6 +44,7 @@ proof: setup ## the long tests, the recipes from nothing, ablations, claims over
 	$(BIN)/pytest -m slow --timeout 7200
 	rm -rf runs/proof
 	$(BIN)/python -m bench.recipe tiny --dir runs/proof/tiny
+	$(BIN)/python -m bench.recipe tiny --dir runs/proof/two --nodes
 	$(BIN)/python -m bench.recipe smollm2-short --dir runs/proof/smollm2-short
 	$(BIN)/python -m bench.record
 	$(BIN)/python -m bench.curation --samples 800000 --format parquet

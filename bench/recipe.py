@@ -55,7 +55,7 @@ def main() -> None:
     record = open_run(args.dir)
     report = next(a.data for a in record.artifacts.values() if a.name == "report")
     name, drawn = f"{args.recipe}-nodes" if args.nodes else args.recipe, curves(record)
-    if svg := figure(args.recipe, drawn):
+    if not args.nodes and (svg := figure(args.recipe, drawn)):
         (IMAGES / f"{name}.svg").write_text(svg)
     write(name, {
         "date": date.today().isoformat(),
