@@ -189,8 +189,8 @@ def left_of(server: int) -> list[int]:
     found = []
     for file in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # it has just ended
-            state, _, _, session, *_ = file.read_text().rpartition(")")[2].split()
-            if int(session) == server and state != "Z":
+            state, _, group, *_ = file.read_text().rpartition(")")[2].split()
+            if int(group) == server and state != "Z":
                 found.append(int(file.parent.name))
     return found
 

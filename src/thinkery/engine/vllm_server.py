@@ -238,7 +238,7 @@ def start(cfg: VllmConfig, folder: Path, port: int, log: Path, devices: str) -> 
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env=environment,
-                start_new_session=True,
+                process_group=0,
                 preexec_fn=end_with_parent,
             )
     except OSError as error:
