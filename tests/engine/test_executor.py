@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
+from tests.engine import heads
 from tests.engine.asking import FIXED
 
 from thinkery.core import Completion, Sampling, Score, Task, rule
 from thinkery.engine import open_engine
-from thinkery.errors import InputError, Stalled
-from thinkery.launch.local import free_port
+from thinkery.errors import InputError, RankLost, Stalled
 from thinkery.rewards.accuracy import accuracy
 from thinkery.rewards.format import thinks
 from thinkery.rewards.language import consistency
@@ -26,8 +21,6 @@ from thinkery.rollout import rollouts
 
 ray = pytest.importorskip("ray", reason="thinkery[ray] is not installed")
 TASKS = [Task(f"t{n}", f"Say {n}") for n in range(6)]
-START_S = 120.0
-"""How long Ray may take to start."""
 
 
 @rule
@@ -114,6 +107,17 @@ def test_what_a_call_raises_is_raised_here(workers):
 
 
 @on_cluster
+def test_ranks_share_out_the_processors_of_a_cluster_and_each_has_a_worker(workers):
+    from thinkery.engine.executor import open_executor
+
+    counts = []
+    for address, ranks in (("auto", 1), ("auto", 2), ("auto", 3), ("local", 2)):
+        with open_executor(address, ranks=ranks) as executor:
+            counts.append(executor.count)
+    assert counts == [2, 1, 1, 2], "a local one is a rank's own"
+
+
+@on_cluster
 def test_workers_that_say_nothing_are_not_waited_for_for_ever(workers):
     patient, workers.patience_s = workers.patience_s, 2.0
     try:
@@ -125,85 +129,43 @@ def test_workers_that_say_nothing_are_not_waited_for_for_ever(workers):
         workers.patience_s = patient
 
 
-WAITING = """
-import sys, time
-import thinkery.engine.ray
-from thinkery.cli.main import fail
-from thinkery.engine.executor import open_executor
-
-thinkery.engine.ray.HEAD_S = 3.0
-try:
-    with open_executor(sys.argv[1], workers=1) as executor:
+WAITING = f"""{heads.OPEN}
+def work(address):
+    with open_executor(address, workers=1) as executor:
         assert executor.submit(abs, -1).result() == 1
-        asked = executor.submit(time.sleep, 1000)
-        print("asked", flush=True)
-        asked.result()
-except Exception as error:
-    sys.exit(fail(error, debug=False))
+        answer = executor.submit(time.sleep, 1000)
+        at_work()
+        answer.result()
+
+main(work)
+"""
+
+ASKING = f"""{heads.OPEN}
+def work(address):
+    with open_executor(address, workers=1) as executor:
+        assert executor.submit(abs, -1).result() == 1
+        at_work()
+        while True:
+            executor.submit(abs, -1).result()
+
+main(work)
 """
 
 
-@contextmanager
-def head() -> Iterator[tuple[int, int, subprocess.Popen[bytes]]]:
-    """A cluster of one machine by `ray start`: the ports of its head and for clients, and the process it is."""
-    port, clients = free_port(), free_port()
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--include-dashboard=false"]
-    command += [f"--port={port}", f"--ray-client-server-port={clients}", "--num-cpus=1", "--disable-usage-stats"]
-    command += ["--node-ip-address=127.0.0.1", "--object-store-memory=80000000"]
-    env = {**os.environ, "RAY_AUTH_MODE": "disabled"}
-    process = subprocess.Popen(
-        command, env=env, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        yield port, clients, process
-    finally:
-        end(process)
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process of a session of its own with all that it has started."""
-    for pid in [*descendants(process.pid), process.pid]:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-    process.wait()
-
-
-def descendants(pid: int) -> list[int]:
-    """All that a process has started."""
-    try:
-        children = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-    return [one for child in children for one in (child, *descendants(child))]
+@on_cluster
+@pytest.mark.parametrize("way", heads.WAYS)
+def test_who_waits_for_an_answer_when_the_head_dies_stops_resumably(way):
+    code, said, seconds = heads.ended(way, WAITING)
+    assert code == Stalled.exit_code, said
+    assert "the head of the Ray cluster has not answered for 3 s" in said
+    assert "the same command continues" in said
+    assert seconds < heads.END_S
 
 
 @on_cluster
-@pytest.mark.parametrize("place", ["ray://127.0.0.1:{clients}", "127.0.0.1:{port}"])
-def test_who_waits_for_an_answer_when_the_head_dies_stops_resumably(place):
-    with head() as (port, clients, cluster):
-        address = place.format(port=port, clients=clients)
-        env = {**os.environ, "RAY_AUTH_MODE": "disabled"}
-        until = time.monotonic() + START_S
-        while True:
-            waiting = subprocess.Popen(
-                [sys.executable, "-c", WAITING, address], env=env, stdout=-1, stderr=-1, text=True
-            )
-            assert waiting.stdout
-            if waiting.stdout.readline() == "asked\n":
-                break
-            _, said = waiting.communicate()
-            assert time.monotonic() < until, said  # before, the head may not be there yet
-        if address.startswith("ray://"):
-            end(cluster)
-        else:
-            for pid in descendants(cluster.pid):
-                if Path(f"/proc/{pid}/comm").read_text() == "gcs_server\n":
-                    os.kill(pid, signal.SIGKILL)
-        killed = time.monotonic()
-        _, said = waiting.communicate(timeout=120)
-        assert waiting.returncode == Stalled.exit_code, said
-        assert "the head of the Ray cluster has not answered for 3 s" in said
-        assert "the same command continues" in said
-        assert time.monotonic() - killed < 60
+@pytest.mark.parametrize("way", heads.WAYS)
+def test_who_asks_for_one_answer_after_the_other_when_the_head_dies_stops_resumably(way):
+    code, said, seconds = heads.ended(way, ASKING)
+    assert code == RankLost.exit_code, said
+    assert "the same command continues" in said
+    assert seconds < heads.END_S

@@ -1,8 +1,8 @@
 """Random faults under a short recipe: each ends in recovery or in an end after which the same command continues.
 
-Engines are killed and stopped for a while, the run is killed, asked to stop, and finds its disk full. Afterwards
-nothing is missing from the record, nothing is there twice, and the weights are those of an undisturbed run, bit for
-bit.
+Engines are killed and stopped for a while, the run is killed, asked to stop, and finds its disk full; on a Ray cluster,
+the machine is killed that is its head. Afterwards nothing is missing from the record, nothing is there twice, and the
+weights are those of an undisturbed run, bit for bit.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from pathlib import Path
 
 import pytest
 from bench.faults import rows, updates, weights
+from tests.engine import heads
 
-from thinkery.errors import DiskFull, Stopped
+from thinkery.errors import DiskFull, RankLost, Stopped
 
 UPDATES, QUESTIONS, SAMPLES = 40, 2, 4
 SHORT = f"""
@@ -52,11 +53,12 @@ STOPPED_S = 4.0
 class Attempt:
     """One start of the command, in a folder that has the recipe and the run."""
 
-    def __init__(self, folder: Path) -> None:
-        command = [sys.executable, "-m", "thinkery.cli", "run", "short.toml", "--until", "zero", "--dir", "run"]
-        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    def __init__(self, folder: Path, *words: str) -> None:
+        command = [sys.executable, "-m", "thinkery.cli", "run", "short.toml", "--until", "zero", "--dir", "run", *words]
         self.folder = folder
-        self.process = subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        self.process = subprocess.Popen(
+            command, cwd=folder, env=heads.ENV, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
 
     def reaches(self, update: int) -> bool:
         """Wait for an update; False when the run ends before it."""
@@ -148,13 +150,26 @@ def disturbed(folder: Path, faults: list[Callable[[Attempt, random.Random], None
     return hit
 
 
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run."""
+    folder = tmp_path_factory.mktemp("calm")
+    (folder / "short.toml").write_text(SHORT)
+    assert Attempt(folder).end() == 0
+    return folder
+
+
+def assert_whole(folder: Path, calm: Path) -> None:
+    """Every update and every sample must be in the record once, and the weights must be those of an undisturbed run."""
+    assert updates(folder) == updates(calm) == list(range(1, UPDATES + 1))
+    asked = [(row["step"], row["task"], row["sample"]) for row in rows(folder, "rollouts/*.jsonl.gz")]
+    assert len(asked) == len(set(asked)) == UPDATES * QUESTIONS * SAMPLES
+    assert weights(folder) == weights(calm)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_random_faults_leave_the_record_and_the_weights_of_an_undisturbed_run(tmp_path: Path):
-    calm = tmp_path / "calm"
-    calm.mkdir()
-    (calm / "short.toml").write_text(SHORT)
-    assert Attempt(calm).end() == 0
+def test_random_faults_leave_the_record_and_the_weights_of_an_undisturbed_run(tmp_path: Path, calm: Path):
     rng = random.Random(8)
     faults = [*RECOVERED, *ENDING, rng.choice(RECOVERED), rng.choice(ENDING)]
     rng.shuffle(faults)
@@ -162,7 +177,23 @@ def test_random_faults_leave_the_record_and_the_weights_of_an_undisturbed_run(tm
         (disk / "short.toml").write_text(SHORT)
         hit = disturbed(disk, faults, rng)
         assert len(hit) == len(faults), hit
-        assert updates(disk) == updates(calm) == list(range(1, UPDATES + 1))
-        asked = [(row["step"], row["task"], row["sample"]) for row in rows(disk, "rollouts/*.jsonl.gz")]
-        assert len(asked) == len(set(asked)) == UPDATES * QUESTIONS * SAMPLES
-        assert weights(disk) == weights(calm)
+        assert_whole(disk, calm)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.flaky(reruns=2)
+@pytest.mark.parametrize("place", [place for place, _ in heads.WAYS.values()], ids=[*heads.WAYS])
+def test_a_run_whose_ray_cluster_dies_with_its_head_goes_on_with_another_one(tmp_path: Path, calm: Path, place: str):
+    pytest.importorskip("ray", reason="thinkery[ray] is not installed")
+    (tmp_path / "short.toml").write_text(SHORT)
+    with heads.head(processors=2) as cluster:
+        attempt = Attempt(tmp_path, "--on", place.format(cluster))
+        assert attempt.reaches(3)
+        cluster.end()
+        killed = time.monotonic()
+        assert attempt.end() == RankLost.exit_code
+        assert time.monotonic() - killed < heads.END_S
+    with heads.head(processors=2) as cluster:
+        assert Attempt(tmp_path, "--on", place.format(cluster)).end() == 0
+    assert_whole(tmp_path, calm)

@@ -5,14 +5,20 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.engine import heads
 from tests.engine.asking import one_thread
+from tests.stages.graded import TASKS, judge
 
-from thinkery.core import Completion, Sampling, Score, Task, rule
+from thinkery.core import Completion, Sampling, Task
 from thinkery.engine import EngineConfig
+from thinkery.errors import RankLost
+from thinkery.launch.local import environments
 from thinkery.pipeline.artifact import Dataset, Model, task_to_row
 from thinkery.pipeline.run import Run
 from thinkery.rewards.accuracy import accuracy
@@ -22,20 +28,12 @@ from thinkery.stages.evaluate import Evaluate, evaluate, sit_exam
 from thinkery.stages.fetch import Fetch, fetch
 from thinkery.stages.reinforce import Reinforce, reinforce
 from thinkery.tasks.sources import Source, load_tasks
-from thinkery.tasks.world import problems
 from thinkery.train.grpo import Grpo
 
 ray = pytest.importorskip("ray", reason="thinkery[ray] is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.flaky(reruns=2)]
 HERE = EngineConfig(deterministic=True, max_batch=8, max_len=96, processes=1)
 THERE = HERE.model_copy(update={"ray": "local"})
-TASKS = list(problems("train", 1, 8, kinds=("chain",)))
-
-
-@rule
-def judge(task: Task, completion: Completion) -> Score:
-    """Who judges, as the reason."""
-    return Score(1.0, str(os.getpid()))
 
 
 @pytest.fixture
@@ -120,3 +118,56 @@ def test_the_graders_of_exams_and_of_training_are_other_processes(tmp_path, base
         assert len(judges) == attempts
         assert len(set(judges)) == 1, "a cluster of one processor has one grader"
         assert judges[0] != str(os.getpid())
+
+
+RANKED = """
+import os, sys
+from pathlib import Path
+from tests.stages.graded import learn
+from thinkery.pipeline.ranks import joined
+from thinkery.pipeline.run import Run
+
+with joined(os.environ) as ranks:
+    learn(Run(Path(sys.argv[2]), "zero", seed=1, ranks=ranks), sys.argv[1], updates=1)
+"""
+
+
+def test_ranks_that_judge_together_share_out_the_processors_of_the_cluster(tmp_path):
+    with heads.head(processors=2) as cluster:
+        address = f"127.0.0.1:{cluster.port}"
+        command = [sys.executable, "-c", RANKED, address, str(tmp_path / "zero")]
+        ranks = [
+            subprocess.Popen(command, env={**heads.ENV, **env}, stderr=subprocess.PIPE, text=True)
+            for env in environments(2).values()
+        ]
+        said = [rank.communicate(timeout=200)[1] for rank in ranks]
+        assert [rank.returncode for rank in ranks] == [0, 0], said
+    judges = [row["scores"]["accuracy"]["reason"] for row in rows(tmp_path / "zero")]
+    assert len(judges) == 8 * 2
+    first, second = judges[0], judges[2]
+    assert judges == [first, first, second, second] * 4, (
+        "every second question is a rank's, which has one worker of two"
+    )
+    assert first != second
+
+
+LEARNING = f"""{heads.OPEN}
+from pathlib import Path
+from tests.stages.graded import learn
+from thinkery.pipeline.run import Run
+
+def work(address, folder):
+    run = Run(Path(folder), "zero", seed=1)
+    run.on_metrics = lambda row: at_work()
+    learn(run, address, updates=10**6)
+
+main(work)
+"""
+
+
+@pytest.mark.parametrize("way", heads.WAYS)
+def test_who_samples_and_grades_on_a_cluster_whose_head_dies_stops_resumably(way, tmp_path):
+    code, said, seconds = heads.ended(way, LEARNING, str(tmp_path / "zero"))
+    assert code == RankLost.exit_code, said
+    assert "the same command continues" in said
+    assert seconds < heads.END_S

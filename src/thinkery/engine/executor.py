@@ -3,9 +3,10 @@
     with open_executor("auto") as executor:
         future = executor.submit(rubric.scores, pairs)
 
-Workers are actors, one for each processor of the cluster unless told otherwise, started with the first call. They
-reserve nothing, since engines may have taken all processors, so the system shares these out. A call must be a function
-of its arguments: Ray starts a worker that was lost again and calls once more what that one had not answered.
+Workers are actors, one for each processor of the cluster unless told otherwise, started with the first call. Several
+ranks share the processors out. Workers reserve nothing, since engines may have taken all processors, so the system
+shares these out. A call must be a function of its arguments: Ray starts a worker that was lost again and calls once
+more what that one had not answered.
 
 Nobody waits for ever: where the head of the cluster is gone, or no worker has answered for `patience_s`, an answer that
 is waited for raises Stalled, and RankLost where Ray itself gives up. The run continues by the same command.
@@ -19,10 +20,7 @@ from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
-import ray
-from ray.exceptions import RayError, RayTaskError
-
-from thinkery.engine.ray import LOOK_S, Head, connected, lost
+from thinkery.engine.ray import LOOK_S, Head, connected, leaving, lost, ray  # with its settings
 from thinkery.errors import Stalled
 from thinkery.process import Caller
 
@@ -35,11 +33,16 @@ OPTIONS: dict[str, Any] = {
 
 
 @contextmanager
-def open_executor(address: str, workers: int = 0, processors: int = 0, patience_s: float = 600.0) -> Iterator[Executor]:
-    """Workers on the cluster at an address for as long as the block lasts, at 0 as many as it has processors; a cluster
-    of this machine alone takes it to have `processors`."""
+def open_executor(
+    address: str, workers: int = 0, processors: int = 0, patience_s: float = 600.0, ranks: int = 1
+) -> Iterator[Executor]:
+    """Workers on the cluster at an address for as long as the block lasts, at 0 this rank's share of its processors.
+
+    "local", a cluster of this machine and of this rank alone, takes it to have `processors`.
+    """
     with connected(address, processors):
-        count = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        has = int(ray.cluster_resources().get("CPU", 1))
+        count = workers or max(1, has if address == "local" else has // ranks)
         executor = Executor(Head(address), count, patience_s)
         try:
             yield executor
@@ -66,7 +69,7 @@ class Executor:
         self.asked += 1
         try:
             answer = worker.call.remote(function, *args, **kwargs).future()
-        except (RayError, ConnectionError) as error:
+        except (ray.exceptions.RayError, ConnectionError) as error:
             raise lost(error) from error
         answer.add_done_callback(called.take)
         called.ray = answer
@@ -89,9 +92,10 @@ class Executor:
             )
 
     def close(self) -> None:
-        """End the workers, and what they have not done; where the head is gone, they end with this process."""
-        for worker in self.workers if self.head.gone is None else ():
-            ray.kill(worker)
+        """End the workers, and what they have not done; where the cluster is lost, they end with this process."""
+        for worker in self.workers if self.head.answers() else ():
+            with leaving():
+                ray.kill(worker)
 
 
 class Called(Future[T]):
@@ -105,6 +109,7 @@ class Called(Future[T]):
 
     def result(self, timeout: float | None = None) -> T:
         """What the function returns, or raises."""
+        self.executor.head.look()
         while timeout is None and wait([self], LOOK_S).not_done:
             self.executor.watch(self.since)
         return super().result(timeout)
@@ -116,4 +121,4 @@ class Called(Future[T]):
         if error is None:
             self.set_result(answer.result())
         else:
-            self.set_exception(error.cause if isinstance(error, RayTaskError) else lost(error))
+            self.set_exception(error.cause if isinstance(error, ray.exceptions.RayTaskError) else lost(error))

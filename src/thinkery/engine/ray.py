@@ -11,6 +11,7 @@ processors and, where the learner has a GPU, a GPU. Nothing of this was run on C
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import tempfile
 import time
@@ -28,16 +29,18 @@ from torch import Tensor
 
 from thinkery.engine import EngineConfig
 from thinkery.engine.member import Link, Lost, Order, Said, run_member
-from thinkery.errors import ConfigError, EnvironmentLacks, RankLost, Stalled
+from thinkery.errors import ConfigError, EnvironmentLacks, RankLost, Stalled, ThinkeryError
 from thinkery.model.hf import save_model
 from thinkery.model.lora import plain
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.model.weights import SINGLE
 from thinkery.process import END_S, Channel
 
+os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # or Ray would start a cluster in place of one that is lost
 try:
+    import grpc
     import ray
-    from ray.exceptions import GetTimeoutError, RayError
+    from ray.exceptions import GetTimeoutError, RayError, RpcError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 except ModuleNotFoundError as error:
     raise EnvironmentLacks("engine.ray needs Ray", hint="pip install 'ray[client]'") from error
@@ -83,7 +86,7 @@ def connected(address: str, processors: int = 0) -> Iterator[None]:
     """A connection to the cluster at an address, kept where there is one.
 
     "local" starts one of this machine alone, which takes it to have so many processors, at 0 those that it has. Raises
-    RankLost where a client has lost its cluster.
+    RankLost where the cluster is lost meanwhile, whatever that made Ray raise.
     """
     if ray.is_initialized():
         yield
@@ -92,18 +95,37 @@ def connected(address: str, processors: int = 0) -> Iterator[None]:
     try:
         reach(address)
         ray.init(address, log_to_driver=False, logging_level=logging.WARNING, **own)
+        ray.is_initialized()  # for which a client asks its cluster, once
     except Exception as error:  # Ray raises a plain Exception where its processes do not start in time
         found = f"{address}: {error}"
         hint = 'start Ray there, or set engine.ray = "local"; where Ray wants its token, RAY_AUTH_MODE=token'
         raise EnvironmentLacks("no Ray cluster answers", where="engine.ray", found=found, hint=hint) from error
     try:
         yield
-    except ConnectionError as error:
-        if type(error) is not ConnectionError:  # Ray's own has no kind
+    except Exception as error:
+        if not means_loss(error):
             raise
         raise lost(error) from error
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def leaving() -> Iterator[None]:
+    """Around what actors are told that end with this process where the cluster is lost: then nothing is raised."""
+    try:
+        yield
+    except Exception as error:
+        if not means_loss(error):
+            raise
+
+
+def means_loss(error: Exception) -> bool:
+    """Whether the open cluster is lost, so that Ray raises this, or whatever comes to it without a connection."""
+    if isinstance(error, ThinkeryError):
+        return False
+    says_so = type(error) is ConnectionError or isinstance(error, grpc.RpcError | RpcError)  # Ray's own has no kind
+    return says_so or not ray.is_initialized()
 
 
 def lost(error: BaseException) -> RankLost:
@@ -147,22 +169,34 @@ class Head:
 
     def __init__(self, address: str) -> None:
         self.address = head_of(address)
+        self.looked = 0.0
         self.gone: float | None = None
         """Since when it has not answered."""
+        self.why = ""
 
     def look(self) -> bool:
-        """Whether it answers; Stalled where it has not for a while."""
+        """Whether it answers, or has within the last moment; Stalled where it has not for a while.
+
+        Actors and workers go on without it, so who hears of them has to look as well.
+        """
+        if time.monotonic() - self.looked > LOOK_S:
+            self.answers()
+        if self.gone is not None and time.monotonic() - self.gone > HEAD_S:
+            hint = "start Ray there again; the same command continues from the last checkpoint"
+            what = f"the head of the Ray cluster has not answered for {HEAD_S:g} s"
+            raise Stalled(what, where=self.address, found=self.why, hint=hint)
+        return self.gone is None
+
+    def answers(self) -> bool:
+        """Whether it does now."""
+        self.looked = time.monotonic()
         try:
             reach(self.address)
         except OSError as error:
-            self.gone = self.gone or time.monotonic()
-            if time.monotonic() - self.gone > HEAD_S:
-                hint = "start Ray there again; the same command continues from the last checkpoint"
-                what = f"the head of the Ray cluster has not answered for {HEAD_S:g} s"
-                raise Stalled(what, where=self.address, found=str(error), hint=hint) from error
-            return False
-        self.gone = None
-        return True
+            self.gone, self.why = self.gone or self.looked, str(error)
+        else:
+            self.gone = None
+        return self.gone is None
 
     def wait(self) -> None:
         """Return when it answers, before anything that Ray would not come back from without it."""
@@ -193,7 +227,7 @@ class Actors:
         by_answer = {link.answer: link for link in links if isinstance(link, ActorLink)}
         ray.wait(list(by_answer), num_returns=1, timeout=timeout)
         ready, _ = ray.wait(list(by_answer), num_returns=len(by_answer), timeout=0)
-        if not ready and not self.head.look():
+        if not self.head.look() and not ready:
             time.sleep(LOOK_S)
         return [by_answer[answer] for answer in ready]
 
@@ -324,7 +358,8 @@ class ActorLink:
 
     def send(self, order: Order) -> None:
         """Tell the actor; one that has died says so by its answer."""
-        self.actor.send.remote(order)
+        with leaving():
+            self.actor.send.remote(order)
 
     def receive(self) -> list[Said]:
         """What it has said since the last time."""
@@ -338,12 +373,12 @@ class ActorLink:
     def end(self) -> None:
         """Wait for its work, and kill it; not for one that was killed, which may be out of reach."""
         if not self.killed:
-            with suppress(RayError, GetTimeoutError, ConnectionError):
+            with leaving(), suppress(RayError, GetTimeoutError):
                 ray.get(self.done, timeout=END_S)
             self.kill()
 
     def kill(self) -> None:
         """Kill the actor."""
         self.killed = True
-        with suppress(ConnectionError):  # it ends with the client, which has lost its cluster
+        with leaving():
             ray.kill(self.actor)

@@ -17,6 +17,7 @@ from thinkery.model.hf import load_model
 from thinkery.model.tokenizer import require_chat
 from thinkery.pipeline.artifact import Model
 from thinkery.pipeline.dataset import DatasetWriter
+from thinkery.pipeline.ranks import ALONE, Ranks
 from thinkery.pipeline.run import Run
 from thinkery.rewards.rubric import Rubric, Spread
 from thinkery.rollout import rollouts
@@ -58,14 +59,18 @@ def open_model(cfg: EngineConfig, model: Model, *, examples: str = "") -> Iterat
 
 
 @contextmanager
-def spreading(cfg: EngineConfig) -> Iterator[Callable[[Rubric], Rubric]]:
-    """What has a rubric's rules judged by workers of the cluster that samples; where none does, it stays as it is."""
+def spreading(cfg: EngineConfig, ranks: Ranks = ALONE) -> Iterator[Callable[[Rubric], Rubric]]:
+    """What has a rubric's rules judged by workers of the cluster that samples; where none does, it stays as it is.
+
+    Ranks that judge together share out the processors of the cluster.
+    """
     if not cfg.ray:
         yield lambda rubric: rubric
         return
     from thinkery.engine.executor import open_executor  # takes a second, and is an extra
 
-    with open_executor(cfg.ray, processors=cfg.processes * cfg.threads, patience_s=cfg.patience_s) as workers:
+    processors = cfg.processes * cfg.threads
+    with open_executor(cfg.ray, processors=processors, patience_s=cfg.patience_s, ranks=ranks.count) as workers:
         yield lambda rubric: Spread(rubric, workers)
 
 

@@ -43,7 +43,7 @@ def on_policy_distill(
         network, tokenizer = load_model(teacher.folder)
         require_same_tokens(policy.tokenizer, tokenizer)
         judge = Teacher(policy, network, temperature=cfg.grpo.temperature)
-        with spreading(cfg.engine) as spread, open_sampler(cfg, policy) as engine:
+        with spreading(cfg.engine, run.ranks) as spread, open_sampler(cfg, policy) as engine:
             rubric = spread(Rubric(accuracy=Part(accuracy, weight=0.0)))
             held_out = watch(run, cfg, engine, exam, rubric) if exam and cfg.grpo.eval_every else None
             grpo(run, loop_of(cfg), policy, engine, list(tasks.tasks()), rubric, held_out=held_out, baseline=judge)

@@ -68,7 +68,10 @@ def reinforce(
 
     The exam is only watched: its accuracy goes to the record, and an alarm rings when a reward rises while it falls.
     """
-    with open_policy(run, start, cfg.grpo.policy, sampled=format_of(cfg)) as policy, spreading(cfg.engine) as spread:
+    with (
+        open_policy(run, start, cfg.grpo.policy, sampled=format_of(cfg)) as policy,
+        spreading(cfg.engine, run.ranks) as spread,
+    ):
         if template:
             policy.tokenizer = policy.tokenizer.with_template(template_of(template))
         if cfg.templates:
