@@ -49,6 +49,17 @@ def demo(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def plans(found: Mapping[str, Any]) -> str:
+    """Every plan beside its run."""
+    made = [(name, one) for name, one in found["plain"].items()]
+    made.append((f"{found['taught']['recipe']}, `--like` another run of it", found["taught"]))
+    lines = ["| plan | date | time | memory | tokens | within 25 % |", "|---|---|--:|--:|--:|---|"]
+    for name, one in made:
+        kinds = [f"{one['totals'][kind]['off']:+.0%}" for kind in ("seconds", "memory", "tokens")]
+        lines.append(f"| {name} | {one['date']} | {' | '.join(kinds)} | {'yes' if one['holds'] else 'no'} |")
+    return "\n".join(lines)
+
+
 def interval(estimate: Mapping[str, float]) -> str:
     """`14.7 (12.9–16.6)`."""
     return f"{100 * estimate['value']:.1f} ({100 * estimate['low']:.1f}–{100 * estimate['high']:.1f})"
@@ -203,6 +214,7 @@ TABLES: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], str]]] = {
     "faults table": ("docs/scale.md", "faults.json", faults),
     "overhead table": ("docs/serve.md", "overhead.json", overhead),
     "ablations table": ("docs/findings.md", "ablations.json", ablations),
+    "plan table": ("docs/performance.md", "plan.json", plans),
 }
 """By marker: the page, the result, and how it is written."""
 

@@ -15,6 +15,7 @@ from thinkery.pipeline.progress import duration
 if TYPE_CHECKING:
     from thinkery.model.transformer import Shape
     from thinkery.recipes.cluster import Estimate, Gpu
+    from thinkery.recipes.expected import Expected
     from thinkery.recipes.plan import Machine, Need
 
 
@@ -23,7 +24,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     recipe.arguments(parser)
     parser.add_argument("--dir", type=Path, default=models.RUNS, help="where the run would be written (default runs)")
     parser.add_argument(
-        "--fill", type=float, default=0.5, help="mean completion, as a share of the longest allowed (default 0.5)"
+        "--fill", type=float, default=0.5,
+        help="mean completion of steps of which the recipe expects nothing, as a share of the longest allowed "
+        "(default 0.5)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--lengths", type=Path, metavar="RUN", help="a run of the same graph anywhere: lengths and filters as there"
     )
     parser.add_argument(
         "--like", type=Path, metavar="RUN", help="a run of the same graph on this machine: lengths and speed as there"
@@ -40,7 +46,7 @@ def main(args: argparse.Namespace) -> None:
     """Print the needs of every step, their sum, and what to beware of."""
     from thinkery.pipeline.memory import memory
     from thinkery.pipeline.read import open_run
-    from thinkery.recipes.measured import settings_of, taught
+    from thinkery.recipes.measured import expected_of, settings_of, taught
     from thinkery.recipes.plan import plan
     from thinkery.recipes.probe import probe
 
@@ -52,7 +58,11 @@ def main(args: argparse.Namespace) -> None:
     def machine(shape: Shape) -> Machine:
         return probe(shape, args.dir, free)
 
-    how = {"fill": args.fill, "ranks": args.procs}
+    expected = chosen.config.expected
+    if args.lengths:
+        run = open_run(args.lengths)
+        expected = expected_of(run, chosen.draw(type(chosen.config)(**settings_of(run))))
+    how = {"expected": expected, "fill": args.fill, "ranks": args.procs}
     made = plan(chosen.graph(), machine, **how)
     if args.like:
         run = open_run(args.like)
@@ -64,7 +74,7 @@ def main(args: argparse.Namespace) -> None:
     print(terminal.table(map(row, made.needs), ("step", "work", "model", "tokens", "memory", "time", "disk")))
     print(f"\nabout {duration(made.seconds)}, up to {size_text(made.memory)} of memory, {size_text(made.disk)} of disk")
     print(f"RL fits models of up to {count(made.largest)} parameters into the {size_text(free)} of memory free here")
-    print(assumption(args))
+    print(assumption(args, expected))
     for warning in made.warnings:
         print(f"warning: {warning}")
 
@@ -73,7 +83,7 @@ def tell_clusters(chosen: recipe.Recipe, gpu: Gpu, args: argparse.Namespace) -> 
     """Print what every step of RL would take on clusters of each size."""
     from thinkery.recipes.cluster import estimates
 
-    found = estimates(chosen.graph(), gpu, args.fill)
+    found = estimates(chosen.graph(), gpu, args.fill, chosen.config.expected)
     if args.json:
         terminal.emit(
             {"gpu": asdict(gpu), "steps": {name: [asdict(one) for one in all] for name, all in found.items()}}
@@ -83,7 +93,9 @@ def tell_clusters(chosen: recipe.Recipe, gpu: Gpu, args: argparse.Namespace) -> 
     for name, sizes in found.items():
         print(f"{name}\n{terminal.table(map(cluster_row, sizes), head)}\n")
     print("GPU: " + ", ".join(f"{name} {value:g}" for name, value in asdict(gpu).items()))
-    print(f"rates are assumed, not measured; completions average {args.fill:.0%} of the longest allowed")
+    known = chosen.config.expected.tokens
+    lengths = "are as the recipe expects" if known else f"average {args.fill:.0%} of the longest allowed"
+    print(f"rates are assumed, not measured; completions {lengths}")
 
 
 def cluster_row(one: Estimate) -> list[str]:
@@ -111,10 +123,14 @@ def rates(words: list[str]) -> Gpu:
     return Gpu(**changed)
 
 
-def assumption(args: argparse.Namespace) -> str:
+def assumption(args: argparse.Namespace, expected: Expected) -> str:
     """What the numbers rest on."""
     if args.like:
         return f"lengths and speed are those of {args.like}"
+    if args.lengths:
+        return f"lengths are those of {args.lengths}, speed is this machine's"
+    if expected.tokens:
+        return "lengths are those that the recipe expects, speed is this machine's"
     return f"completions are taken as {args.fill:.0%} of the longest allowed; times are right within a factor of three"
 
 

@@ -40,7 +40,8 @@ from thinkery.recipes.arithmetic import (
     parameters,
     splits,
 )
-from thinkery.recipes.plan import PROMPT_TOKENS, longest_of, shape_of
+from thinkery.recipes.expected import Expected
+from thinkery.recipes.plan import PROMPT_TOKENS, longest_of, mean_completion, shape_of
 from thinkery.stages.reinforce import Reinforce
 from thinkery.train.grpo import Grpo
 from thinkery.train.held import parts_of
@@ -98,13 +99,16 @@ class Estimate:
     many heads as any other where sequences are split; otherwise only the memory means anything."""
 
 
-def estimates(steps: Mapping[str, Step], gpu: Gpu, fill: float) -> dict[str, list[Estimate]]:
+def estimates(
+    steps: Mapping[str, Step], gpu: Gpu, fill: float, expected: Expected | None = None
+) -> dict[str, list[Estimate]]:
     """Every step of RL in a graph, on clusters of all sizes."""
     found: dict[str, list[Estimate]] = {}
     for step in ordered(steps):
         shape = shape_of(step)
         if shape and isinstance(step.config, Reinforce):
-            found[step.name] = [estimate(step.config, shape, gpu, gpus, fill) for gpus in SIZES]
+            share = mean_completion(step, expected or Expected(), fill) / longest_of(step.config.grpo)
+            found[step.name] = [estimate(step.config, shape, gpu, gpus, share) for gpus in SIZES]
     return found
 
 
