@@ -2,7 +2,8 @@
 
 The samples of one update get lengths from a log-normal distribution, as long-tailed as reasoning is, and go to engines,
 one on each GPU, that continue as many at a time as their cache holds. A token of b samples takes the longer of
-computing 2 P b flops and reading the weights, and the reading of the cache. With `grpo.spare` the samples of several
+computing 2 P b flops and reading the weights, the reading of the cache, and what every sample takes besides; a group's
+prompt is computed once. With `grpo.spare` the samples of several
 updates are in flight, as `train/flights.py` has them.
 
 Then all GPUs learn their share of the tokens, a group's prompt counted once: what `arithmetic.py` counts forward, back
@@ -12,8 +13,8 @@ GPU holds what `learner_bytes` says (the rest is in its machine's memory, `polic
 activations of a micro-batch or the engine's cache. Products in bfloat16 have a rate of their own.
 
 The rates are assumed, not measured: a share of what the makers of a GPU promise. Nothing here was run on one; on a
-small network and two cores `bench/cluster.py` sets it beside the clock. Left out are the computing of prompts, what is
-gathered of weights while a block computes, and what ranks exchange that split sequences.
+small network and two cores `bench/cluster.py` sets it beside the clock. Left out are what is gathered of weights while a
+block computes, and what ranks exchange that split sequences.
 """
 
 from __future__ import annotations
@@ -66,11 +67,13 @@ class Gpu:
     network: float = 25e9
     """Bytes a second to other machines."""
     collective_s: float = 5e-5
-    """What a call among all GPUs costs at least."""
+    """What a call among all GPUs costs at least, with what FSDP2 does for it."""
     host: float = 25e9
     """Bytes a second to the memory of its machine."""
     latency_s: float = 0.002
     """What a token costs at least, whatever is computed."""
+    sample_s: float = 5e-6
+    """What each sample adds to that: drawing it, and the books kept of it."""
     price: float = 2.5
     """Of an hour."""
 
@@ -159,9 +162,11 @@ def phases(
         sampling_s(lengths[n::gpus], slots, shape, gpu, prompt, cfg.engine.dtype)
         for n in range(min(gpus, len(lengths)))
     ]
+    prompts = len(lengths) / cfg.grpo.group_size * prompt
+    reading = prompts * 2 * parameters(shape) / gpu.multiplies(cfg.engine.dtype)[0]
     work = learning_work(cfg.grpo, shape, lengths, prompt)
     return {
-        "sampling": sum(ends) / gpus,
+        "sampling": (sum(ends) + reading) / gpus,
         "the longest samples": max(ends) - sum(ends) / gpus,
         "learning": work / gpu.multiplies(policy.dtype)[0] / gpus,
         "weights and gradients": network_s(cfg.grpo, shape, gpu, gpus, batches) if gpus > 1 else 0.0,
@@ -265,4 +270,4 @@ def token_s(samples: int, cached: float, shape: Shape, gpu: Gpu, dtype: str = "m
     """Seconds in which an engine gives each of so many samples one more token; each reads `cached` bytes."""
     P, (flops, size) = parameters(shape), gpu.multiplies(dtype)
     arithmetic = max(2 * P * samples / flops, size * P / gpu.bandwidth)
-    return arithmetic + samples * cached / gpu.bandwidth + gpu.latency_s
+    return arithmetic + samples * (cached / gpu.bandwidth + gpu.sample_s) + gpu.latency_s
