@@ -4,8 +4,8 @@
 
 One processor with one thread stands for a GPU. Rates are measured first: how long a token takes with one sample and
 with many; how fast the embedded network learns; how fast two ranks add numbers up, and what FSDP2's exchanges cost in a
-very small update. With these, and the lengths that were sampled, `recipes/cluster.py:phases` predicts updates of GRPO that no rate was
-taken from, on one rank and on two (FSDP2): sampling, learning, and the whole.
+very small update. With these, and the lengths that were sampled, `recipes/cluster.py:phases` predicts updates of GRPO
+that no rate was taken from, on one rank and on two (FSDP2): sampling, learning, and the whole.
 
 Times are processor seconds of a rank that has one thread: what a clock would show were it alone on a core, but for
 waiting for the other rank. So what else the machine does disturbs them little, though caches are shared.
@@ -31,6 +31,7 @@ import torch
 
 from bench.learning import TASKS
 from bench.recipe import machine, write
+from thinkery.cli.recipe import open_recipe
 from thinkery.core import Sampling
 from thinkery.engine import EngineConfig, Request, generate, open_engine
 from thinkery.launch.local import environments
@@ -41,8 +42,8 @@ from thinkery.pipeline.files import read_rows
 from thinkery.pipeline.ranks import joined
 from thinkery.pipeline.run import Run
 from thinkery.recipes.arithmetic import cache_bytes, parameters
-from thinkery.recipes.cluster import Gpu, learning_work, learnt_tokens, phases, token_s
-from thinkery.recipes.plan import fetched_shape
+from thinkery.recipes.cluster import SIZES, Gpu, estimate, learning_work, learnt_tokens, phases, token_s
+from thinkery.recipes.plan import fetched_shape, shape_of
 from thinkery.recipes.probe import probe
 from thinkery.rewards.accuracy import accuracy
 from thinkery.rewards.rubric import Rubric
@@ -56,8 +57,16 @@ UPDATES, GROUP, LONGEST = 3, 8, 112
 MANY = 64
 """Samples of the engine's second measurement."""
 LEARNT, FEWEST = 8, 2
-"""Questions of the update of one rank from which the rate of learning is taken, and of the one of two from which the cost
-of an exchange is."""
+"""Questions of the update of one rank from which the rate of learning is taken, and of the one of two ranks from which
+the cost of an exchange is."""
+SIMULATED = [
+    "base.model=Qwen/Qwen2.5-Math-7B",
+    "zero.grpo.policy.sharding=fsdp",
+    "zero.grpo.policy.activations=recomputed",
+    "zero.grpo.max_tokens=[[0,32768]]",
+]
+"""Settings of the table in docs/scale.md."""
+FILL = 0.25
 PREDICTED = ((1, 16), (2, 16), (2, 32))
 """Ranks, and questions of an update."""
 
@@ -81,8 +90,17 @@ def main() -> None:
     write("cluster", {
         "date": date.today().isoformat(), "machine": machine(), "wall_s": round(time.monotonic() - began, 1),
         "parameters": parameters(shape), "group_size": GROUP, "rates": asdict(gpu), "measured": measured,
-        "updates": rows, "mean_error": round(fmean(off), 3), "largest_error": round(max(off), 3),
+        "updates": rows, "simulated": simulated(), "mean_error": round(fmean(off), 3), "largest_error": round(max(off), 3),
     })  # fmt: skip
+
+
+def simulated() -> dict[str, Any]:
+    """What `thinkery plan r1 --cluster` says of a 7B's R1-Zero: every size of cluster, with the rates it assumes."""
+    step = open_recipe(["r1"], SIMULATED, environ={}).graph()["zero"]
+    shape = shape_of(step)
+    assert shape
+    sizes = [asdict(estimate(step.config, shape, Gpu(), gpus, FILL)) for gpus in SIZES]
+    return {"settings": SIMULATED, "fill": FILL, "updates": step.config.grpo.updates, "sizes": sizes}
 
 
 def rates(shape: Shape) -> tuple[Gpu, dict[str, Any]]:
@@ -119,7 +137,8 @@ def exchange_s(shape: Shape, gpu: Gpu, small: Mapping[str, Any]) -> float:
     """What is left of the learning of a small update of two ranks for each exchange that the simulation counts."""
     cfg, lengths, prompt = Reinforce(grpo=loop(FEWEST)), small["lengths"], small["prompt"]
     free, priced = (
-        phases(cfg, shape, replace(gpu, collective_s=seconds), 2, lengths, len(lengths), prompt) for seconds in (0.0, 1.0)
+        phases(cfg, shape, replace(gpu, collective_s=seconds), 2, lengths, len(lengths), prompt)
+        for seconds in (0.0, 1.0)
     )
     exchanges = priced["weights and gradients"] - free["weights and gradients"]
     return (small["learning"] - free["learning"] - free["weights and gradients"]) / exchanges

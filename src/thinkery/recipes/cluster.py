@@ -13,8 +13,8 @@ GPU holds what `learner_bytes` says (the rest is in its machine's memory, `polic
 activations of a micro-batch or the engine's cache. Products in bfloat16 have a rate of their own.
 
 The rates are assumed, not measured: a share of what the makers of a GPU promise. Nothing here was run on one; on a
-small network and two cores `bench/cluster.py` sets it beside the clock. Left out are what is gathered of weights while a
-block computes, and what ranks exchange that split sequences.
+small network and two cores `bench/cluster.py` sets it beside the clock. Left out are what is gathered of weights while
+a block computes, and what ranks exchange that split sequences.
 """
 
 from __future__ import annotations
