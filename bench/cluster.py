@@ -90,7 +90,8 @@ def main() -> None:
     write("cluster", {
         "date": date.today().isoformat(), "machine": machine(), "wall_s": round(time.monotonic() - began, 1),
         "parameters": parameters(shape), "group_size": GROUP, "rates": asdict(gpu), "measured": measured,
-        "updates": rows, "simulated": simulated(), "mean_error": round(fmean(off), 3), "largest_error": round(max(off), 3),
+        "updates": rows, "simulated": simulated(),
+        "mean_error": round(fmean(off), 3), "largest_error": round(max(off), 3),
     })  # fmt: skip
 
 

@@ -2,9 +2,9 @@
 
     python -m bench.ranks      →  bench/results/ranks.json, the table of docs/scale.md
 
-The jobs are those of `tests/train/ranked.py`: twenty updates and more of a tiny random model in float32, by one process
-and by two that torchrun starts. The last two were stopped on two ranks after 6 updates, continued on one to 14, and ended
-on two. Fails where anything is apart by more than BOUND.
+The jobs are those of `tests/train/ranked.py`: twenty updates and more of a tiny random model in float32, by one
+process and by two that torchrun starts. The last two were stopped on two ranks after 6 updates, continued on one to 14,
+and ended on two. Fails where anything is apart by more than BOUND.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python -m bench.recipe tiny --dir /tmp/demo      →  bench/results/tiny.json, docs/images/tiny.svg
     python -m bench.recipe tiny --dir /tmp/two --nodes --against /tmp/demo      →  bench/results/tiny-nodes.json
 
-With `--nodes`, as root, it runs on a Ray cluster of two nodes (`bench/nodes.py`): it learns on one, and the other samples; with
-`--against RUN` every model must be that run's, bit for bit.
+With `--nodes`, as root, it runs on a Ray cluster of two nodes (`bench/nodes.py`): it learns on one, and the other
+samples; with `--against RUN` every model must be that run's, bit for bit.
 The numbers are of one run on the machine named in the file: wall time, peak memory of the process and its
 children, seconds of each step and of each phase of an update, mean reward and held-out accuracy by update, the stage
 table, what each stage gained over the base on the same questions, and the claims. The figure shows the curves of the
