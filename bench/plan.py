@@ -24,6 +24,7 @@ from bench.recipe import RESULTS, machine
 from thinkery.cli.plan import count
 from thinkery.cli.recipe import open_recipe
 from thinkery.cli.terminal import table
+from thinkery.config import Layers, check
 from thinkery.pipeline.files import size_text
 from thinkery.pipeline.memory import memory
 from thinkery.pipeline.read import RunRecord, open_run
@@ -80,7 +81,7 @@ def plain_needs(recipe: str, run: RunRecord) -> dict[str, Need]:
 def steps_of(recipe: str, run: RunRecord) -> dict[str, Step]:
     """The recipe's graph with the settings of a run."""
     chosen = open_recipe([recipe], environ={})
-    return chosen.draw(type(chosen.config)(**settings_of(run)))
+    return chosen.draw(check(type(chosen.config), Layers(values=settings_of(run))))
 
 
 def block(expected: Expected) -> str:

@@ -10,21 +10,37 @@ from pathlib import Path
 import pytest
 
 from thinkery.cli import recipe
+from thinkery.config import Config
 from thinkery.engine import EngineConfig
 from thinkery.errors import ConfigError
 from thinkery.model.locate import locate
 from thinkery.model.lora import Lora
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.model.transformer import Shape, Transformer
+from thinkery.pipeline.artifact import Dataset
+from thinkery.pipeline.build import build
+from thinkery.pipeline.run import Run
+from thinkery.pipeline.step import step
 from thinkery.recipes import plan
 from thinkery.recipes.expected import Expected
 from thinkery.recipes.probe import probe
+from thinkery.stages.evaluate import Evaluate, evaluate
+from thinkery.stages.fetch import Fetch, fetch
 from thinkery.stages.reinforce import Reinforce
 from thinkery.train.grpo import Grpo
 from thinkery.train.optim import PolicyConfig
 
 SHAPE = Shape("llama", 100, 8, 16, 3, 2, 1, 4)
 MACHINE = plan.Machine(flops=1e9, bandwidth=1e9, latency_s=0.0, memory=1e9, disk=1e12)
+
+
+class Lines(Config):
+    """Settings of a stage that no plan knows."""
+
+
+def lines(run: Run, cfg: Lines) -> Dataset:
+    """Questions from somewhere."""
+    raise NotImplementedError
 
 
 def small(model: Path) -> list[str]:
@@ -195,8 +211,43 @@ def test_a_plan_counts_with_what_the_recipe_expects(tiny_qwen: Path) -> None:
     asked, epochs = 50 * cold.keep, steps["cold-start"].config.sft.epochs
     prompt = plain["cold-start"] / asked / epochs - 112 / 2
     assert told["cold-start"] == pytest.approx(round(asked / 4) * epochs * (prompt + 20))
+
+
+def test_what_is_expected_of_no_step_or_cannot_be_is_refused_before_a_run() -> None:
     with pytest.raises(ConfigError, match="no such step"):
-        tokens(Expected(kept={"zeros": 0.5}))
+        recipe.open_recipe(["tiny"], ["expected.kept.zeros=0.5"], environ={}).graph()
+    for wrong in ("expected.tokens.zero=0", "expected.kept.cold-data=1.5"):
+        with pytest.raises(ConfigError):
+            recipe.open_recipe(["tiny"], [wrong], environ={})
+
+
+def test_data_of_ones_own_leave_rows_that_a_plan_does_not_know(tiny_qwen: Path) -> None:
+    base = step("base", fetch, Fetch(model=str(tiny_qwen)))
+    mine = step("mine", lines, Lines())
+    exam = step("eval", evaluate, Evaluate(), model=base, exam=mine)
+    made = plan.plan({one.name: one for one in (base, mine, exam)}, lambda shape: MACHINE)
+    assert [need.tokens for need in made.needs if need.step == "eval"] == [0]
+    assert any("mine" in warning and "not known" in warning for warning in made.warnings)
+    alone = plan.plan({"mine": mine}, lambda shape: MACHINE)
+    assert (alone.seconds, alone.warnings) == (0, [])
+
+
+def test_a_plan_with_a_runs_lengths_needs_a_run_of_its_graph(thinkery, tiny_qwen: Path, tmp_path: Path) -> None:
+    made = recipe.open_recipe(["tiny"], small(tiny_qwen), environ={})
+    run = tmp_path / "run"
+    steps = made.graph()
+    build({name: steps[name] for name in ("problems", "exam")}, run, seed=0, recipe=made.record())
+    code, out, err = thinkery("plan", "tiny", *small(tiny_qwen), "--lengths", run, "--dir", tmp_path)
+    assert code == 0, err
+    assert f"lengths are those of {run}" in out
+    code, _, err = thinkery("plan", "pretrain", "--lengths", run)
+    assert code == 2
+    assert "not a run of this graph" in err
+
+
+@pytest.mark.parametrize("words", [["--fill", "0"], ["--fill", "1.5"], ["--cluster", "--procs", "2"]])
+def test_options_that_mean_nothing_are_refused(thinkery, words: list[str]) -> None:
+    assert thinkery("plan", "tiny", *words)[0] == 2
 
 
 def test_questions_are_measured_with_the_models_own_tokenizer() -> None:

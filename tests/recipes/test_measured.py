@@ -16,7 +16,8 @@ from thinkery.pipeline.build import build
 from thinkery.pipeline.read import RunRecord, open_run
 from thinkery.pipeline.run import Run
 from thinkery.pipeline.step import step
-from thinkery.recipes.measured import expected_of, measured, settings_of, taught, usual
+from thinkery.recipes.expected import Expected
+from thinkery.recipes.measured import expected_of, measured, settings_of, spoken, taught, usual
 from thinkery.recipes.plan import LETTERS, TEMPLATE_TOKENS, Need, Plan
 from thinkery.stages.cold_data import ColdData
 from thinkery.stages.collect import Collect, collect
@@ -95,3 +96,17 @@ def test_what_a_run_sampled_and_kept_is_what_a_plan_may_expect(tmp_path: Path) -
     assert found.tokens == {"cold-data": 4.0}
     assert found.kept == {"cold-data": 0.4}  # two of the five that could have been
     assert found.rows == {"cold-data": TEMPLATE_TOKENS + (40 + 16 + 24) / LETTERS}
+    recipe = Expected(tokens={"cold-data": 9.0, "zero": 7.0}, kept={"zero": 0.5})
+    assert found.over(recipe).tokens == {"cold-data": 4.0, "zero": 7.0}
+    assert found.over(recipe).kept == {"cold-data": 0.4, "zero": 0.5}
+
+
+def test_documents_and_pairs_have_texts_as_conversations_have() -> None:
+    said = {"role": "assistant", "content": "b", "thought": "a"}
+    assert list(spoken({"text": "a whole page"})) == ["a whole page"]
+    assert list(spoken({"messages": [{"role": "user", "content": "q"}], "chosen": said, "rejected": {}})) == [
+        "",
+        "q",
+        "a",
+        "b",
+    ]

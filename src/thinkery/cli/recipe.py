@@ -31,8 +31,10 @@ class Recipe:
         return self.loaded.config
 
     def graph(self) -> dict[str, Step]:
-        """Every step by name; WiringError where they do not fit."""
-        return self.draw(self.config)
+        """Every step by name; WiringError where they do not fit, ConfigError where the recipe expects another."""
+        steps = self.draw(self.config)
+        self.config.expected.require_steps(steps)
+        return steps
 
     def record(self) -> dict[str, dict[str, Any]]:
         """Every setting with its value and where that came from, for the run's `recipe.json`."""

@@ -14,7 +14,7 @@ activations of a micro-batch or the engine's cache. Products in bfloat16 have a 
 
 The rates are assumed, not measured: a share of what the makers of a GPU promise. Nothing here was run on one; on a
 small network and two cores `bench/cluster.py` sets it beside the clock. Left out are what is gathered of weights while
-a block computes, and what ranks exchange that split sequences.
+a block computes, what ranks exchange that split sequences, and what questions that are carried over read once more.
 """
 
 from __future__ import annotations
@@ -162,8 +162,7 @@ def phases(
         sampling_s(lengths[n::gpus], slots, shape, gpu, prompt, cfg.engine.dtype)
         for n in range(min(gpus, len(lengths)))
     ]
-    prompts = len(lengths) / cfg.grpo.group_size * prompt
-    reading = prompts * 2 * parameters(shape) / gpu.multiplies(cfg.engine.dtype)[0]
+    reading = reading_s(cfg, shape, gpu, len(lengths) / cfg.grpo.group_size * prompt)
     work = learning_work(cfg.grpo, shape, lengths, prompt)
     return {
         "sampling": (sum(ends) + reading) / gpus,
@@ -172,6 +171,11 @@ def phases(
         "weights and gradients": network_s(cfg.grpo, shape, gpu, gpus, batches) if gpus > 1 else 0.0,
         "off-loading": offloading_s(cfg.grpo, shape, gpu, gpus, batches) if offloads(policy) else 0.0,
     }
+
+
+def reading_s(cfg: Reinforce, shape: Shape, gpu: Gpu, tokens: float) -> float:
+    """Seconds in which one GPU computes so many tokens of prompts."""
+    return tokens * 2 * parameters(shape) / gpu.multiplies(cfg.engine.dtype)[0]
 
 
 def learnt_tokens(g: Grpo, lengths: Sequence[int], prompt: float) -> float:
@@ -218,7 +222,8 @@ def carried(
             dealt = [lengths[n::gpus] for n in range(min(gpus, len(lengths)))]
             ends = [sampling_s(some, slots, shape, gpu, dtype=cfg.engine.dtype) for some in dealt]
             busy, waits = busy + sum(ends) / gpus, waits + max(ends) - sum(ends) / gpus
-    return {"sampling": busy / MEASURED, "the longest samples": waits / MEASURED}
+    reading = reading_s(cfg, shape, gpu, cfg.grpo.questions_per_update * PROMPT_TOKENS) / gpus
+    return {"sampling": busy / MEASURED + reading, "the longest samples": waits / MEASURED}
 
 
 def flown(g: Grpo, mean: float, longest: int) -> Iterator[list[list[int]]]:

@@ -66,8 +66,8 @@ def expected_of(run: RunRecord, steps: Mapping[str, Step]) -> Expected:
             continue
         index = run.index(step.name)
         groups = [group for number in index.numbers() for group in index.groups(number)]
-        if samples := sum(group.samples for group in groups):
-            tokens[step.name] = _digits(sum(group.samples * group.tokens for group in groups) / samples)
+        if said := sum(group.samples * group.tokens for group in groups):  # an endpoint's tokens are not known
+            tokens[step.name] = _digits(said / sum(group.samples for group in groups))
         found = made[step.name]
         if most and isinstance(found, Dataset) and len(found) != most:
             rows[step.name], kept[step.name] = len(found), _digits(len(found) / most)
@@ -85,8 +85,10 @@ def row_length(data: Dataset, count: Callable[[str], float]) -> float:
 
 
 def spoken(row: Mapping[str, Any]) -> Iterator[str]:
-    """Every text of a row's conversation, of a pair with the chosen answer."""
-    for turn in (*row["messages"], row.get("chosen")):
+    """Every text of a row's conversation, of a pair with the chosen answer; of a document its text."""
+    if "text" in row:
+        yield row["text"]
+    for turn in (*row.get("messages", ()), row.get("chosen")):
         if turn:
             yield turn.get("thought") or ""
             yield turn["content"]

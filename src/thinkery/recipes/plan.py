@@ -15,9 +15,11 @@ measures in a second or two. P is the number of parameters; weights are float32,
 
 Several ranks (`--procs`) or processes share this machine's processors: memory is that of all of them, time that of one.
 What nobody can know before is how long answers are and how many rows pass the filters. A recipe may say what it expects
-(`expected`), as the shipped ones do that have been run; otherwise completions average `fill` of the longest allowed,
+(`expected`), as `tiny` and `smollm2-puzzles` do; otherwise completions average `fill` of the longest allowed,
 everything passes, and a time is right within a factor of two or three. Prompts that nothing is known of and documents
-of a corpus have PROMPT_TOKENS. `bench/plan.py` compares plans with runs.
+of a corpus have PROMPT_TOKENS. Times and memory are those of the processor and of the built-in engine, also where a
+GPU, vLLM or a Ray cluster would do the work (warnings say so). Left out are judging, models that edit or judge, a
+pool's and a preflight's samples, and `grpo.flops`. `bench/plan.py` compares plans with runs.
 """
 
 from __future__ import annotations
@@ -30,13 +32,12 @@ from pathlib import Path
 from statistics import fmean
 
 from thinkery.engine import EngineConfig
-from thinkery.errors import ConfigError
 from thinkery.model.gguf import read_shape, read_tokenizer
 from thinkery.model.hf import FAMILIES, read_config, shape_from_config
 from thinkery.model.locate import EMBEDDED, locate
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.model.transformer import Shape
-from thinkery.pipeline.step import Step, ordered, suggestion
+from thinkery.pipeline.step import Step, ordered
 from thinkery.recipes.arithmetic import (
     activation_bytes,
     cache_bytes,
@@ -62,7 +63,7 @@ from thinkery.stages.reinforce import Reinforce
 from thinkery.stages.sensitivity import Sensitivity
 from thinkery.tasks.sources import load_tasks
 from thinkery.train.grpo import Grpo
-from thinkery.train.held import held_bytes
+from thinkery.train.held import held_bytes, learns_on_gpu
 from thinkery.train.optim import LearnerConfig
 from thinkery.train.preference import RewardModelConfig
 
@@ -76,8 +77,8 @@ LETTERS = 4.0
 LOOKED_AT = 64
 """Tasks whose length is looked at."""
 PROCESS_BYTES = 1.1e9
-"""What Python, torch, transformers and what they keep for themselves while they work take besides any model; with it
-plans are above what two runs held, by 0 and by 21 % (`bench/results/plan.json`)."""
+"""What Python, torch, transformers and what they keep for themselves while they work take besides any model: with it
+the plans of two runs are 1 % below and 21 % above what they held (`bench/results/plan.json`)."""
 KERNELS = 30
 """Operations of one layer for one step of sampling; learning runs about three times as many."""
 SAMPLE_BYTES = 300
@@ -174,10 +175,7 @@ def plan(
     Training steps work on so many `ranks`, all on this machine.
     """
     expected, graph = expected or Expected(), ordered(steps)
-    for name in (*expected.tokens, *expected.rows, *expected.kept):
-        if name not in steps:
-            raise ConfigError("there is no such step", where="expected", found=name, hint=suggestion(name, steps))
-    machines: dict[tuple[int, int], Machine] = {}
+    machines: dict[tuple[int, ...], Machine] = {}
     needs: list[Need] = []
     rows: dict[str, int] = {}
     prompts: dict[str, float] = {}
@@ -193,14 +191,24 @@ def plan(
         if shape is None:
             needs.append(Need(step.name))
             continue
-        width = (shape.hidden_size, shape.intermediate_size)
-        if width not in machines:
-            machines[width] = machine(shape)
+        size = size_of(shape)
+        if size not in machines:
+            machines[size] = machine(shape)
         together = ranks if step.on_all_ranks else 1
         prompt, mean = prompts[step.name], means[step.name]
-        needs.append(need_of(step, shape, machines[width], rows, prompt, mean, lengths, together))
-    here = next(iter(machines.values()))
-    return Plan(needs, warnings(graph, needs, here), (here.memory - PROCESS_BYTES) / RL_BYTES)
+        needs.append(need_of(step, shape, machines[size], rows, prompt, mean, lengths, together))
+    here = next(iter(machines.values()), None)
+    if here is None:
+        return Plan(needs, [], 0.0)
+    unknown = [f"how many rows {step.name} leaves is not known: steps that read it are planned as if it left none"
+               for step in graph if step.kind == "Dataset" and not rows[step.name]]  # fmt: skip
+    found = [*unknown, *elsewhere(graph), *warnings(graph, needs, here)]
+    return Plan(needs, found, (here.memory - PROCESS_BYTES) / RL_BYTES)
+
+
+def size_of(shape: Shape) -> tuple[int, ...]:
+    """What of a shape a machine's speed depends on."""
+    return shape.hidden_size, shape.intermediate_size, shape.num_hidden_layers, shape.vocab_size
 
 
 def need_of(
@@ -282,7 +290,7 @@ def reinforce_need(
         reference=g.beta > 0, ranks=ranks, sampled=4,
     )  # fmt: skip
     engines = sampled.memory / ranks - PROCESS_BYTES - 4 * P
-    activations = activation_bytes(shape, g.policy, prompt + longest, ranks, tokens / g.updates / ranks)
+    activations = activation_bytes(shape, g.policy, prompt + longest, ranks, tokens / max(1, g.updates) / ranks)
     beside = engines + activations if cfg.engine.processes else max(engines, activations)
     memory = learnt.memory + ranks * (beside - activations)
     seconds = sampled.seconds + watching + learnt.seconds
@@ -350,7 +358,7 @@ def sampling_need(
     memory = ranks * (PROCESS_BYTES + 4 * P + engines_bytes(shape, engine, size, cached / ranks))
     tokens, at_once = samples * mean, max(1.0, min(together, samples))
     steps = samples / at_once * (at_once * mean / batch + longest - mean)
-    busy, seen = tokens / steps, prompt + mean / 2
+    busy, seen = tokens / steps if steps else 0.0, prompt + mean / 2
     if machine.step_s:
         step_s = machine.step_s + busy * (machine.sample_s + seen * machine.read_s)
     else:
@@ -377,7 +385,7 @@ def engines_bytes(shape: Shape, engine: EngineConfig, size: int, cached: float) 
 
 def longest_of(g: Grpo) -> int:
     """The longest completion that GRPO ever allows."""
-    return max(tokens for start, tokens in g.max_tokens if start < g.updates)
+    return max((tokens for start, tokens in g.max_tokens if start < g.updates), default=g.max_tokens[0][1])
 
 
 def in_flight(g: Grpo) -> int:
@@ -496,6 +504,21 @@ def token_counter(graph: Sequence[Step]) -> Callable[[str], float]:
             tokenizer = read_tokenizer(found) if found.suffix == ".gguf" else Tokenizer.load(found)
             return lambda text: len(tokenizer.encode(text))
     return lambda text: len(text) / LETTERS
+
+
+def elsewhere(graph: Sequence[Step]) -> list[str]:
+    """What a plan for this processor says nothing of: steps that a GPU, vLLM or a Ray cluster would do."""
+    places = {
+        "this machine's GPU": [
+            s for s in graph if isinstance(s.config, Reinforce) and learns_on_gpu(s.config.grpo.policy)
+        ],
+        "vLLM": [s for s in graph if getattr(s.config, "vllm", None)],
+        "a Ray cluster": [s for s in graph if getattr(getattr(s.config, "engine", None), "ray", "")],
+    }
+    return [
+        f"{', '.join(step.name for step in steps)} would use {place}: times are those of this machine's processor"
+        for place, steps in places.items() if steps
+    ]  # fmt: skip
 
 
 def warnings(graph: list[Step], needs: list[Need], machine: Machine) -> list[str]:
