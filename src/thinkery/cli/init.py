@@ -45,7 +45,9 @@ class Earned:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """One's own data, reward and model; nothing for a copy of the embedded recipe."""
-    parser.add_argument("--data", type=Path, metavar="FILE", help="tasks as .jsonl or .json, rows of any shape")
+    parser.add_argument(
+        "--data", type=Path, metavar="FILE", help="tasks as .jsonl, .json or .parquet, in rows of any shape"
+    )
     parser.add_argument("--reward", default="", metavar="FILE.py:NAME", help="a function (task, completion) -> float")
     parser.add_argument("--model", default="", metavar="MODEL", help="a folder, a .gguf file, smollm2 or a hub id")
     parser.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where to write (default: here)")
