@@ -7,14 +7,15 @@ import json
 import re
 import runpy
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from thinkery.cli.main import VERBS, parse
-from thinkery.config import Loaded, resolved
+from thinkery.config import Loaded, resolved, schema
 from thinkery.recipes import RECIPES
 from thinkery.recipes.r1 import R1
 from thinkery.serve.config import Serve
@@ -120,10 +121,23 @@ def unknown_settings(texts: Sequence[str]) -> list[str]:
 
 @cache
 def known_settings() -> set[str]:
-    """Every part of a setting's dotted key that has an end of its own: tables, and keys below a stage's own table."""
-    kinds = [Serve, *(kind for kind, _ in RECIPES.values())]
-    keys = [key.split(".") for kind in kinds for key in resolved(Loaded(kind(), {}, {}))]
-    return {".".join(key[a:b]) for key in keys for b in range(1, len(key) + 1) for a in range(b)}
+    """The dotted key of every setting and of every table, whole and without what is above it."""
+    schemas = [schema(kind) for kind in (Serve, *(kind for kind, _ in RECIPES.values()))]
+    keys = [key for one in schemas for key in keys_below(one, one["$defs"])]
+    return {".".join(key[first:]) for key in keys for first in range(len(key))}
+
+
+def keys_below(
+    node: Mapping[str, Any], named: Mapping[str, Any], above: tuple[str, ...] = ()
+) -> Iterator[tuple[str, ...]]:
+    """The parts of every key that a JSON Schema allows, optional tables included."""
+    if "$ref" in node:
+        node = named[node["$ref"].rpartition("/")[2]]
+    for one in node.get("anyOf", ()):
+        yield from keys_below(one, named, above)
+    for name, below in node.get("properties", {}).items():
+        yield (*above, name)
+        yield from keys_below(below, named, (*above, name))
 
 
 def parses(words: list[str]) -> bool:

@@ -287,7 +287,7 @@ ngram = 0  # drop only exam questions themselves; 10 also drops what shares ten 
 reward = {reward}
 {form}
 
-# How the model is asked: "" by its own chat template, for a chat model; "r1-zero" by the paper's prompt for a base model.
+# How it is asked: "" by its own chat template, for a chat model; "r1-zero" by the paper's prompt for a base model.
 [train]
 template = {template}
 
