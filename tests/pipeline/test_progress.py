@@ -10,6 +10,7 @@ import struct
 import sys
 import termios
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,16 @@ def test_the_time_left_of_the_run_corrects_what_was_expected_by_what_was_seen():
     assert duration(left) == "17m"
 
 
+def all_of(terminal: int) -> str:
+    """What was shown on a terminal that nobody writes to any more, which comes in pieces."""
+    pieces = []
+    with suppress(OSError):  # the end of a terminal is an error
+        while piece := os.read(terminal, 65536):
+            pieces.append(piece)
+    os.close(terminal)
+    return b"".join(pieces).decode()
+
+
 def test_a_terminal_shows_two_bars_and_the_numbers_in_eighty_columns():
     here, there = os.openpty()
     fcntl.ioctl(there, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
@@ -74,8 +85,7 @@ def test_a_terminal_shows_two_bars_and_the_numbers_in_eighty_columns():
                 step, 4, {"cut": "0%", "reward": 0.25 * step, "acc": 0.5, "len": 312.0, "flat": "9%", "ent": 1.1}
             )
             time.sleep(1.05)
-    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", os.read(here, 65536).decode())
-    os.close(here)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", all_of(here))
     lines = [line.rstrip() for line in re.split(r"[\r\n]+", shown) if line.strip()]
     assert "a line above, as [it] is" in lines
     assert max(map(len, lines)) <= 80
@@ -98,8 +108,7 @@ def test_the_log_of_a_terminal_has_plain_lines_and_what_others_say(tmp_path: Pat
             print("a warning", file=sys.stderr)
         print("after", file=sys.stderr, flush=True)
         assert sys.stderr is tee
-    shown = os.read(here, 65536).decode()
-    os.close(here)
+    shown = all_of(here)
     kept = (tmp_path / "log.txt").read_text().splitlines()
     assert kept == ["before", "stage 1/2 zero  step 1/4  reward 0.5", "a note", "a warning", "after"]
     assert "\x1b[" in shown, "the terminal has bars"
