@@ -46,7 +46,7 @@ class Recipe:
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The words that choose a recipe."""
     parser.add_argument("recipe", metavar="RECIPE", help="a .toml file, or a shipped name such as tiny or smollm2")
-    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings, such as zero.grpo.steps=200")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings, such as zero.grpo.updates=200")
     parser.add_argument(
         "-c", "--config", action="append", default=[], metavar="FILE", help="more settings, over RECIPE's"
     )
