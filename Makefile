@@ -44,10 +44,12 @@ proof: setup ## the long tests, the recipes from nothing, ablations, claims over
 	$(BIN)/pytest -m slow --timeout 7200
 	rm -rf runs/proof
 	$(BIN)/python -m bench.recipe tiny --dir runs/proof/tiny
-	$(BIN)/python -m bench.recipe tiny --dir runs/proof/two --nodes
+	$(BIN)/python -m bench.recipe tiny --dir runs/proof/two --nodes --against runs/proof/tiny
 	$(BIN)/python -m bench.recipe smollm2-short --dir runs/proof/smollm2-short
 	$(BIN)/python -m bench.record
 	$(BIN)/python -m bench.curation --samples 800000 --format parquet
+	$(BIN)/python -m bench.curation --samples 80000 --format parquet --on local
+	$(BIN)/python -m bench.ranks
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.learning
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.pool
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.carried

@@ -3,9 +3,9 @@
     env OMP_NUM_THREADS=1 python -m bench.cluster      →  bench/results/cluster.json
 
 One processor with one thread stands for a GPU. Rates are measured first: how long a token takes with one sample and
-with many; how fast the embedded network learns; how fast two ranks add numbers up, and how long one number takes them.
-With these, and the lengths that were sampled, `recipes/cluster.py:phases` predicts updates of GRPO that no rate was
-taken from, on one rank and on two (FSDP2): sampling, learning, and the whole.
+with many; how fast the embedded network learns; how fast two ranks add numbers up, and what FSDP2's exchanges cost in a
+very small update. With these, and the lengths that were sampled, `recipes/cluster.py:phases` predicts updates of GRPO
+that no rate was taken from, on one rank and on two (FSDP2): sampling, learning, and the whole.
 
 Times are processor seconds of a rank that has one thread: what a clock would show were it alone on a core, but for
 waiting for the other rank. So what else the machine does disturbs them little, though caches are shared.
@@ -20,8 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 from statistics import fmean, median
@@ -31,6 +31,7 @@ import torch
 
 from bench.learning import TASKS
 from bench.recipe import machine, write
+from thinkery.cli.recipe import open_recipe
 from thinkery.core import Sampling
 from thinkery.engine import EngineConfig, Request, generate, open_engine
 from thinkery.launch.local import environments
@@ -41,8 +42,8 @@ from thinkery.pipeline.files import read_rows
 from thinkery.pipeline.ranks import joined
 from thinkery.pipeline.run import Run
 from thinkery.recipes.arithmetic import cache_bytes, parameters
-from thinkery.recipes.cluster import Gpu, learning_work, learnt_tokens, phases, token_s
-from thinkery.recipes.plan import fetched_shape
+from thinkery.recipes.cluster import SIZES, Gpu, estimate, learning_work, learnt_tokens, phases, token_s
+from thinkery.recipes.plan import fetched_shape, shape_of
 from thinkery.recipes.probe import probe
 from thinkery.rewards.accuracy import accuracy
 from thinkery.rewards.rubric import Rubric
@@ -55,8 +56,17 @@ from thinkery.train.policy import PolicyConfig
 UPDATES, GROUP, LONGEST = 3, 8, 112
 MANY = 64
 """Samples of the engine's second measurement."""
-LEARNT = 8
-"""Questions of the update from which the rate of learning is taken."""
+LEARNT, FEWEST = 8, 2
+"""Questions of the update of one rank from which the rate of learning is taken, and of the one of two ranks from which
+the cost of an exchange is."""
+SIMULATED = [
+    "base.model=Qwen/Qwen2.5-Math-7B",
+    "zero.grpo.policy.sharding=fsdp",
+    "zero.grpo.policy.activations=recomputed",
+    "zero.grpo.max_tokens=[[0,32768]]",
+]
+"""Settings of the table in docs/scale.md."""
+FILL = 0.25
 PREDICTED = ((1, 16), (2, 16), (2, 32))
 """Ranks, and questions of an update."""
 
@@ -80,8 +90,18 @@ def main() -> None:
     write("cluster", {
         "date": date.today().isoformat(), "machine": machine(), "wall_s": round(time.monotonic() - began, 1),
         "parameters": parameters(shape), "group_size": GROUP, "rates": asdict(gpu), "measured": measured,
-        "updates": rows, "mean_error": round(fmean(off), 3), "largest_error": round(max(off), 3),
+        "updates": rows, "simulated": simulated(),
+        "mean_error": round(fmean(off), 3), "largest_error": round(max(off), 3),
     })  # fmt: skip
+
+
+def simulated() -> dict[str, Any]:
+    """What `thinkery plan r1 --cluster` says of a 7B's R1-Zero: every size of cluster, with the rates it assumes."""
+    step = open_recipe(["r1"], SIMULATED, environ={}).graph()["zero"]
+    shape = shape_of(step)
+    assert shape
+    sizes = [asdict(estimate(step.config, shape, Gpu(), gpus, FILL)) for gpus in SIZES]
+    return {"settings": SIMULATED, "fill": FILL, "updates": step.config.grpo.updates, "sizes": sizes}
 
 
 def rates(shape: Shape) -> tuple[Gpu, dict[str, Any]]:
@@ -91,22 +111,38 @@ def rates(shape: Shape) -> tuple[Gpu, dict[str, Any]]:
     learnt = update(1, LEARNT)
     how, lengths = loop(LEARNT), learnt["lengths"]
     cached = cache_bytes(shape) * (learnt["prompt"] + fmean(lengths) / 2)
-    network, collective_s = between_ranks()
     gpu = Gpu(
         flops=learning_work(how, shape, lengths, learnt["prompt"]) / learnt["learning"],
         bfloat16_flops=0.0,
         bandwidth=here.bandwidth,
         memory=8e9,
-        network=network,
-        collective_s=collective_s,
+        network=bytes_between_ranks(),
+        collective_s=0.0,
         host=here.bandwidth,
-        latency_s=one,
+        latency_s=0.0,
+        sample_s=0.0,
         price=0.0,
     )
-    gpu = Gpu(**{**asdict(gpu), "latency_s": one - token_s(1, cached, shape, gpu) + one})
-    found = {"token_s": {1: one, MANY: many}, "predicted_token_s": {MANY: token_s(MANY, cached, shape, gpu)}}
+    rest, rests = (took - token_s(count, cached, shape, gpu) for count, took in ((1, one), (MANY, many)))
+    each = (rests - rest) / (MANY - 1)
+    small = update(2, FEWEST)
+    gpu = replace(gpu, sample_s=each, latency_s=rest - each, collective_s=exchange_s(shape, gpu, small))
     tokens = round(learnt_tokens(how, lengths, learnt["prompt"]))
-    return gpu, {**found, "matrix_flops": here.flops, "learnt_tokens": tokens, "learning_s": learnt["learning"]}
+    return gpu, {
+        "token_s": {1: one, MANY: many}, "matrix_flops": here.flops, "learnt_tokens": tokens,
+        "learning_s": learnt["learning"], "exchanging_s": small["learning"],
+    }  # fmt: skip
+
+
+def exchange_s(shape: Shape, gpu: Gpu, small: Mapping[str, Any]) -> float:
+    """What is left of the learning of a small update of two ranks for each exchange that the simulation counts."""
+    cfg, lengths, prompt = Reinforce(grpo=loop(FEWEST)), small["lengths"], small["prompt"]
+    free, priced = (
+        phases(cfg, shape, replace(gpu, collective_s=seconds), 2, lengths, len(lengths), prompt)
+        for seconds in (0.0, 1.0)
+    )
+    exchanges = priced["weights and gradients"] - free["weights and gradients"]
+    return (small["learning"] - free["learning"] - free["weights and gradients"]) / exchanges
 
 
 def seconds_a_token(samples: int) -> float:
@@ -133,26 +169,23 @@ import torch
 from thinkery.pipeline.ranks import joined
 torch.set_num_threads(1)
 with joined(os.environ) as ranks:
-    found = []
-    for size, times in ((2**24, 3), (1, 200)):
-        numbers = torch.ones(size)
+    numbers = torch.ones(2**24)
+    ranks.add([numbers])
+    began = time.process_time()
+    for _ in range(3):
         ranks.add([numbers])
-        began = time.process_time()
-        for _ in range(times):
-            ranks.add([numbers])
-        found.append((time.process_time() - began) / times)
-    print(4 * 2**24 / found[0], found[1])
+    print(3 * 4 * 2**24 / (time.process_time() - began))
 """
 
 
-def between_ranks() -> tuple[float, float]:
-    """How fast two ranks add numbers up, in bytes a second, and how long adding one takes."""
+def bytes_between_ranks() -> float:
+    """How fast two ranks add numbers up, in bytes a second."""
     ranks = [
         subprocess.Popen([sys.executable, "-c", ADD], env={**os.environ, **env}, stdout=subprocess.PIPE, text=True)
         for env in environments(2).values()
     ]
-    (rate, seconds), _ = [rank.communicate()[0].split() for rank in ranks]
-    return float(rate), float(seconds)
+    rate, _ = [rank.communicate()[0] for rank in ranks]
+    return float(rate)
 
 
 def update(ranks: int, questions: int) -> dict[str, Any]:

@@ -77,6 +77,8 @@ class Trial:
     folder: Path
     nodes: list[Node]
     rng: random.Random
+    round: int = 0
+    """How many trials of its kind were before it."""
     commands: list[tuple[Node | None, list[str], dict[str, str]]] = field(default_factory=list)
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     codes: list[int] = field(default_factory=list)
@@ -266,7 +268,7 @@ def tried(dir: Path, number: int, kind: str, nodes: list[Node], seed: int) -> di
         if kind == "a disk that is full":
             stack.enter_context(small_disk(folder))
         here = nodes if setting in ON_NODES else []
-        trial = Trial(fresh_in(folder, dir / "base"), here, random.Random(f"{seed} {number}"))
+        trial = Trial(fresh_in(folder, dir / "base"), here, random.Random(f"{seed} {number}"), number // len(KINDS))
         stack.callback(trial.kill)
         try:
             found |= disturbed(trial, setting, fault)
@@ -326,8 +328,8 @@ def goes_on(trial: Trial) -> bool:
 
 
 def allowed(fault: Fault) -> tuple[int, ...]:
-    """The exit codes of a run that can be resumed: 75; 1 where a person has to make room, and where Ray ends it."""
-    return (75, 1) if fault in (fill_the_disk, kill_the_head) else (75,)
+    """The exit codes of a run that can be resumed: 75, or 1 where no checkpoint found room since it was begun."""
+    return (75, 1) if fault is fill_the_disk else (75,)
 
 
 def last_words(folder: Path) -> str:
@@ -403,7 +405,7 @@ def kill_the_node(trial: Trial) -> tuple[bool, Undo]:
 
 
 def kill_the_head(trial: Trial) -> tuple[bool, Undo]:
-    """Ray's own processes beside the learner, on the node that knows of all others; Ray may end the learner too."""
+    """Ray's own processes beside the learner, on the node that knows of all others."""
     head, other = trial.nodes
     head.kill(spare=family(trial.processes[0].pid))
 
@@ -439,7 +441,7 @@ def fill_the_disk(trial: Trial) -> tuple[bool, Undo]:
 
 
 def stop_an_actor(trial: Trial) -> tuple[bool, Undo]:
-    """A process that samples, for up to a minute."""
+    """A process that samples."""
     return stopped(trial, trial.rng.choice(actors(trial.nodes[1])))
 
 
@@ -450,7 +452,7 @@ def stop_a_rank(trial: Trial) -> tuple[bool, Undo]:
 
 
 def stop_the_run(trial: Trial) -> tuple[bool, Undo]:
-    """The learner and all its children, as a laptop that is closed, for up to a minute."""
+    """The learner and all its children, as a laptop that is closed."""
     return stopped(trial, *family(trial.processes[0].pid))
 
 
@@ -469,10 +471,10 @@ KINDS: dict[str, tuple[Callable[[Trial], None], Fault]] = {
 
 
 def stopped(trial: Trial, *pids: int) -> tuple[bool, Undo]:
-    """Hold processes up for some seconds, or for a minute."""
+    """Hold processes up for a minute, or for some seconds in other rounds."""
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
-    time.sleep(trial.rng.choice((4, 4, 15, 60)))
+    time.sleep((60, 4, 15)[trial.round % 3])
     for pid in pids:
         with suppress(ProcessLookupError):  # taken for dead, and killed meanwhile
             os.kill(pid, signal.SIGCONT)

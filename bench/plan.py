@@ -2,11 +2,13 @@
 
     python -m bench.plan tiny --against runs/demo                         →  bench/results/plan.json, "plain"
     python -m bench.plan tiny --like /tmp/demo --against /tmp/longer      →  bench/results/plan.json, "taught"
+    python -m bench.plan tiny --against runs/demo --expected              →  the recipe's [expected], as in that run
 
-The first is the plain plan of the run's own settings, from what this machine reaches just now: ask on the machine of
-the run, with as many threads and nothing else at work. The second has a teacher, a run of the same graph on the same
-machine and as many threads, with other settings; steps that take less than SHORT_S are then left out of the table, not
-of the sum. Tokens and memory are compared where a run records them: in steps that train.
+The first is the plain plan of the run's own settings, with the lengths that the recipe expects and what this machine
+reaches just now: ask on the machine of the run, with as many threads and nothing else at work. The second has a
+teacher, a run of the same graph on the same machine and as many threads, with other settings; steps that take less than
+SHORT_S are then left out of the table, not of the sum. The third writes what the first expects: it should come from
+another run than the one that is planned. Tokens and memory are compared where a run records them: in steps that train.
 """
 
 from __future__ import annotations
@@ -22,10 +24,13 @@ from bench.recipe import RESULTS, machine
 from thinkery.cli.plan import count
 from thinkery.cli.recipe import open_recipe
 from thinkery.cli.terminal import table
+from thinkery.config import Layers, check
 from thinkery.pipeline.files import size_text
 from thinkery.pipeline.memory import memory
 from thinkery.pipeline.read import RunRecord, open_run
-from thinkery.recipes.measured import measured, settings_of, taught
+from thinkery.pipeline.step import Step
+from thinkery.recipes.expected import Expected
+from thinkery.recipes.measured import expected_of, measured, settings_of, taught
 from thinkery.recipes.plan import Machine, Need, plan
 from thinkery.recipes.probe import probe
 
@@ -44,13 +49,16 @@ def main() -> None:
     parser.add_argument("recipe")
     parser.add_argument("--like", type=Path, help="the run that teaches; without one the plan is the plain one")
     parser.add_argument("--against", type=Path, required=True, help="the run that is planned")
-    parser.add_argument("--fill", type=float, default=0.5, help="as in thinkery plan (default 0.5)")
+    parser.add_argument("--expected", action="store_true", help="print the run's own lengths, as a recipe has them")
     args = parser.parse_args()
     run = open_run(args.against)
-    needs = taught_needs(args.recipe, args.like, run) if args.like else plain_needs(args.recipe, run, args.fill)
+    if args.expected:
+        print(block(expected_of(run, steps_of(args.recipe, run))))
+        return
+    needs = taught_needs(args.recipe, args.like, run) if args.like else plain_needs(args.recipe, run)
     found = {
         "date": date.today().isoformat(), "machine": machine(), "recipe": args.recipe, "bound": BOUND,
-        **({} if args.like else {"fill": args.fill}), **comparison(needs, run),
+        **comparison(needs, run),
     }  # fmt: skip
     tell(found, SHORT_S if args.like else 0.0)
     keep("taught" if args.like else "plain", args.recipe, found)
@@ -59,16 +67,30 @@ def main() -> None:
 def taught_needs(recipe: str, teacher: Path, run: RunRecord) -> dict[str, Need]:
     """What each step is said to need by a plan that another run has taught."""
     known = open_run(teacher)
-    chosen = open_recipe([recipe], environ={})
-    old, new = (plan(chosen.draw(type(chosen.config)(**settings_of(one))), lambda shape: ANY) for one in (known, run))
+    old, new = (plan(steps_of(recipe, one), lambda shape: ANY) for one in (known, run))
     return {need.step: need for need in taught(new, old, known).needs}
 
 
-def plain_needs(recipe: str, run: RunRecord, fill: float) -> dict[str, Need]:
-    """What each step is said to need by a plan from this machine alone."""
-    chosen, free = open_recipe([recipe], environ={}), memory()[1]
-    steps = chosen.draw(type(chosen.config)(**settings_of(run)))
-    return {need.step: need for need in plan(steps, lambda shape: probe(shape, run.path, free), fill=fill).needs}
+def plain_needs(recipe: str, run: RunRecord) -> dict[str, Need]:
+    """What each step is said to need by a plan from the recipe and this machine alone."""
+    expected, free = open_recipe([recipe], environ={}).config.expected, memory()[1]
+    made = plan(steps_of(recipe, run), lambda shape: probe(shape, run.path, free), expected=expected)
+    return {need.step: need for need in made.needs}
+
+
+def steps_of(recipe: str, run: RunRecord) -> dict[str, Step]:
+    """The recipe's graph with the settings of a run."""
+    chosen = open_recipe([recipe], environ={})
+    return chosen.draw(check(type(chosen.config), Layers(values=settings_of(run))))
+
+
+def block(expected: Expected) -> str:
+    """What is expected, as a recipe's TOML has it."""
+    lines = [
+        f"{name} = {{ {', '.join(f'{step} = {value:g}' for step, value in values.items())} }}"
+        for name, values in expected
+    ]
+    return "\n".join(["[expected]", *lines])
 
 
 def comparison(needs: Mapping[str, Need], run: RunRecord) -> dict[str, Any]:

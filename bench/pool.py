@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ from multiprocessing import get_context
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from statistics import fmean, median
+from typing import Any
 
 import torch
 
@@ -68,6 +70,19 @@ def main() -> None:
         stamp = {"date": date.today().isoformat(), "wall_s": round(time.perf_counter() - started, 1)}
         known = json.loads(RESULT.read_text()) if RESULT.exists() else {}
         write("pool", known | stamp | {"machine": machine(), name: stamp | found})
+    if missed := [name for name, held in promises(json.loads(RESULT.read_text())).items() if not held]:
+        sys.exit(f"missed: {', '.join(missed)}")
+
+
+def promises(found: Mapping[str, Any]) -> dict[str, bool]:
+    """What was promised and measured, and whether it was kept."""
+    kept = {}
+    if part := found.get("sampling"):
+        kept["two processes sample 1.8 times what one does"] = part["speedup"] >= part["promised"]
+    if part := found.get("training"):
+        kept["a step takes 1.15 times its slower phase"] = part["step_over_slower_phase"] <= part["promised"]
+        kept["the reward learnt ahead is that learnt in turn"] = part["all_updates"]["within noise"]
+    return kept
 
 
 def sampling(repeats: int) -> dict[str, object]:

@@ -1,9 +1,10 @@
 """Run a shipped recipe from nothing and write down what it took and what came out.
 
     python -m bench.recipe tiny --dir /tmp/demo      →  bench/results/tiny.json, docs/images/tiny.svg
-    python -m bench.recipe tiny --dir /tmp/two --nodes      →  bench/results/tiny-nodes.json; as root
+    python -m bench.recipe tiny --dir /tmp/two --nodes --against /tmp/demo      →  bench/results/tiny-nodes.json
 
-With `--nodes` it runs on a Ray cluster of two nodes (`bench/nodes.py`): it learns on one, and the other samples.
+With `--nodes`, as root, it runs on a Ray cluster of two nodes (`bench/nodes.py`): it learns on one, and the other
+samples; with `--against RUN` every model must be that run's, bit for bit.
 The numbers are of one run on the machine named in the file: wall time, peak memory of the process and its
 children, seconds of each step and of each phase of an update, mean reward and held-out accuracy by update, the stage
 table, what each stage gained over the base on the same questions, and the claims. The figure shows the curves of the
@@ -26,6 +27,7 @@ from pathlib import Path
 from statistics import fmean
 
 from thinkery import __version__
+from thinkery.pipeline.artifact import Model
 from thinkery.pipeline.read import RunRecord, open_run
 
 RESULTS = Path(__file__).parent / "results"
@@ -45,6 +47,7 @@ def main() -> None:
     parser.add_argument("recipe")
     parser.add_argument("--dir", type=Path, required=True, help="an empty or missing folder")
     parser.add_argument("--nodes", action="store_true", help="on a Ray cluster of two nodes")
+    parser.add_argument("--against", type=Path, metavar="RUN", help="a finished run whose models must come out again")
     parser.add_argument("settings", nargs="*")
     args = parser.parse_args()
     if args.dir.exists() and any(args.dir.iterdir()):
@@ -54,6 +57,8 @@ def main() -> None:
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     record = open_run(args.dir)
     report = next(a.data for a in record.artifacts.values() if a.name == "report")
+    made, expected = models(record), models(open_run(args.against)) if args.against else {}
+    other = [step for step, content in expected.items() if made.get(step) != content]
     name, drawn = f"{args.recipe}-nodes" if args.nodes else args.recipe, curves(record)
     if not args.nodes and (svg := figure(args.recipe, drawn)):
         (IMAGES / f"{name}.svg").write_text(svg)
@@ -70,7 +75,16 @@ def main() -> None:
         "stages": report["stages"],
         "differences": report["differences"],
         "claims": report["claims"],
+        "models": made,
+        **({"as_of_one_process": sorted(set(made) - set(other))} if args.against else {}),
     })  # fmt: skip
+    if other:
+        sys.exit(f"not the models of {args.against}: {', '.join(other)}")
+
+
+def models(record: RunRecord) -> dict[str, str]:
+    """A hash over the files of every model that the run has made or fetched."""
+    return {name: one.manifest["content"] for name, one in record.artifacts.items() if isinstance(one, Model)}
 
 
 def run_here(command: Sequence[str]) -> float:

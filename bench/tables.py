@@ -49,6 +49,50 @@ def demo(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def ranks(found: Mapping[str, Any]) -> str:
+    """How far two ranks are from one."""
+    lines = [f"{found['date']}, {found['machine']['cpu']} (`bench/results/ranks.json`).", ""]
+    lines += ["| | updates | losses | weights |", "|---|--:|--:|--:|"]
+    for way, one in found["apart"].items():
+        lines.append(f"| {way} | {one['updates']} | {one['losses']:.1e} | {one['weights']:.1e} |")
+    return "\n".join(lines)
+
+
+def clusters(found: Mapping[str, Any]) -> str:
+    """An update of a 7B on clusters of each size."""
+    lines = ["| GPUs | an update | tokens/s | arithmetic in use | memory | cost of an update | what limits |"]
+    lines += ["|--:|--:|--:|--:|--:|--:|---|"]
+    for one in found["simulated"]["sizes"]:
+        cost = one["cost"] / found["simulated"]["updates"]
+        limit = one["limit"] if one["fits"] else "does not fit"
+        rates = f"{one['update_s'] / 60:.1f} min | {one['tokens_per_s']:,.0f} | {one['utilisation']:.0%}"
+        lines.append(f"| {one['gpus']} | {rates} | {one['memory'] / 1e9:.1f} GB | {cost:.2f} | {limit} |")
+    return "\n".join(lines)
+
+
+def simulation(found: Mapping[str, Any]) -> str:
+    """The simulation beside two cores."""
+    kinds = ("sampling", "learning", "update")
+    lines = [f"| ranks, questions | {' | '.join(f'{kind}, predicted | measured' for kind in kinds)} | off by |"]
+    lines += [f"|---|{'--:|' * 7}"]
+    for row in found["updates"]:
+        said, took = row["predicted_s"], row["measured_s"]
+        cells = " | ".join(f"{said[kind]:.2f} s | {took[kind]:.2f} s" for kind in kinds)
+        lines.append(f"| {row['ranks']}, {row['questions']} | {cells} | {said['update'] / took['update'] - 1:+.0%} |")
+    return "\n".join(lines)
+
+
+def plans(found: Mapping[str, Any]) -> str:
+    """Every plan beside its run."""
+    made = [(name, one) for name, one in found["plain"].items()]
+    made.append((f"{found['taught']['recipe']}, `--like` another run of it", found["taught"]))
+    lines = ["| plan | date | time | memory | tokens | within 25 % |", "|---|---|--:|--:|--:|---|"]
+    for name, one in made:
+        kinds = [f"{one['totals'][kind]['off']:+.0%}" for kind in ("seconds", "memory", "tokens")]
+        lines.append(f"| {name} | {one['date']} | {' | '.join(kinds)} | {'yes' if one['holds'] else 'no'} |")
+    return "\n".join(lines)
+
+
 def interval(estimate: Mapping[str, float]) -> str:
     """`14.7 (12.9–16.6)`."""
     return f"{100 * estimate['value']:.1f} ({100 * estimate['low']:.1f}–{100 * estimate['high']:.1f})"
@@ -203,6 +247,10 @@ TABLES: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], str]]] = {
     "faults table": ("docs/scale.md", "faults.json", faults),
     "overhead table": ("docs/serve.md", "overhead.json", overhead),
     "ablations table": ("docs/findings.md", "ablations.json", ablations),
+    "ranks table": ("docs/scale.md", "ranks.json", ranks),
+    "clusters table": ("docs/scale.md", "cluster.json", clusters),
+    "simulation table": ("docs/scale.md", "cluster.json", simulation),
+    "plan table": ("docs/performance.md", "plan.json", plans),
 }
 """By marker: the page, the result, and how it is written."""
 

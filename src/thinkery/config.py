@@ -2,8 +2,8 @@
 
     defaults  <  preset (`extends = "tiny"`)  <  files, left to right  <  environment  <  command line
 
-The environment sets `zero.grpo.steps` by `THINKERY_SET_zero__grpo__steps=200`, the command line by
-`zero.grpo.steps=200`. Both values are TOML; what is not TOML and starts no string, list or table is a string.
+The environment sets `zero.grpo.updates` by `THINKERY_SET_zero__grpo__updates=200`, the command line by
+`zero.grpo.updates=200`. Both values are TOML; what is not TOML and starts no string, list or table is a string.
 Tables merge key by key, also over the defaults; any other value replaces the one below it. `recipe` and `extends` at
 the top of a file say which graph it sets and which file or preset it starts from; they are not settings.
 """
@@ -239,7 +239,7 @@ def _read(path: Path) -> str:
 def _assign(layers: Layers, key: str, value: Any, source: str) -> None:
     """Set one dotted key from the environment or the command line; a table merges key by key."""
     if not re.fullmatch(r"[\w-]+(\.[\w-]+)*", key):
-        raise ConfigError(f"{key!r} is not a dotted key", where=source, hint="for example zero.grpo.steps=200")
+        raise ConfigError(f"{key!r} is not a dotted key", where=source, hint="for example zero.grpo.updates=200")
     if key in HEADER:
         raise ConfigError(f"`{key}` is chosen by the file, not by a setting", where=source)
     if isinstance(value, dict):

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import tomllib
 from pathlib import Path
 
+import pytest
+
 from thinkery.cli import doctor
+from thinkery.cli.serve import NEEDED
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_doctor_finds_what_this_environment_has(thinkery, tmp_path: Path) -> None:
@@ -22,6 +29,23 @@ def test_a_required_package_that_is_missing_is_exit_code_5_with_its_command(thin
     assert code == 5
     assert line.startswith("lacks")
     assert line.endswith("pip install no-such-package")
+
+
+def test_doctor_looks_for_every_package_of_the_server_and_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert {re.split("[<>=]", package)[0] for package in extras["serve"]} == set(NEEDED)
+    seen = doctor.version
+
+    def without_uvloop(name: str) -> str:
+        if name == "uvloop":
+            raise doctor.PackageNotFoundError(name)
+        return seen(name)
+
+    monkeypatch.setattr(doctor, "version", without_uvloop)
+    checks = {check.name: check for check in doctor.examine(Path())}
+    uvloop = checks["uvloop"]
+    assert (uvloop.found, uvloop.command) == ("not installed; for thinkery serve", "pip install 'thinkery[serve]'")
+    assert all(checks[name].state == "ok" for name in NEEDED if name != "uvloop")
 
 
 def test_an_optional_program_that_is_missing_is_named_with_what_it_is_for(monkeypatch) -> None:

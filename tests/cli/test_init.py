@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from thinkery.cli import recipe
@@ -97,6 +100,33 @@ def test_the_recipe_runs_from_an_empty_folder_to_a_report(thinkery, folder: Path
     code, _, err = thinkery("data", "verify", "runs/mine")
     assert code == 4
     assert "model.safetensors" in err
+
+
+def test_a_chat_model_is_asked_by_its_own_template_and_a_base_model_by_the_paper_s(
+    thinkery, folder: Path, tiny_qwen: Path
+) -> None:
+    write_data(folder / "my.jsonl")
+    bare = folder / "bare"
+    shutil.copytree(tiny_qwen, bare)
+    (bare / "chat_template.jinja").unlink()
+    for model, template, form in ((tiny_qwen, "", (True, 0.0)), (bare, "r1-zero", (False, 0.2))):
+        assert thinkery("init", "--data", "my.jsonl", "--model", model, "--out", f"for-{model.name}")[0] == 0
+        made = recipe.open_recipe([f"for-{model.name}/my.toml"], environ={}).loaded.config
+        assert (made.train.template, (made.verdict.bare, made.verdict.format_weight)) == (template, form)
+
+
+def test_a_gguf_file_is_asked_by_the_template_in_it(thinkery, folder: Path) -> None:
+    write_data(folder / "my.jsonl")
+    assert thinkery("init", "--data", "my.jsonl", "--model", "smollm2")[0] == 0
+    assert recipe.open_recipe(["my.toml"], environ={}).loaded.config.train.template == ""
+
+
+def test_data_in_parquet_is_read(thinkery, folder: Path, tiny_qwen: Path) -> None:
+    rows = [SHAPES["plain"](q, a) for q, a in sums(40)]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "my.parquet")
+    code, out, _ = thinkery("init", "--data", "my.parquet", "--reward", "my.py:score", "--model", tiny_qwen)
+    assert code == 0
+    assert "question = question, answer = answer" in out
 
 
 def test_an_edited_reward_is_another_setting(folder: Path, tiny_qwen: Path, thinkery) -> None:

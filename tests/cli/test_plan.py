@@ -10,19 +10,37 @@ from pathlib import Path
 import pytest
 
 from thinkery.cli import recipe
+from thinkery.config import Config
 from thinkery.engine import EngineConfig
+from thinkery.errors import ConfigError
 from thinkery.model.locate import locate
 from thinkery.model.lora import Lora
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.model.transformer import Shape, Transformer
+from thinkery.pipeline.artifact import Dataset
+from thinkery.pipeline.build import build
+from thinkery.pipeline.run import Run
+from thinkery.pipeline.step import step
 from thinkery.recipes import plan
+from thinkery.recipes.expected import Expected
 from thinkery.recipes.probe import probe
+from thinkery.stages.evaluate import Evaluate, evaluate
+from thinkery.stages.fetch import Fetch, fetch
 from thinkery.stages.reinforce import Reinforce
 from thinkery.train.grpo import Grpo
 from thinkery.train.optim import PolicyConfig
 
 SHAPE = Shape("llama", 100, 8, 16, 3, 2, 1, 4)
 MACHINE = plan.Machine(flops=1e9, bandwidth=1e9, latency_s=0.0, memory=1e9, disk=1e12)
+
+
+class Lines(Config):
+    """Settings of a stage that no plan knows."""
+
+
+def lines(run: Run, cfg: Lines) -> Dataset:
+    """Questions from somewhere."""
+    raise NotImplementedError
 
 
 def small(model: Path) -> list[str]:
@@ -67,7 +85,7 @@ def test_adapters_parts_and_ranks_are_counted() -> None:
 
     def need(ranks: int = 1, **settings) -> plan.Need:
         policy = PolicyConfig(micro_batch_tokens=64, **settings)
-        return plan.learning_need("x", SHAPE, policy, MACHINE, 1000, 10, ranks=ranks)
+        return plan.learning_need("x", SHAPE, policy, MACHINE, 1000, 5, ranks=ranks)
 
     adapters = need(lora=Lora(rank=2))
     assert adapters.memory == pytest.approx(plan.PROCESS_BYTES + 4 * P + 16 * A + activations)
@@ -82,11 +100,11 @@ def test_processes_that_sample_have_weights_of_their_own_beside_the_learner() ->
     P, per_token = plan.parameters(SHAPE), 2 * 3 * 1 * 4 * 4
     engine = EngineConfig(processes=2, max_batch=8)
     cached = 16 * per_token * (30 + 10)  # eight samples in each
-    need = plan.sampling_need("x", SHAPE, MACHINE, 100, 4, 10, 30.0, 0.5, engine)
+    need = plan.sampling_need("x", SHAPE, MACHINE, 100, 4, 10, 30.0, 5.0, engine)
     assert need.memory == pytest.approx(plan.PROCESS_BYTES + 4 * P + 2 * (plan.PROCESS_BYTES + 8 * P) + cached)
-    alone = plan.sampling_need("x", SHAPE, MACHINE, 100, 4, 10, 30.0, 0.5, engine, together=3)
+    alone = plan.sampling_need("x", SHAPE, MACHINE, 100, 4, 10, 30.0, 5.0, engine, together=3)
     assert need.memory - alone.memory == pytest.approx(13 * per_token * 40)
-    elsewhere = plan.sampling_need("x", SHAPE, MACHINE, 100, 4, 10, 30.0, 0.5, EngineConfig(ray="auto"))
+    elsewhere = plan.sampling_need("x", SHAPE, MACHINE, 100, 4, 10, 30.0, 5.0, EngineConfig(ray="auto"))
     assert elsewhere.memory == pytest.approx(plan.PROCESS_BYTES + 4 * P)
 
 
@@ -94,9 +112,9 @@ def test_rl_learns_from_a_groups_prompt_once_and_engines_rest_meanwhile_unless_t
     P, policy = plan.parameters(SHAPE), PolicyConfig(micro_batch_tokens=64)
     loop = Grpo(policy=policy, updates=3, questions_per_update=2, group_size=4, minibatches=1, max_tokens=((0, 100),))
     cfg = Reinforce(grpo=loop)
-    need = plan.reinforce_need("x", cfg, SHAPE, MACHINE, 20.0, 0.5)
+    need = plan.reinforce_need("x", cfg, SHAPE, MACHINE, 20.0, 50.0)
     assert need.tokens == 3 * 2 * 4 * 50  # what is sampled, which is what a run records
-    sampled = plan.sampling_need("x", SHAPE, MACHINE, 6, 4, 100, 20.0, 0.5, cfg.engine, together=8)
+    sampled = plan.sampling_need("x", SHAPE, MACHINE, 6, 4, 100, 20.0, 50.0, cfg.engine, together=8)
     attention = 6 * 3 * 2 * 4 * (20 + 50)
     learnt = (1200 + 6 * 20) * (8 * P + attention * 4 / 3) / 1e9  # with a reference
     assert need.seconds == pytest.approx(sampled.seconds + learnt)
@@ -104,7 +122,7 @@ def test_rl_learns_from_a_groups_prompt_once_and_engines_rest_meanwhile_unless_t
     engine = 4 * P + 8 * 96 * 120
     assert need.memory == pytest.approx(plan.PROCESS_BYTES + 20 * P + max(activations, engine))
     apart = cfg.model_copy(update={"engine": EngineConfig(processes=1)})
-    both = plan.reinforce_need("x", apart, SHAPE, MACHINE, 20.0, 0.5)
+    both = plan.reinforce_need("x", apart, SHAPE, MACHINE, 20.0, 50.0)
     assert both.memory == pytest.approx(2 * plan.PROCESS_BYTES + 24 * P + activations + engine)
 
 
@@ -113,18 +131,34 @@ def test_the_cache_limits_how_many_samples_are_in_flight() -> None:
     assert per_token == 2 * 3 * 1 * 4 * 4
     room = 10 * per_token * (plan.PROMPT_TOKENS + 72)
     engine = EngineConfig(kv_memory=room / 2**30)
-    need = plan.sampling_need("x", SHAPE, MACHINE, 250, 4, 72, plan.PROMPT_TOKENS, 0.5, engine)
+    need = plan.sampling_need("x", SHAPE, MACHINE, 250, 4, 72, plan.PROMPT_TOKENS, 36.0, engine)
     assert need.memory == pytest.approx(plan.PROCESS_BYTES + 8 * plan.parameters(SHAPE) + room)
     assert need.tokens == 1000 * 36
 
 
 def test_a_narrow_model_is_as_fast_as_it_was_when_tried() -> None:
-    tried = replace(MACHINE, learning_flops=1e8, step_s=0.5, sample_s=0.01)
+    tried = replace(MACHINE, learning_flops=1e8, step_s=0.5, sample_s=0.01, read_s=0.001)
     fast, slow = (plan.learning_need("x", SHAPE, PolicyConfig(), one, 1000, 10).seconds for one in (MACHINE, tried))
     assert slow == pytest.approx(10 * fast)
-    need = plan.sampling_need("x", SHAPE, tried, 5, 4, 10, 30.0, 0.5, EngineConfig())
-    prompts, cache = 5 * 30 * 2 * plan.parameters(SHAPE) / 1e9, 20 * 35 * plan.cache_bytes(SHAPE) / 1e9
-    assert need.seconds == pytest.approx(5 * (0.5 + 20 * 0.01 + cache) + prompts)
+    need = plan.sampling_need("x", SHAPE, tried, 5, 4, 10, 30.0, 5.0, EngineConfig())
+    steps, busy, prompts = 10, 10, 5 * 30 * 2 * plan.parameters(SHAPE) / 1e8  # the longest is waited for
+    assert need.seconds == pytest.approx(steps * (0.5 + busy * (0.01 + 32.5 * 0.001)) + prompts)
+
+
+@pytest.mark.parametrize(
+    ("most", "together", "steps"),
+    [
+        (20, 100, 10),  # all at once, until the longest ends
+        (10, 100, 5 * 20 / 10 + 5),  # ten at a time
+        (20, 4, 5 * 10),  # in five rounds, each until its longest ends
+    ],
+)
+def test_what_is_asked_for_together_ends_with_its_longest(most: int, together: int, steps: float) -> None:
+    counting = replace(MACHINE, step_s=1.0, learning_flops=1e30)
+    need = plan.sampling_need(
+        "x", SHAPE, counting, 5, 4, 10, 30.0, 5.0, EngineConfig(max_batch=most), together=together
+    )  # fmt: skip
+    assert need.seconds == pytest.approx(steps)
 
 
 def test_a_wide_model_is_as_fast_as_products_in_its_format():
@@ -138,9 +172,9 @@ def test_a_wide_model_is_as_fast_as_products_in_its_format():
     assert seconds[0] == pytest.approx(4 * seconds[1])
     engine = EngineConfig(dtype="fastest")
     P, cache = plan.parameters(SHAPE), plan.cache_bytes(SHAPE) / 2
-    need = plan.sampling_need("x", SHAPE, fast, 5, 4, 10, 30.0, 0.5, engine)
-    step = max(2 * P * 20 / 4e9, 2 * P / 1e9) + 20 * 35 * cache / 1e9
-    assert need.seconds == pytest.approx(5 * step + 5 * 30 * 2 * P / 4e9)
+    need = plan.sampling_need("x", SHAPE, fast, 5, 4, 10, 30.0, 5.0, engine)
+    step = max(2 * P * 10 / 4e9, 2 * P / 1e9) + 10 * 32.5 * cache / 1e9
+    assert need.seconds == pytest.approx(10 * step + 5 * 30 * 2 * P / 4e9)
 
 
 def test_the_machine_tries_a_narrow_model_and_multiplies_for_a_wide_one(tmp_path: Path) -> None:
@@ -149,7 +183,71 @@ def test_the_machine_tries_a_narrow_model_and_multiplies_for_a_wide_one(tmp_path
     assert 0 < narrow.learning_flops < narrow.flops
     assert narrow.step_s > 0
     wide = probe(replace(SHAPE, vocab_size=10_000_000), tmp_path, 1e9)
-    assert (wide.learning_flops, wide.step_s, wide.sample_s) == (0.0, 0.0, 0.0)
+    assert (wide.learning_flops, wide.step_s, wide.sample_s, wide.read_s) == (0.0, 0.0, 0.0, 0.0)
+
+
+def test_exam_questions_that_are_watched_are_sampled_as_well() -> None:
+    loop = Grpo(updates=10, questions_per_update=2, group_size=4, minibatches=1, max_tokens=((0, 100),), eval_every=4)
+    cfg = Reinforce(grpo=loop)
+    watching, blind = (
+        plan.reinforce_need("x", cfg, SHAPE, MACHINE, 20.0, 50.0, watched=watched).seconds for watched in (30, 0)
+    )
+    asked = plan.sampling_need("x", SHAPE, MACHINE, 2 * 30, 1, 100, 20.0, 50.0, cfg.engine, together=30)
+    assert watching - blind == pytest.approx(asked.seconds)
+
+
+def test_a_plan_counts_with_what_the_recipe_expects(tiny_qwen: Path) -> None:
+    steps = recipe.open_recipe(["tiny"], small(tiny_qwen), environ={}).graph()
+    known = Expected(tokens={"zero": 30.0, "cold-data": 20.0, "reason": 1e6}, kept={"cold-data": 0.25})
+
+    def tokens(expected: Expected) -> dict[str, float]:
+        return {need.step: need.tokens for need in plan.plan(steps, lambda shape: MACHINE, expected=expected).needs}
+
+    told, plain = tokens(known), tokens(Expected())
+    zero, cold = steps["zero"].config.grpo, steps["cold-data"].config
+    assert told["zero"] == zero.updates * zero.questions_per_update * zero.group_size * 30
+    assert told["reason"] == 2 * plain["reason"]  # never more than is allowed, of which half is the assumption
+    assert told["cold-data"] == 50 * cold.samples * 20
+    asked, epochs = 50 * cold.keep, steps["cold-start"].config.sft.epochs
+    prompt = plain["cold-start"] / asked / epochs - 112 / 2
+    assert told["cold-start"] == pytest.approx(round(asked / 4) * epochs * (prompt + 20))
+
+
+def test_what_is_expected_of_no_step_or_cannot_be_is_refused_before_a_run() -> None:
+    with pytest.raises(ConfigError, match="no such step"):
+        recipe.open_recipe(["tiny"], ["expected.kept.zeros=0.5"], environ={}).graph()
+    for wrong in ("expected.tokens.zero=0", "expected.kept.cold-data=1.5"):
+        with pytest.raises(ConfigError):
+            recipe.open_recipe(["tiny"], [wrong], environ={})
+
+
+def test_data_of_ones_own_leave_rows_that_a_plan_does_not_know(tiny_qwen: Path) -> None:
+    base = step("base", fetch, Fetch(model=str(tiny_qwen)))
+    mine = step("mine", lines, Lines())
+    exam = step("eval", evaluate, Evaluate(), model=base, exam=mine)
+    made = plan.plan({one.name: one for one in (base, mine, exam)}, lambda shape: MACHINE)
+    assert [need.tokens for need in made.needs if need.step == "eval"] == [0]
+    assert any("mine" in warning and "not known" in warning for warning in made.warnings)
+    alone = plan.plan({"mine": mine}, lambda shape: MACHINE)
+    assert (alone.seconds, alone.warnings) == (0, [])
+
+
+def test_a_plan_with_a_runs_lengths_needs_a_run_of_its_graph(thinkery, tiny_qwen: Path, tmp_path: Path) -> None:
+    made = recipe.open_recipe(["tiny"], small(tiny_qwen), environ={})
+    run = tmp_path / "run"
+    steps = made.graph()
+    build({name: steps[name] for name in ("problems", "exam")}, run, seed=0, recipe=made.record())
+    code, out, err = thinkery("plan", "tiny", *small(tiny_qwen), "--lengths", run, "--dir", tmp_path)
+    assert code == 0, err
+    assert f"lengths are those of {run}" in out
+    code, _, err = thinkery("plan", "pretrain", "--lengths", run)
+    assert code == 2
+    assert "not a run of this graph" in err
+
+
+@pytest.mark.parametrize("words", [["--fill", "0"], ["--fill", "1.5"], ["--cluster", "--procs", "2"]])
+def test_options_that_mean_nothing_are_refused(thinkery, words: list[str]) -> None:
+    assert thinkery("plan", "tiny", *words)[0] == 2
 
 
 def test_questions_are_measured_with_the_models_own_tokenizer() -> None:
@@ -177,7 +275,8 @@ def test_a_small_recipe_fits_a_small_machine_and_every_step_says_what_it_needs(
 
 
 def test_several_ranks_hold_what_steps_that_all_of_them_work_on_take(tiny_qwen: Path) -> None:
-    steps = recipe.open_recipe(["tiny"], small(tiny_qwen), environ={}).graph()
+    short = "distill.sft.policy.micro_batch_tokens=256"  # less than half of an update
+    steps = recipe.open_recipe(["tiny"], [*small(tiny_qwen), short], environ={}).graph()
     one, two = (
         {need.step: need.memory for need in plan.plan(steps, lambda shape: MACHINE, ranks=ranks).needs}
         for ranks in (1, 2)

@@ -7,13 +7,18 @@ import json
 import re
 import runpy
 import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from thinkery.cli.main import VERBS, parse
-from thinkery.config import Loaded, resolved
+from thinkery.config import Loaded, resolved, schema
+from thinkery.recipes import RECIPES
 from thinkery.recipes.r1 import R1
+from thinkery.serve.config import Serve
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "thinkery"
@@ -21,6 +26,10 @@ PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "LOG.md")] + s
 EACH_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 PATH = re.compile(r"(?P<file>[\w./-]+\.(?:py|toml|md|txt))(?::(?P<name>[\w.]+))?")
+SETTING = re.compile(
+    r"(?<![\w./-])(?:(THINKERY_SET_\w+|[a-z_]+(?:\.\w+)+)=|[a-z_]+\.(?:grpo|sft|policy|engine|sampling)(?:\.\w+)+)"
+)
+"""A dotted key that is given a value, or that goes through a table which only settings have."""
 READERS_OWN = re.compile(r"(my|mine|recipe|THIS)\.\w+|runs/.*")
 """Files that a page tells its reader to write."""
 
@@ -82,6 +91,53 @@ def test_every_command_on_a_page_parses(page: Path) -> None:
     commands = [shlex.split(text.replace("…", "x"))[1:] for text in quoted(page) if text.startswith("thinkery ")]
     assert {words[0] for words in commands} <= VERBS.keys() | {"--help"}
     assert [words for words in commands if len(words) > 1 and not parses(words)] == []  # a verb alone is a mention
+
+
+@EACH_PAGE
+def test_every_setting_on_a_page_exists(page: Path) -> None:
+    assert unknown_settings([page.read_text(encoding="utf-8")]) == []
+
+
+def test_every_setting_in_a_help_text_a_hint_or_a_docstring_exists() -> None:
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in PACKAGE.rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    texts = [node.value for node in nodes if isinstance(node.value, str)]
+    assert sum(len(SETTING.findall(text)) for text in texts) > 10
+    assert unknown_settings(texts) == []
+
+
+def test_a_setting_that_does_not_exist_is_found_in_each_of_its_forms() -> None:
+    wrong = ["zero.grpo.steps", "zero.grpo.clip", "zero.grpo.steps"]
+    texts = ["say zero.grpo.steps=200,", "such as zero.grpo.clip", "THINKERY_SET_zero__grpo__steps=200"]
+    assert unknown_settings([*texts, "zero.grpo.clip_low=10 grpo.policy.lr zero.grpo.policy limits.queue_s=3"]) == wrong
+
+
+def unknown_settings(texts: Sequence[str]) -> list[str]:
+    """The dotted keys in texts that are no setting of a recipe or of the server, whole or as its stage knows it."""
+    named = [match.group(1) or match.group() for text in texts for match in SETTING.finditer(text)]
+    keys = [key.removeprefix("THINKERY_SET_").replace("__", ".").removeprefix("cfg.") for key in named]
+    return [key for key in keys if key not in known_settings()]
+
+
+@cache
+def known_settings() -> set[str]:
+    """The dotted key of every setting and of every table, whole and without what is above it."""
+    schemas = [schema(kind) for kind in (Serve, *(kind for kind, _ in RECIPES.values()))]
+    keys = [key for one in schemas for key in keys_below(one, one["$defs"])]
+    return {".".join(key[first:]) for key in keys for first in range(len(key))}
+
+
+def keys_below(
+    node: Mapping[str, Any], named: Mapping[str, Any], above: tuple[str, ...] = ()
+) -> Iterator[tuple[str, ...]]:
+    """The parts of every key that a JSON Schema allows, optional tables included."""
+    if "$ref" in node:
+        node = named[node["$ref"].rpartition("/")[2]]
+    for one in node.get("anyOf", ()):
+        yield from keys_below(one, named, above)
+    for name, below in node.get("properties", {}).items():
+        yield (*above, name)
+        yield from keys_below(below, named, (*above, name))
 
 
 def parses(words: list[str]) -> bool:

@@ -85,6 +85,12 @@ def test_a_micro_batch_is_remembered_or_the_longest_sequence_where_that_is_longe
     assert activation_bytes(SHAPE, policy, longest, ranks) == tokens * each + 12 * 2000
 
 
+@pytest.mark.parametrize(("longest", "update", "tokens"), [(0, 1000, 64), (0, 40, 40), (50, 40, 50)])
+def test_a_micro_batch_has_no_more_tokens_than_the_update(longest: float, update: float, tokens: float) -> None:
+    policy = PolicyConfig(micro_batch_tokens=64, logits_chunk=2000)
+    assert activation_bytes(SHAPE, policy, longest, 1, update) == tokens * 3 * LAYER + 12 * 2000
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_what_is_counted_of_a_layer_is_what_pytorch_keeps(dtype: str) -> None:
     def kept(layers: int, tokens: int) -> int:

@@ -30,16 +30,25 @@ def changed(**settings) -> Reinforce:
 
 
 def test_one_sample_reads_the_weights_for_every_token():
-    gpu = Gpu(flops=1e18, bandwidth=1e12, latency_s=0.0)
+    gpu = Gpu(flops=1e18, bandwidth=1e12, latency_s=0.0, sample_s=0.0)
     cached = cache_bytes(SHAPE) * (PROMPT_TOKENS + 50)
     assert sampling_s([100], 4, SHAPE, gpu) == pytest.approx(100 * (4 * parameters(SHAPE) + cached) / 1e12)
 
 
 def test_a_format_of_half_the_bytes_is_read_in_half_the_time():
-    gpu = Gpu(flops=1e18, bfloat16_flops=1e18, bandwidth=1e12, latency_s=0.0)
+    gpu = Gpu(flops=1e18, bfloat16_flops=1e18, bandwidth=1e12, latency_s=0.0, sample_s=0.0)
     cached = cache_bytes(SHAPE) * (PROMPT_TOKENS + 50)
     half = sampling_s([100], 4, SHAPE, gpu, dtype="bfloat16")
     assert half == pytest.approx(100 * (4 * parameters(SHAPE) + cached) / 2e12)
+
+
+def test_a_token_costs_something_for_each_sample_and_a_groups_prompt_is_computed_once():
+    gpu = Gpu(flops=1e12, bandwidth=1e18, latency_s=0.25, sample_s=0.01)
+    P = parameters(SHAPE)
+    assert sampling_s([100] * 4, 4, SHAPE, gpu) == pytest.approx(100 * (0.25 + 4 * (0.01 + 2 * P / 1e12)), rel=1e-4)
+    found = phases(CFG, SHAPE, gpu, 1, LENGTHS, 32, prompt=128)
+    sampled = sampling_s(LENGTHS, 32, SHAPE, gpu, 128)
+    assert found["sampling"] == pytest.approx(sampled + 2 * 128 * 2 * P / 1e12)  # of two groups
 
 
 def test_a_groups_prompt_is_learnt_once_and_tokens_stand_in_long_sequences():
@@ -104,7 +113,7 @@ def test_sequences_are_split_among_as_many_ranks_as_there_are_heads_for():
 
 
 def test_samples_wait_for_a_place_and_those_beside_each_other_share_the_reading():
-    gpu = Gpu(flops=1e30, bandwidth=1e30, latency_s=1.0)  # only the number of tokens in a row counts
+    gpu = Gpu(flops=1e30, bandwidth=1e30, latency_s=1.0, sample_s=0.0)  # only the number of tokens in a row counts
     assert sampling_s([10, 30, 5], 3, SHAPE, gpu) == pytest.approx(30)
     assert sampling_s([10, 30, 5], 2, SHAPE, gpu) == pytest.approx(30)
     assert sampling_s([10, 30, 25], 2, SHAPE, gpu) == pytest.approx(35)

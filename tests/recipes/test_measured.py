@@ -10,9 +10,18 @@ import pytest
 from bench.plan import comparison
 
 from thinkery.cli.recipe import open_recipe
-from thinkery.pipeline.read import RunRecord
-from thinkery.recipes.measured import measured, settings_of, taught, usual
-from thinkery.recipes.plan import Need, Plan
+from thinkery.core import Completion, Group, Rollout
+from thinkery.pipeline.artifact import Dataset
+from thinkery.pipeline.build import build
+from thinkery.pipeline.read import RunRecord, open_run
+from thinkery.pipeline.run import Run
+from thinkery.pipeline.step import step
+from thinkery.recipes.expected import Expected
+from thinkery.recipes.measured import expected_of, measured, settings_of, spoken, taught, usual
+from thinkery.recipes.plan import LETTERS, TEMPLATE_TOKENS, Need, Plan
+from thinkery.stages.cold_data import ColdData
+from thinkery.stages.collect import Collect, collect
+from thinkery.tasks.sources import Source
 
 ROWS = [
     {"step": n, "time/step": seconds, "perf/tokens_per_s": 50.0, "perf/rss": 2e9 + n}
@@ -63,3 +72,41 @@ def test_the_settings_of_a_run_come_back_from_its_record(tmp_path: Path) -> None
     recipe = open_recipe(["tiny"], ["zero.grpo.updates=7"], environ={})
     (tmp_path / "recipe.json").write_text(json.dumps(recipe.record()))
     assert type(recipe.config)(**settings_of(RunRecord(tmp_path, {}))) == recipe.config
+
+
+def drafts(run: Run, cfg: ColdData, tasks: Dataset) -> Dataset:
+    """Two answers to each question, of three tokens and of five; the first two questions leave a row."""
+    writer = run.dataset()
+    for number, task in enumerate(tasks.tasks(), 1):
+        said = [Completion("so", tokens=(1,) * tokens, answer="so") for tokens in (3, 5)]
+        judged = [Rollout(task, (9,), one, {}, 0.0, sample) for sample, one in enumerate(said)]
+        run.rollouts(number, [Group(task, tuple(judged))])
+        if number <= 2:
+            turn = {"role": "assistant", "thought": "x" * 16, "content": "y" * 24}
+            writer.add({"messages": [{"role": "user", "content": "z" * 40}, turn]}, str(number))
+    return writer.finish()
+
+
+def test_what_a_run_sampled_and_kept_is_what_a_plan_may_expect(tmp_path: Path) -> None:
+    problems = step("problems", collect, Collect(sources=(Source(source="world", kind="chain", limit=5),)))
+    made = step("cold-data", drafts, ColdData(samples=2, keep=1), tasks=problems)
+    steps = {one.name: one for one in (problems, made)}
+    build(steps, tmp_path / "run", seed=0)
+    found = expected_of(open_run(tmp_path / "run"), steps)
+    assert found.tokens == {"cold-data": 4.0}
+    assert found.kept == {"cold-data": 0.4}  # two of the five that could have been
+    assert found.rows == {"cold-data": TEMPLATE_TOKENS + (40 + 16 + 24) / LETTERS}
+    recipe = Expected(tokens={"cold-data": 9.0, "zero": 7.0}, kept={"zero": 0.5})
+    assert found.over(recipe).tokens == {"cold-data": 4.0, "zero": 7.0}
+    assert found.over(recipe).kept == {"cold-data": 0.4, "zero": 0.5}
+
+
+def test_documents_and_pairs_have_texts_as_conversations_have() -> None:
+    said = {"role": "assistant", "content": "b", "thought": "a"}
+    assert list(spoken({"text": "a whole page"})) == ["a whole page"]
+    assert list(spoken({"messages": [{"role": "user", "content": "q"}], "chosen": said, "rejected": {}})) == [
+        "",
+        "q",
+        "a",
+        "b",
+    ]

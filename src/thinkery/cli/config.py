@@ -15,7 +15,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         sub.set_defaults(action=action)
         sub.add_argument("--json", action="store_true", help="machine output on stdout")
         if name == "explain":
-            sub.add_argument("key", metavar="KEY", help="a dotted key, such as zero.grpo.clip")
+            sub.add_argument("key", metavar="KEY", help="a dotted key, such as zero.grpo.clip_low")
         if name == "diff":
             sub.add_argument("a", metavar="A", help="a recipe")
             sub.add_argument("b", metavar="B", help="another recipe")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from thinkery.cli import terminal
+from thinkery.cli.serve import NEEDED
 from thinkery.pipeline.files import size_text
 from thinkery.pipeline.memory import memory
 
@@ -42,7 +43,7 @@ OPTIONAL = {
     "datasets": ("tasks from the hub", "pip install datasets"),
     "starlette": ("the pages of `thinkery view`", "pip install starlette uvicorn"),
     "gguf": ("weights from GGUF files", "pip install gguf"),
-    "fastapi": ("thinkery serve", "pip install fastapi uvicorn prometheus-client"),
+    **dict.fromkeys(NEEDED, ("thinkery serve", "pip install 'thinkery[serve]'")),
     "llguidance": ("JSON from thinkery serve", "pip install llguidance"),
     "reasoning-gym": ("generated puzzles", "pip install reasoning-gym"),
     "gymnasium": ("environments registered with Gymnasium", "pip install gymnasium"),

@@ -23,6 +23,7 @@ from thinkery.core import Completion, Task
 from thinkery.errors import InputError, UsageError
 
 if TYPE_CHECKING:
+    from thinkery.model.tokenizer import Tokenizer
     from thinkery.rewards.rubric import Rubric
     from thinkery.tasks.fields import Fields
 
@@ -45,7 +46,9 @@ class Earned:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """One's own data, reward and model; nothing for a copy of the embedded recipe."""
-    parser.add_argument("--data", type=Path, metavar="FILE", help="tasks as .jsonl or .json, rows of any shape")
+    parser.add_argument(
+        "--data", type=Path, metavar="FILE", help="tasks as .jsonl, .json or .parquet, in rows of any shape"
+    )
     parser.add_argument("--reward", default="", metavar="FILE.py:NAME", help="a function (task, completion) -> float")
     parser.add_argument("--model", default="", metavar="MODEL", help="a folder, a .gguf file, smollm2 or a hub id")
     parser.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where to write (default: here)")
@@ -66,18 +69,20 @@ def main(args: argparse.Namespace) -> None:
 
 def init_own(args: argparse.Namespace) -> Path:
     """Read the data, try the reward and the model, and write the recipe."""
+    from thinkery.model.locate import locate
     from thinkery.stages.own import Verdict
 
     if not args.model:
         raise UsageError("which model shall learn?", hint="--model PATH, a hub id such as Qwen/Qwen3-0.6B, or smollm2")
-    context = context_of(args.model)
+    model = locate(args.model)
+    context, chats = context_of(model), tokenizer_of(model).template is not None
     rows = read_some(args.data)
     fields = choose_fields(rows, ask=sys.stdin.isatty() and not args.yes)
     held_out, tasks = split_tasks(args.data, fields)
-    rubric = Verdict(reward=args.reward, format_weight=0).rubric()
+    rubric = Verdict(reward=args.reward, bare=chats, format_weight=0).rubric()
     earned = try_reward(rubric, tasks, args.reward or "the rule for the task's kind")
     tell(fields, tasks, earned)
-    text = own_recipe(args, fields, held_out, completion_limit(context))
+    text = own_recipe(args, fields, held_out, completion_limit(context), chats)
     return write_new(args.out / f"{args.data.name.split('.')[0]}.toml", text)
 
 
@@ -182,17 +187,21 @@ def tell(fields: Fields, tasks: Sequence[Task], earned: Earned) -> None:
         print("the data has no reference answers, so the reward could not be tried on right ones")
 
 
-def context_of(model: str) -> int | None:
-    """How many positions a model has; InputError when its folder or tokenizer cannot be used. None for a GGUF file."""
-    from thinkery.model.hf import read_config
-    from thinkery.model.locate import locate
+def tokenizer_of(folder: Path) -> Tokenizer:
+    """The tokenizer of a model's folder or .gguf file; InputError when it cannot be used."""
+    from thinkery.model.gguf import read_tokenizer
     from thinkery.model.tokenizer import Tokenizer
 
-    folder = locate(model)
-    if folder.suffix == ".gguf":
-        return None
-    _ = Tokenizer.load(folder).eos_id
-    return read_config(folder).get("max_position_embeddings")
+    tokenizer = read_tokenizer(folder) if folder.suffix == ".gguf" else Tokenizer.load(folder)
+    _ = tokenizer.eos_id
+    return tokenizer
+
+
+def context_of(folder: Path) -> int | None:
+    """How many positions a model has; InputError when its folder cannot be used. None for a .gguf file."""
+    from thinkery.model.hf import read_config
+
+    return None if folder.suffix == ".gguf" else read_config(folder).get("max_position_embeddings")
 
 
 def completion_limit(context: int | None) -> int:
@@ -200,8 +209,8 @@ def completion_limit(context: int | None) -> int:
     return min(512, (context or 2048) // 2)
 
 
-def own_recipe(args: argparse.Namespace, fields: Fields, held_out: float, longest: int) -> str:
-    """The recipe as commented TOML."""
+def own_recipe(args: argparse.Namespace, fields: Fields, held_out: float, longest: int, chats: bool) -> str:
+    """The recipe as commented TOML; a model that `chats` is asked by its own template, which asks for no form."""
     source = {"source": "jsonl", "path": str(args.data.resolve()), "held_out": held_out}
     source["fields"] = fields.model_dump(mode="json", exclude_defaults=True)
     reward = ""
@@ -216,6 +225,8 @@ def own_recipe(args: argparse.Namespace, fields: Fields, held_out: float, longes
         problems=toml(source),
         reward=toml(reward),
         longest=longest,
+        form=FORM_OF_CHAT if chats else FORM_OF_BASE,
+        template=toml("" if chats else "r1-zero"),
     )
 
 
@@ -246,6 +257,11 @@ def write_new(path: Path, text: str) -> Path:
     return path
 
 
+FORM_OF_BASE = "format_weight = 0.2  # beside it: <think>…</think> <answer>…</answer>, which the template asks for"
+FORM_OF_CHAT = """\
+bare = true        # without a reward of yours the last number, letter or line counts, wherever it stands
+format_weight = 0  # 0.2 also pays for <think>…</think> <answer>…</answer>, which only "r1-zero" asks for"""
+
 OWN = """\
 # Practice on {data}, written by `thinkery init`.
 #   what it needs:          thinkery plan THIS.toml
@@ -269,11 +285,11 @@ ngram = 0  # drop only exam questions themselves; 10 also drops what shares ten 
 # What says whether an answer is right: file.py:function, or "" for the rule of the task's kind.
 [verdict]
 reward = {reward}
-format_weight = 0.2  # beside it: <think>…</think> <answer>…</answer>
+{form}
 
-# "r1-zero" asks with the paper's prompt for a base model; "chat" or "" (the model's own template) for a chat model.
+# How it is asked: "" by its own chat template, for a chat model; "r1-zero" by the paper's prompt for a base model.
 [train]
-template = "r1-zero"
+template = {template}
 
 [train.grpo]
 updates = 100

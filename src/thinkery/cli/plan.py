@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from thinkery.cli import models, recipe, terminal
-from thinkery.errors import UsageError
+from thinkery.errors import ConfigError, UsageError
 from thinkery.pipeline.files import size_text
 from thinkery.pipeline.progress import duration
 
 if TYPE_CHECKING:
     from thinkery.model.transformer import Shape
+    from thinkery.pipeline.read import RunRecord
+    from thinkery.pipeline.step import Step
     from thinkery.recipes.cluster import Estimate, Gpu
+    from thinkery.recipes.expected import Expected
     from thinkery.recipes.plan import Machine, Need
 
 
@@ -23,7 +27,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     recipe.arguments(parser)
     parser.add_argument("--dir", type=Path, default=models.RUNS, help="where the run would be written (default runs)")
     parser.add_argument(
-        "--fill", type=float, default=0.5, help="mean completion, as a share of the longest allowed (default 0.5)"
+        "--fill", type=float, default=0.5,
+        help="mean completion of steps of which the recipe expects nothing, as a share of the longest allowed "
+        "(default 0.5)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--lengths", type=Path, metavar="RUN", help="a run of the same graph anywhere: lengths and filters as there"
     )
     parser.add_argument(
         "--like", type=Path, metavar="RUN", help="a run of the same graph on this machine: lengths and speed as there"
@@ -39,41 +48,69 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     """Print the needs of every step, their sum, and what to beware of."""
     from thinkery.pipeline.memory import memory
-    from thinkery.pipeline.read import open_run
-    from thinkery.recipes.measured import settings_of, taught
-    from thinkery.recipes.plan import plan
+    from thinkery.recipes.measured import expected_of, taught
+    from thinkery.recipes.plan import plan, size_of
     from thinkery.recipes.probe import probe
 
     chosen, (_, free) = recipe.read_recipe(args), memory()
+    require_sense(args)
+    steps, expected = chosen.graph(), chosen.config.expected
+    if args.lengths:
+        expected = expected_of(*earlier(chosen, args.lengths)).over(expected)
     if args.cluster:
-        tell_clusters(chosen, rates(args.gpu), args)
+        tell_clusters(steps, expected, rates(args.gpu), args)
         return
+    known: dict[tuple[int, ...], Machine] = {}
 
     def machine(shape: Shape) -> Machine:
-        return probe(shape, args.dir, free)
+        size = size_of(shape)
+        known[size] = known.get(size) or probe(shape, args.dir, free)
+        return known[size]
 
-    how = {"fill": args.fill, "ranks": args.procs}
-    made = plan(chosen.graph(), machine, **how)
+    how = {"expected": expected, "fill": args.fill, "ranks": args.procs}
+    made = plan(steps, machine, **how)
     if args.like:
-        run = open_run(args.like)
-        earlier = type(chosen.config)(**settings_of(run))
-        made = taught(made, plan(chosen.draw(earlier), machine, **how), run)
+        run, drawn = earlier(chosen, args.like)
+        made = taught(made, plan(drawn, machine, **how), run)
     if args.json:
         terminal.emit({**asdict(made), "memory": made.memory, "seconds": made.seconds, "disk": made.disk})
         return
     print(terminal.table(map(row, made.needs), ("step", "work", "model", "tokens", "memory", "time", "disk")))
     print(f"\nabout {duration(made.seconds)}, up to {size_text(made.memory)} of memory, {size_text(made.disk)} of disk")
     print(f"RL fits models of up to {count(made.largest)} parameters into the {size_text(free)} of memory free here")
-    print(assumption(args))
+    print(assumption(args, [need.step for need in made.needs if "sampling" in need.what], expected))
     for warning in made.warnings:
         print(f"warning: {warning}")
 
 
-def tell_clusters(chosen: recipe.Recipe, gpu: Gpu, args: argparse.Namespace) -> None:
+def require_sense(args: argparse.Namespace) -> None:
+    """Raise UsageError for options that mean nothing, alone or together."""
+    if not 0 < args.fill <= 1:
+        raise UsageError("a share is above 0 and at most 1", where="--fill", found=str(args.fill))
+    if args.cluster and (args.like or args.procs > 1):
+        hint = "--lengths RUN brings a run's lengths; GPUs take the place of ranks"
+        raise UsageError("--like and --procs are of this machine, --cluster is of others", hint=hint)
+
+
+def earlier(chosen: recipe.Recipe, path: Path) -> tuple[RunRecord, dict[str, Step]]:
+    """A run and its steps, drawn as the recipe's graph; UsageError where its settings are not of this graph."""
+    from thinkery import config
+    from thinkery.pipeline.read import open_run
+    from thinkery.recipes.measured import settings_of
+
+    run = open_run(path)
+    try:
+        return run, chosen.draw(config.check(type(chosen.config), config.Layers(values=settings_of(run))))
+    except ConfigError as problem:
+        hint = f"a run of {chosen.name} by this version"
+        raise UsageError(f"not a run of this graph: {problem}", where=str(path), hint=hint) from problem
+
+
+def tell_clusters(steps: Mapping[str, Step], expected: Expected, gpu: Gpu, args: argparse.Namespace) -> None:
     """Print what every step of RL would take on clusters of each size."""
     from thinkery.recipes.cluster import estimates
 
-    found = estimates(chosen.graph(), gpu, args.fill)
+    found = estimates(steps, gpu, args.fill, expected)
     if args.json:
         terminal.emit(
             {"gpu": asdict(gpu), "steps": {name: [asdict(one) for one in all] for name, all in found.items()}}
@@ -83,7 +120,7 @@ def tell_clusters(chosen: recipe.Recipe, gpu: Gpu, args: argparse.Namespace) -> 
     for name, sizes in found.items():
         print(f"{name}\n{terminal.table(map(cluster_row, sizes), head)}\n")
     print("GPU: " + ", ".join(f"{name} {value:g}" for name, value in asdict(gpu).items()))
-    print(f"rates are assumed, not measured; completions average {args.fill:.0%} of the longest allowed")
+    print("rates are assumed, not measured;", assumption(args, list(found), expected))
 
 
 def cluster_row(one: Estimate) -> list[str]:
@@ -111,11 +148,18 @@ def rates(words: list[str]) -> Gpu:
     return Gpu(**changed)
 
 
-def assumption(args: argparse.Namespace) -> str:
-    """What the numbers rest on."""
+def assumption(args: argparse.Namespace, sampling: Sequence[str], expected: Expected) -> str:
+    """What the numbers of these steps rest on."""
     if args.like:
         return f"lengths and speed are those of {args.like}"
-    return f"completions are taken as {args.fill:.0%} of the longest allowed; times are right within a factor of three"
+    told = f"lengths are those of {args.lengths}" if args.lengths else "lengths are those that the recipe expects"
+    assumed = [step for step in sampling if step not in expected.tokens]
+    if not assumed:
+        return told
+    share = f"taken as {args.fill:.0%} of the longest allowed"
+    if len(assumed) == len(sampling):
+        return f"completions are {share}; times are right within a factor of three"
+    return f"{told}, but those of {', '.join(assumed)} are {share}"
 
 
 def row(need: Need) -> list[str]:

@@ -31,8 +31,10 @@ class Recipe:
         return self.loaded.config
 
     def graph(self) -> dict[str, Step]:
-        """Every step by name; WiringError where they do not fit."""
-        return self.draw(self.config)
+        """Every step by name; WiringError where they do not fit, ConfigError where the recipe expects another."""
+        steps = self.draw(self.config)
+        self.config.expected.require_steps(steps)
+        return steps
 
     def record(self) -> dict[str, dict[str, Any]]:
         """Every setting with its value and where that came from, for the run's `recipe.json`."""
@@ -44,7 +46,7 @@ class Recipe:
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The words that choose a recipe."""
     parser.add_argument("recipe", metavar="RECIPE", help="a .toml file, or a shipped name such as tiny or smollm2")
-    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings, such as zero.grpo.steps=200")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings, such as zero.grpo.updates=200")
     parser.add_argument(
         "-c", "--config", action="append", default=[], metavar="FILE", help="more settings, over RECIPE's"
     )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from thinkery.pipeline.build import Planned
     from thinkery.pipeline.ranks import Ranks
     from thinkery.pipeline.step import Step
+    from thinkery.recipes.expected import Expected
 
 TOLD = ("begin", "skipped", "changed-code", "resumed", "hook-failed")
 """Events worth a line."""
@@ -121,7 +122,8 @@ def carry_out(
 
     left = left_to_do(steps, directory, selection)
     require_fitting(left, ranks.count)
-    with open_progress(expected=expected_seconds(steps, directory) if len(left) > 1 else {}) as progress:
+    known = expected_seconds(steps, directory, chosen.config.expected, ranks.count) if len(left) > 1 else {}
+    with open_progress(expected=known) as progress:
 
         def show(row: dict[str, Any]) -> None:
             tell(row, progress.note)
@@ -145,14 +147,15 @@ def left_to_do(steps: Mapping[str, Step], directory: Path, selection: Mapping[st
         return []
 
 
-def expected_seconds(steps: Mapping[str, Step], directory: Path) -> dict[str, float]:
+def expected_seconds(steps: Mapping[str, Step], directory: Path, expected: Expected, ranks: int) -> dict[str, float]:
     """What `thinkery plan` expects of each step; empty where it cannot say."""
     from thinkery.pipeline.memory import memory
     from thinkery.recipes.plan import plan as estimate
     from thinkery.recipes.probe import probe
 
     try:
-        needs = estimate(steps, lambda shape: probe(shape, directory, memory()[1])).needs
+        free = memory()[1]
+        needs = estimate(steps, lambda shape: probe(shape, directory, free), expected=expected, ranks=ranks).needs
     except ThinkeryError:
         return {}  # whatever is wrong, the run itself will say
     return {need.step: need.seconds for need in needs}

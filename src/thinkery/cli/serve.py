@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 DEMO = models.RUNS / "demo"
 LEDGER = models.RUNS / "serve.db"
-NEEDED = ("fastapi", "uvicorn", "uvloop", "httptools", "prometheus_client")
-"""What the extra `serve` installs."""
+NEEDED = ("fastapi", "uvicorn", "uvloop", "httptools", "prometheus-client")
+"""The packages that the extra `serve` installs."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -116,7 +116,7 @@ def addressed(host: str) -> str:
 
 def require_installed() -> None:
     """Raise EnvironmentLacks where the extra is missing."""
-    lacking = [name for name in NEEDED if not importlib.util.find_spec(name)]
+    lacking = [name for name in NEEDED if not importlib.util.find_spec(name.replace("-", "_"))]
     if lacking:
         what = f"the server needs {', '.join(lacking)}"
         raise EnvironmentLacks(what, hint="pip install 'thinkery[serve]'")

@@ -13,7 +13,7 @@ from thinkery.cli import models, terminal
 from thinkery.pipeline.artifact import Artifact
 from thinkery.pipeline.files import size_text
 from thinkery.pipeline.lock import holder
-from thinkery.pipeline.progress import WINDOW, duration, headline
+from thinkery.pipeline.progress import WINDOW, duration, headline, number
 
 if TYPE_CHECKING:
     from thinkery.pipeline.read import RunRecord, StepRecord
@@ -114,7 +114,10 @@ def pulse(run: RunRecord, step: StepRecord) -> str:
     rows = run.metrics(step.name)[-WINDOW:]
     latest = rows[-1] if rows else {}
     numbers = headline(latest) or headline(latest, {"loss": "optim/loss"})
-    parts = [f"{step.name}  step {step.done}/{step.total}", *(f"{name} {value:.3g}" for name, value in numbers.items())]
+    parts = [
+        f"{step.name}  step {step.done}/{step.total}",
+        *(f"{name} {number(value)}" for name, value in numbers.items()),
+    ]
     if len(rows) > 1 and rows[-1]["step"] > rows[0]["step"]:
         pace = (rows[-1]["at"] - rows[0]["at"]) / (rows[-1]["step"] - rows[0]["step"])
         parts += [f"{pace:.2g} s/it", f"ETA {duration(pace * (step.total - step.done))}"]

@@ -2,8 +2,11 @@
 
 Slurm starts `--procs` ranks on each of `--nodes` machines, which train together (`pipeline/ranks.py`). KubeRay starts a
 Ray cluster of as many machines, whose engines sample for one learner on its head. Both need a folder that all machines
-see, for the run directory, and both start again what ended resumable. Neither was run on a real cluster: the tests
-check the script with `bash -n` and the directives and fields by name.
+see, for the run directory. Both first have `thinkery doctor --cluster` look at every rank or machine, and do not begin
+where versions differ. Slurm starts again what ended resumable, KubeRay whatever failed, ten times.
+
+`tests/launch/test_slurm.py` runs the script with a real Slurm, both of whose nodes are the machine of the test;
+`tests/launch/test_jobs.py` holds the RayJob against a schema. No other cluster, and no Kubernetes, has had either file.
 """
 
 from __future__ import annotations
@@ -39,10 +42,15 @@ set -uo pipefail
 
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export MASTER_ADDR MASTER_PORT={port}
-srun --kill-on-bad-exit=0 bash -c '
-    export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS LOCAL_WORLD_SIZE={procs}
-    exec "$@"
-' thinkery {command}
+ranks() {{  # thinkery with these words as every rank; $1: whether one that fails ends the others
+    srun --kill-on-bad-exit="$1" bash -c '
+        export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS LOCAL_WORLD_SIZE={procs}
+        exec thinkery "$@"
+    ' thinkery "${{@:2}}"
+}}
+
+ranks 1 doctor --cluster || exit  # before any work: do all answer, with the same versions?
+ranks 0 {words}
 code=$?
 if [ "$code" -eq {resumable} ]; then  # stopped at a checkpoint: the same job continues
     scontrol requeue "$SLURM_JOB_ID"
@@ -52,7 +60,8 @@ exit "$code"
 
 KUBERAY = """\
 # {title}
-# The image has Thinkery with its extra `ray`; the claim is a volume that all machines may write.
+# The image has Thinkery with its extra `ray`, and ray[default], which takes jobs.
+# The claim is a volume that all machines may write.
 apiVersion: ray.io/v1
 kind: RayJob
 metadata:
@@ -93,17 +102,19 @@ spec:
 
 def slurm(words: Sequence[str], nodes: int, procs: int) -> str:
     """A script for sbatch that gives every rank the words of `thinkery run`, and queues itself again after a stop."""
-    command = shlex.join(["thinkery", "run", *words])
     settings = {"nodes": nodes, "procs": procs, "grace": GRACE_S, "port": PORT, "resumable": RankLost.exit_code}
-    return SLURM.format(title=title(words, "slurm"), command=command, **settings)
+    return SLURM.format(title=title(words, "slurm"), words=shlex.join(["run", *words]), **settings)
 
 
 def kuberay(words: Sequence[str], nodes: int, procs: int) -> str:
     """A RayJob for kubectl: the words to `thinkery run` on the head, engines on `nodes` other machines."""
-    entrypoint = json.dumps(shlex.join(["thinkery", "run", *words, "--on", "auto"]))
+    run = shlex.join(["thinkery", "run", *words, "--on", "auto"])
+    # one word for the shell of KubeRay's submitter, which would do itself what comes after &&
+    entrypoint = shlex.join(["sh", "-c", f"thinkery doctor --cluster auto && exec {run}"])
     image = f"thinkery:{thinkery.__version__}"
     settings = {"image": image, "claim": "thinkery-runs", "procs": procs, "workers": nodes}
-    return KUBERAY.format(title=title(words, "kuberay"), entrypoint=entrypoint, **settings)
+    quoted = json.dumps(entrypoint, ensure_ascii=False)  # YAML has no halves of a character, as JSON's escapes are
+    return KUBERAY.format(title=title(words, "kuberay"), entrypoint=quoted, **settings)
 
 
 def words_of(words: Sequence[str]) -> list[str]:
@@ -115,8 +126,9 @@ def words_of(words: Sequence[str]) -> list[str]:
 
 
 def title(words: Sequence[str], kind: str) -> str:
-    """Where a file comes from."""
-    return f"Written by: {shlex.join(['thinkery', 'run', *words])} --write {kind}"
+    """Where a file comes from, in one line: what follows a line's end is no comment any more."""
+    command = " ".join(shlex.join(["thinkery", "run", *words]).splitlines())
+    return f"Written by: {command} --write {kind}"
 
 
 WRITTEN = {"slurm": slurm, "kuberay": kuberay}

@@ -1,6 +1,6 @@
 """The line that says how far the work is: a live bar on a terminal, one plain line per step elsewhere.
 
-stage 2/6 reason  step 200/1000  reward 0.41 (+0.03)  acc 0.38  cut 2%  len 312  1.9 s/it  ETA 25m  all 1h10m
+stage 2/6 reason  step 200/1000  cut 2%  reward 0.41 (+0.03)  acc 0.38  len 312  1.9 s/it  ETA 25m  all 1h10m
 
 "all" is the time left of the whole run: the stage's own, and what was expected of the later ones, corrected by how
 the expectations of this attempt's stages have turned out so far.
@@ -23,20 +23,28 @@ QUIET_S = 1.0  # plain lines come no faster than this, the first and the last of
 
 
 HEADLINE = {
+    "cut": "completion/truncated",
     "reward": "reward/mean",
     "acc": "reward/accuracy/mean",
-    "cut": "completion/truncated",
     "len": "completion/length_mean",
     "flat": "group/no_spread",
     "kl": "policy/kl",
     "ent": "policy/entropy",
 }
 """The metrics of reinforcement learning that are worth a glance, those that matter first; the loss is none of them."""
+SHARES = {"completion/truncated", "group/no_spread"}
+"""Those of them that are said in per cent."""
 
 
-def headline(metrics: Mapping[str, Any], names: Mapping[str, str] = HEADLINE) -> dict[str, float]:
-    """The numbers that a row of metrics has, by their short `names`."""
-    return {short: metrics[name] for short, name in names.items() if metrics.get(name) is not None}
+def headline(metrics: Mapping[str, Any], names: Mapping[str, str] = HEADLINE) -> dict[str, float | str]:
+    """The numbers that a row of metrics has, by their short `names`; shares are ready to be read, such as "2%"."""
+    found = {short: name for short, name in names.items() if metrics.get(name) is not None}
+    return {s: f"{metrics[name]:.0%}" if name in SHARES else metrics[name] for s, name in found.items()}
+
+
+def number(value: float | str) -> str:
+    """A number of a headline as the line shows it."""
+    return value if isinstance(value, str) else f"{value:.3g}"
 
 
 def open_progress(stream: TextIO | None = None, expected: Mapping[str, float] | None = None) -> Progress:
@@ -69,7 +77,7 @@ class Progress(AbstractContextManager):
         self._begin(f"stage {number}/{count} {name}")
 
     def update(self, done: int, total: int, headline: Headline) -> None:
-        """Say how far the stage is; the first number of the headline carries its change since the last line."""
+        """Say how far the stage is; the first number that is no share carries its change since the last line."""
         now = self._clock()
         self._times.append((done, now))
         if self._too_soon(done, total, now):
@@ -108,7 +116,7 @@ class Progress(AbstractContextManager):
     def _described(self, headline: Headline) -> list[str]:
         parts, before = [], self._last
         for name, value in headline.items():
-            text = value if isinstance(value, str) else f"{value:.3g}"
+            text = number(value)
             if before is not None and not isinstance(value, str):
                 text += f" ({value - before:+.2g})"
                 before = None

@@ -7,6 +7,8 @@ them. A multiplication and the addition after it are two operations.
 
 from __future__ import annotations
 
+import math
+
 from thinkery.model.lora import Lora
 from thinkery.model.transformer import Shape
 from thinkery.train.held import held_bytes, parts_of
@@ -50,15 +52,19 @@ def learner_bytes(
     return (there, host + frozen) if offloads(policy) and parts > 1 else (there + frozen, host)
 
 
-def activation_bytes(shape: Shape, policy: LearnerConfig, longest: float = 0.0, ranks: int = 1) -> float:
+def activation_bytes(
+    shape: Shape, policy: LearnerConfig, longest: float = 0.0, ranks: int = 1, update: float = math.inf
+) -> float:
     """What a backward pass must remember of one micro-batch on each of so many ranks: per layer two norms, two
     residuals, projections and the feed-forward's four products; and three copies of a chunk of logits.
 
-    A sequence of `longest` tokens stands alone where a micro-batch has fewer; ranks that split sequences have a part of
-    it each. Where activations are recomputed, these are of one layer, and every layer's input. Within a tenth of what
-    PyTorch keeps of our decoder, in either format (`tests/recipes/test_arithmetic.py`).
+    A micro-batch has no more tokens than an `update`, and a sequence of `longest` tokens stands alone where it has
+    fewer; ranks that split sequences have a part of it each. Where activations are recomputed, these are of one layer,
+    and every layer's input. Within a tenth of what PyTorch keeps of our decoder, in either format
+    (`tests/recipes/test_arithmetic.py`).
     """
-    tokens = max(policy.micro_batch_tokens, longest / (parts_of(policy, ranks) if splits(policy) else 1))
+    alone = longest / (parts_of(policy, ranks) if splits(policy) else 1)
+    tokens = max(min(policy.micro_batch_tokens, update), alone)
     D, E = shape.hidden_size, shape.head_dim
     heads = 3 * E * (shape.num_attention_heads + shape.num_key_value_heads)
     size = 2 if policy.dtype == "bfloat16" else 4  # of what products take and give; norms and residuals are float32

@@ -2,7 +2,8 @@
 
 The samples of one update get lengths from a log-normal distribution, as long-tailed as reasoning is, and go to engines,
 one on each GPU, that continue as many at a time as their cache holds. A token of b samples takes the longer of
-computing 2 P b flops and reading the weights, and the reading of the cache. With `grpo.spare` the samples of several
+computing 2 P b flops and reading the weights, the reading of the cache, and what every sample takes besides; a group's
+prompt is computed once. With `grpo.spare` the samples of several
 updates are in flight, as `train/flights.py` has them.
 
 Then all GPUs learn their share of the tokens, a group's prompt counted once: what `arithmetic.py` counts forward, back
@@ -12,8 +13,8 @@ GPU holds what `learner_bytes` says (the rest is in its machine's memory, `polic
 activations of a micro-batch or the engine's cache. Products in bfloat16 have a rate of their own.
 
 The rates are assumed, not measured: a share of what the makers of a GPU promise. Nothing here was run on one; on a
-small network and two cores `bench/cluster.py` sets it beside the clock. Left out are the computing of prompts, what is
-gathered of weights while a block computes, and what ranks exchange that split sequences.
+small network and two cores `bench/cluster.py` sets it beside the clock. Left out are what is gathered of weights while
+a block computes, what ranks exchange that split sequences, and what questions that are carried over read once more.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ from thinkery.recipes.arithmetic import (
     parameters,
     splits,
 )
-from thinkery.recipes.plan import PROMPT_TOKENS, longest_of, shape_of
+from thinkery.recipes.expected import Expected
+from thinkery.recipes.plan import PROMPT_TOKENS, longest_of, mean_completion, shape_of
 from thinkery.stages.reinforce import Reinforce
 from thinkery.train.grpo import Grpo
 from thinkery.train.held import parts_of
@@ -65,11 +67,13 @@ class Gpu:
     network: float = 25e9
     """Bytes a second to other machines."""
     collective_s: float = 5e-5
-    """What a call among all GPUs costs at least."""
+    """What a call among all GPUs costs at least, with what FSDP2 does for it."""
     host: float = 25e9
     """Bytes a second to the memory of its machine."""
     latency_s: float = 0.002
     """What a token costs at least, whatever is computed."""
+    sample_s: float = 5e-6
+    """What each sample adds to that: drawing it, and the books kept of it."""
     price: float = 2.5
     """Of an hour."""
 
@@ -98,13 +102,16 @@ class Estimate:
     many heads as any other where sequences are split; otherwise only the memory means anything."""
 
 
-def estimates(steps: Mapping[str, Step], gpu: Gpu, fill: float) -> dict[str, list[Estimate]]:
+def estimates(
+    steps: Mapping[str, Step], gpu: Gpu, fill: float, expected: Expected | None = None
+) -> dict[str, list[Estimate]]:
     """Every step of RL in a graph, on clusters of all sizes."""
     found: dict[str, list[Estimate]] = {}
     for step in ordered(steps):
         shape = shape_of(step)
         if shape and isinstance(step.config, Reinforce):
-            found[step.name] = [estimate(step.config, shape, gpu, gpus, fill) for gpus in SIZES]
+            share = mean_completion(step, expected or Expected(), fill) / longest_of(step.config.grpo)
+            found[step.name] = [estimate(step.config, shape, gpu, gpus, share) for gpus in SIZES]
     return found
 
 
@@ -155,14 +162,20 @@ def phases(
         sampling_s(lengths[n::gpus], slots, shape, gpu, prompt, cfg.engine.dtype)
         for n in range(min(gpus, len(lengths)))
     ]
+    reading = reading_s(cfg, shape, gpu, len(lengths) / cfg.grpo.group_size * prompt)
     work = learning_work(cfg.grpo, shape, lengths, prompt)
     return {
-        "sampling": sum(ends) / gpus,
+        "sampling": (sum(ends) + reading) / gpus,
         "the longest samples": max(ends) - sum(ends) / gpus,
         "learning": work / gpu.multiplies(policy.dtype)[0] / gpus,
         "weights and gradients": network_s(cfg.grpo, shape, gpu, gpus, batches) if gpus > 1 else 0.0,
         "off-loading": offloading_s(cfg.grpo, shape, gpu, gpus, batches) if offloads(policy) else 0.0,
     }
+
+
+def reading_s(cfg: Reinforce, shape: Shape, gpu: Gpu, tokens: float) -> float:
+    """Seconds in which one GPU computes so many tokens of prompts."""
+    return tokens * 2 * parameters(shape) / gpu.multiplies(cfg.engine.dtype)[0]
 
 
 def learnt_tokens(g: Grpo, lengths: Sequence[int], prompt: float) -> float:
@@ -209,7 +222,8 @@ def carried(
             dealt = [lengths[n::gpus] for n in range(min(gpus, len(lengths)))]
             ends = [sampling_s(some, slots, shape, gpu, dtype=cfg.engine.dtype) for some in dealt]
             busy, waits = busy + sum(ends) / gpus, waits + max(ends) - sum(ends) / gpus
-    return {"sampling": busy / MEASURED, "the longest samples": waits / MEASURED}
+    reading = reading_s(cfg, shape, gpu, cfg.grpo.questions_per_update * PROMPT_TOKENS) / gpus
+    return {"sampling": busy / MEASURED + reading, "the longest samples": waits / MEASURED}
 
 
 def flown(g: Grpo, mean: float, longest: int) -> Iterator[list[list[int]]]:
@@ -261,4 +275,4 @@ def token_s(samples: int, cached: float, shape: Shape, gpu: Gpu, dtype: str = "m
     """Seconds in which an engine gives each of so many samples one more token; each reads `cached` bytes."""
     P, (flops, size) = parameters(shape), gpu.multiplies(dtype)
     arithmetic = max(2 * P * samples / flops, size * P / gpu.bandwidth)
-    return arithmetic + samples * cached / gpu.bandwidth + gpu.latency_s
+    return arithmetic + samples * (cached / gpu.bandwidth + gpu.sample_s) + gpu.latency_s

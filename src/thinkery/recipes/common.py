@@ -5,6 +5,7 @@ from __future__ import annotations
 from thinkery.config import Config
 from thinkery.pipeline.prices import Prices
 from thinkery.pipeline.pulse import Watchdog
+from thinkery.recipes.expected import Expected
 from thinkery.sinks import Alerts, Sinks
 
 
@@ -19,3 +20,5 @@ class RecipeConfig(Config):
     """How long several ranks wait for each other."""
     prices: Prices = Prices()
     """What `thinkery serve RUN` charges for the run's models, unless the server's own settings say otherwise."""
+    expected: Expected = Expected()
+    """What `thinkery plan` takes answers and filters to be like."""

@@ -8,17 +8,24 @@ machine is at them; a run of the same graph on the same machine knows both. So o
 where pauses of the machine are taken out of what was measured, and tokens likewise; memory is what the run held, and
 the planned difference. What the run has not done stays as it is planned. The sampled texts must be of about the same
 length: another model or template makes another plan.
+
+On another machine, or before there is a run, the lengths alone can be known (`expected_of`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from statistics import median
+from itertools import islice
+from statistics import fmean, median
 from typing import Any
 
+from thinkery.pipeline.artifact import Dataset
 from thinkery.pipeline.read import RunRecord
-from thinkery.recipes.plan import Need, Plan
+from thinkery.pipeline.step import Step, ordered
+from thinkery.recipes.expected import Expected
+from thinkery.recipes.plan import LOOKED_AT, TEMPLATE_TOKENS, Need, Plan, rows_of, token_counter
+from thinkery.stages.collect import Collect
 
 
 def taught(new: Plan, old: Plan, run: RunRecord) -> Plan:
@@ -40,6 +47,55 @@ def corrected(new: Need, old: Need, was: Mapping[str, float]) -> Need:
     tokens = was["tokens"] * new.tokens / old.tokens if was["tokens"] and old.tokens else new.tokens
     memory = was["memory"] + new.memory - old.memory if was["memory"] else new.memory
     return replace(new, seconds=seconds, tokens=tokens, memory=memory)
+
+
+def expected_of(run: RunRecord, steps: Mapping[str, Step]) -> Expected:
+    """How long answers were in what a run has done of this graph, and rows, and which share of the rows was kept.
+
+    Three digits; shares of 1 are left out. Loads tasks, to count.
+    """
+    tokens: dict[str, float] = {}
+    lengths: dict[str, float] = {}
+    kept: dict[str, float] = {}
+    rows: dict[str, int] = {}
+    made, count = run.artifacts, token_counter(ordered(steps))
+    for step in ordered(steps):
+        most = rows_of(step, rows)
+        rows[step.name] = most
+        if step.name not in made:
+            continue
+        index = run.index(step.name)
+        groups = [group for number in index.numbers() for group in index.groups(number)]
+        if said := sum(group.samples * group.tokens for group in groups):  # an endpoint's tokens are not known
+            tokens[step.name] = _digits(said / sum(group.samples for group in groups))
+        found = made[step.name]
+        if most and isinstance(found, Dataset) and len(found) != most:
+            rows[step.name], kept[step.name] = len(found), _digits(len(found) / most)
+        if isinstance(found, Dataset) and not isinstance(step.config, Collect) and len(found):
+            lengths[step.name] = _digits(row_length(found, count))
+    return Expected(tokens=tokens, rows=lengths, kept=kept)
+
+
+def row_length(data: Dataset, count: Callable[[str], float]) -> float:
+    """The mean tokens of a dataset's conversations with one answer each, by some that lie apart."""
+    every = max(1, len(data) // LOOKED_AT)
+    return fmean(
+        TEMPLATE_TOKENS + sum(count(text) for text in spoken(row)) for row in islice(data.rows(), 0, None, every)
+    )  # fmt: skip
+
+
+def spoken(row: Mapping[str, Any]) -> Iterator[str]:
+    """Every text of a row's conversation, of a pair with the chosen answer; of a document its text."""
+    if "text" in row:
+        yield row["text"]
+    for turn in (*row.get("messages", ()), row.get("chosen")):
+        if turn:
+            yield turn.get("thought") or ""
+            yield turn["content"]
+
+
+def _digits(number: float) -> float:
+    return float(f"{number:.3g}")
 
 
 def measured(run: RunRecord, step: str) -> dict[str, float]:

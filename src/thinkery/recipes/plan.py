@@ -8,14 +8,18 @@ measures in a second or two. P is the number of parameters; weights are float32,
                 flops  6 P a token forward and back, 2 P more where a reference scores it, and attention on top
     sampling    memory 8 P (weights, and packed once more) + keys and values of everything in flight; each of several
                 `processes` has all of that, beside the weights of the one that asks them
-                a step of b samples takes the longer of 2 P b flops and reading 4 P bytes, and reads the cache
+                a step of b samples takes the longer of 2 P b flops and reading 4 P bytes, and reads the cache; samples
+                that are asked for together end with the longest of them
     either      of a narrow model as fast as a random one of its shape has been just now
     disk        4 P a model, 16 P a checkpoint of which two are kept, and every sample as compressed text
 
 Several ranks (`--procs`) or processes share this machine's processors: memory is that of all of them, time that of one.
-What nobody can know before is assumed: completions average `fill` of the longest allowed, filters let everything pass,
-prompts that nothing is known of and documents of a corpus have PROMPT_TOKENS. So take times as right within a factor of
-two or three. `bench/plan.py` compares plans with runs.
+What nobody can know before is how long answers are and how many rows pass the filters. A recipe may say what it expects
+(`expected`), as `tiny` and `smollm2-puzzles` do; otherwise completions average `fill` of the longest allowed,
+everything passes, and a time is right within a factor of two or three. Prompts that nothing is known of and documents
+of a corpus have PROMPT_TOKENS. Times and memory are those of the processor and of the built-in engine, also where a
+GPU, vLLM or a Ray cluster would do the work (warnings say so). Left out are judging, models that edit or judge, a
+pool's and a preflight's samples, and `grpo.flops`. `bench/plan.py` compares plans with runs.
 """
 
 from __future__ import annotations
@@ -43,6 +47,7 @@ from thinkery.recipes.arithmetic import (
     micro_batches,
     parameters,
 )
+from thinkery.recipes.expected import Expected
 from thinkery.stages.cold_data import ColdData
 from thinkery.stages.collect import Collect
 from thinkery.stages.common import templates_of
@@ -58,7 +63,7 @@ from thinkery.stages.reinforce import Reinforce
 from thinkery.stages.sensitivity import Sensitivity
 from thinkery.tasks.sources import load_tasks
 from thinkery.train.grpo import Grpo
-from thinkery.train.held import held_bytes
+from thinkery.train.held import held_bytes, learns_on_gpu
 from thinkery.train.optim import LearnerConfig
 from thinkery.train.preference import RewardModelConfig
 
@@ -71,8 +76,9 @@ LETTERS = 4.0
 """Letters of a token, for models whose tokenizer is not on this machine."""
 LOOKED_AT = 64
 """Tasks whose length is looked at."""
-PROCESS_BYTES = 1.3e9
-"""What Python, torch, transformers and what they keep for themselves while they work take besides any model."""
+PROCESS_BYTES = 1.1e9
+"""What Python, torch, transformers and what they keep for themselves while they work take besides any model: with it
+the plans of two runs are 1 % below and 21 % above what they held (`bench/results/plan.json`)."""
 KERNELS = 30
 """Operations of one layer for one step of sampling; learning runs about three times as many."""
 SAMPLE_BYTES = 300
@@ -110,6 +116,8 @@ class Machine:
     """Seconds of a step of sampling, whatever is in flight; 0 where it was not measured."""
     sample_s: float = 0.0
     """Seconds that every sample in flight adds to a step."""
+    read_s: float = 0.0
+    """Seconds that every token which a sample sees adds to that."""
 
     def multiplies(self, dtype: str) -> tuple[float, int]:
         """Operations a second in a format, and its bytes a number; "fastest" and "model" as the engine means them."""
@@ -154,44 +162,74 @@ class Plan:
         return sum(need.disk for need in self.needs) + 32 * max(need.parameters for need in self.needs)
 
 
-def plan(steps: Mapping[str, Step], machine: Callable[[Shape], Machine], *, fill: float = 0.5, ranks: int = 1) -> Plan:
+def plan(
+    steps: Mapping[str, Step],
+    machine: Callable[[Shape], Machine],
+    *,
+    expected: Expected | None = None,
+    fill: float = 0.5,
+    ranks: int = 1,
+) -> Plan:
     """Estimate every step; `machine(shape)` measures for a model's shape, as `probe` does. Loads tasks, to count.
 
     Training steps work on so many `ranks`, all on this machine.
     """
-    graph = ordered(steps)
-    machines: dict[tuple[int, int], Machine] = {}
+    expected, graph = expected or Expected(), ordered(steps)
+    machines: dict[tuple[int, ...], Machine] = {}
     needs: list[Need] = []
     rows: dict[str, int] = {}
     prompts: dict[str, float] = {}
+    means: dict[str, float] = {}
+    lengths: dict[str, tuple[float, float]] = {}
     count = token_counter(graph)
     for step in graph:
-        rows[step.name] = rows_of(step, rows)
+        rows[step.name] = round(rows_of(step, rows) * expected.kept.get(step.name, 1.0))
         prompts[step.name] = prompt_tokens(step, prompts, count)
+        means[step.name] = mean_completion(step, expected, fill)
+        lengths[step.name] = row_tokens(step, prompts[step.name], means[step.name], expected)
         shape = shape_of(step)
         if shape is None:
             needs.append(Need(step.name))
             continue
-        width = (shape.hidden_size, shape.intermediate_size)
-        if width not in machines:
-            machines[width] = machine(shape)
+        size = size_of(shape)
+        if size not in machines:
+            machines[size] = machine(shape)
         together = ranks if step.on_all_ranks else 1
-        needs.append(need_of(step, shape, machines[width], rows, prompts[step.name], fill, together))
-    here = next(iter(machines.values()))
-    return Plan(needs, warnings(graph, needs, here), (here.memory - PROCESS_BYTES) / RL_BYTES)
+        prompt, mean = prompts[step.name], means[step.name]
+        needs.append(need_of(step, shape, machines[size], rows, prompt, mean, lengths, together))
+    here = next(iter(machines.values()), None)
+    if here is None:
+        return Plan(needs, [], 0.0)
+    unknown = [f"how many rows {step.name} leaves is not known: steps that read it are planned as if it left none"
+               for step in graph if step.kind == "Dataset" and not rows[step.name]]  # fmt: skip
+    found = [*unknown, *elsewhere(graph), *warnings(graph, needs, here)]
+    return Plan(needs, found, (here.memory - PROCESS_BYTES) / RL_BYTES)
+
+
+def size_of(shape: Shape) -> tuple[int, ...]:
+    """What of a shape a machine's speed depends on."""
+    return shape.hidden_size, shape.intermediate_size, shape.num_hidden_layers, shape.vocab_size
 
 
 def need_of(
-    step: Step, shape: Shape, machine: Machine, rows: Mapping[str, int], prompt: float, fill: float, ranks: int = 1
+    step: Step,
+    shape: Shape,
+    machine: Machine,
+    rows: Mapping[str, int],
+    prompt: float,
+    mean: float,
+    lengths: Mapping[str, tuple[float, float]],
+    ranks: int = 1,
 ) -> Need:
-    """What one step needs, by the kind of its settings."""
+    """What one step needs, by the kind of its settings; `lengths` are those of datasets, on average and at most."""
     P, cfg = parameters(shape), step.config
     if isinstance(cfg, Fetch):
         return Need(step.name, "-", P, disk=4 * P if cfg.model.endswith(".gguf") or cfg.model == "smollm2" else 0)
     if isinstance(cfg, Fresh):
         return Need(step.name, "-", P, disk=4 * P)
     if isinstance(cfg, Reinforce):
-        return reinforce_need(step.name, cfg, shape, machine, prompt, fill, ranks)
+        watched = min(cfg.watched, rows[step.inputs["exam"].name]) if "exam" in step.inputs else 0
+        return reinforce_need(step.name, cfg, shape, machine, prompt, mean, watched=watched, ranks=ranks)
     if isinstance(cfg, Pretrain):
         read = cfg.sft.epochs * (rows[step.inputs["corpus"].name] - cfg.held_out)
         tokens, updates = read * PROMPT_TOKENS, read / cfg.sft.batch
@@ -199,7 +237,7 @@ def need_of(
     if isinstance(cfg, Imitate):
         corpus = step.inputs["corpus"]
         seen = cfg.sft.epochs * rows[corpus.name]
-        length, longest = (min(cfg.sft.max_tokens, tokens) for tokens in row_tokens(corpus, prompt, fill))
+        length, longest = (min(cfg.sft.max_tokens, tokens) for tokens in lengths[corpus.name])
         return learning_need(
             step.name, shape, cfg.sft.policy, machine, seen * length, seen / cfg.sft.batch,
             length=length, longest=longest, ranks=ranks,
@@ -207,7 +245,7 @@ def need_of(
     if isinstance(cfg, RewardModelConfig):
         data, each = step.inputs["data"], 2 if cfg.loss == "pairwise" else 1  # a pair is two sequences, never parted
         seen = cfg.epochs * rows[data.name]
-        length, longest = (min(cfg.max_tokens, tokens) for tokens in row_tokens(data, prompt, fill))
+        length, longest = (min(cfg.max_tokens, tokens) for tokens in lengths[data.name])
         return learning_need(
             step.name, shape, cfg.policy, machine, each * seen * length, seen / cfg.batch,
             length=length, longest=each * longest,
@@ -215,31 +253,47 @@ def need_of(
     if isinstance(cfg, ColdData | Curate | Pairs | Labels | Exam):
         questions, attempts, longest = questions_of(step, rows), samples_of(cfg), cfg.sampling.max_tokens
         return sampling_need(
-            step.name, shape, machine, questions, attempts, longest, prompt, fill, cfg.engine,
+            step.name, shape, machine, questions, attempts, longest, prompt, mean, cfg.engine,
             together=cfg.chunk * attempts,
         )  # fmt: skip
     return Need(step.name)
 
 
 def reinforce_need(
-    name: str, cfg: Reinforce, shape: Shape, machine: Machine, prompt: float, fill: float, ranks: int = 1
+    name: str,
+    cfg: Reinforce,
+    shape: Shape,
+    machine: Machine,
+    prompt: float,
+    mean: float,
+    *,
+    watched: int = 0,
+    ranks: int = 1,
 ) -> Need:
-    """Sampling and learning share the weights, and take turns in one process, so that one's memory is the other's."""
+    """Sampling and learning share the weights, and take turns in one process, so that one's memory is the other's.
+
+    So many exam questions are `watched`, in every `eval_every`-th update.
+    """
     g, P = cfg.grpo, parameters(shape)
     questions, longest = g.updates * g.questions_per_update, longest_of(g)
     sampled = sampling_need(
-        name, shape, machine, questions, g.group_size, longest, prompt, fill, cfg.engine,
+        name, shape, machine, questions, g.group_size, longest, prompt, mean, cfg.engine,
         together=in_flight(g), ranks=ranks,
     )  # fmt: skip
+    held_out = watched * (g.updates // g.eval_every) if g.eval_every else 0
+    watching = sampling_need(
+        name, shape, machine, held_out, 1, longest, prompt, mean, cfg.engine, together=watched
+    ).seconds if held_out else 0.0  # fmt: skip
     tokens = questions * prompt + sampled.tokens  # a group's prompt is learnt from once
     learnt = learning_need(
-        name, shape, g.policy, machine, tokens, g.updates, length=prompt + fill * longest, longest=prompt + longest,
+        name, shape, g.policy, machine, tokens, g.updates, length=prompt + mean, longest=prompt + longest,
         reference=g.beta > 0, ranks=ranks, sampled=4,
     )  # fmt: skip
     engines = sampled.memory / ranks - PROCESS_BYTES - 4 * P
-    activations = activation_bytes(shape, g.policy, prompt + longest, ranks)
+    activations = activation_bytes(shape, g.policy, prompt + longest, ranks, tokens / max(1, g.updates) / ranks)
     beside = engines + activations if cfg.engine.processes else max(engines, activations)
-    memory, seconds = learnt.memory + ranks * (beside - activations), sampled.seconds + learnt.seconds
+    memory = learnt.memory + ranks * (beside - activations)
+    seconds = sampled.seconds + watching + learnt.seconds
     if g.advantage == "gae":  # PPO's critic is a second model that learns
         memory, seconds = memory + ranks * sum(held_bytes(g.critic, 1)) * P, seconds + 8 * P * tokens / machine.flops
     return Need(name, "sampling and learning", P, memory, sampled.tokens, seconds, sampled.disk + learnt.disk)
@@ -265,7 +319,8 @@ def learning_need(
     `sampled` are the bytes a number that engines sample from, of weights that lie in parts.
     """
     P, held = parameters(shape), sum(learner_bytes(shape, policy, ranks, reference=reference, sampled=sampled))
-    memory = ranks * (PROCESS_BYTES + held + activation_bytes(shape, policy, longest, ranks))
+    update = tokens / max(1.0, updates) / ranks
+    memory = ranks * (PROCESS_BYTES + held + activation_bytes(shape, policy, longest, ranks, update))
     flops = tokens * learning_flops(shape, policy, length, reference=reference)
     batches = max(updates, micro_batches(policy, tokens, length))
     if machine.learning_flops:
@@ -286,30 +341,32 @@ def sampling_need(
     attempts: int,
     longest: int,
     prompt: float,
-    fill: float,
+    mean: float,
     engine: EngineConfig,
     *,
     together: float = math.inf,
     ranks: int = 1,
 ) -> Need:
-    """What sampling takes with continuous batching of the samples that are asked for `together`; a question's prompt
-    is computed once."""
-    P, samples, length = parameters(shape), questions * attempts, prompt + fill * longest
+    """What sampling takes with continuous batching of the samples that are asked for `together`, of `mean` tokens and
+    at most `longest`; a question's prompt is computed once."""
+    P, samples = parameters(shape), questions * attempts
     speed, size = machine.multiplies(engine.dtype)
     per_token = cache_bytes(shape, size)
     room = engine.kv_memory * 2**30 / (per_token * (prompt + longest))
     batch = max(1.0, min(ranks * max(1, engine.processes) * min(engine.max_batch, room), samples, together))
     cached = batch * per_token * (prompt + longest)
     memory = ranks * (PROCESS_BYTES + 4 * P + engines_bytes(shape, engine, size, cached / ranks))
+    tokens, at_once = samples * mean, max(1.0, min(together, samples))
+    steps = samples / at_once * (at_once * mean / batch + longest - mean)
+    busy, seen = tokens / steps if steps else 0.0, prompt + mean / 2
     if machine.step_s:
-        step_s = machine.step_s + batch * machine.sample_s
+        step_s = machine.step_s + busy * (machine.sample_s + seen * machine.read_s)
     else:
-        step_s = max(2 * P * batch / speed, size * P / machine.bandwidth)
-        step_s += KERNELS * shape.num_hidden_layers * machine.latency_s
-    step_s += batch * length * per_token / machine.bandwidth
-    tokens = samples * fill * longest
-    seconds = tokens / batch * step_s + questions * prompt * 2 * P / speed
-    return Need(name, "sampling", P, memory, tokens, seconds, samples * (SAMPLE_BYTES + fill * longest * 1.5))
+        step_s = max(2 * P * busy / speed, size * P / machine.bandwidth)
+        step_s += KERNELS * shape.num_hidden_layers * machine.latency_s + busy * seen * per_token / machine.bandwidth
+    reading_s = questions * prompt * 2 * P / (machine.learning_flops or speed)
+    seconds = steps * step_s + reading_s
+    return Need(name, "sampling", P, memory, tokens, seconds, samples * (SAMPLE_BYTES + mean * 1.5))
 
 
 def engines_bytes(shape: Shape, engine: EngineConfig, size: int, cached: float) -> float:
@@ -328,7 +385,7 @@ def engines_bytes(shape: Shape, engine: EngineConfig, size: int, cached: float) 
 
 def longest_of(g: Grpo) -> int:
     """The longest completion that GRPO ever allows."""
-    return max(tokens for start, tokens in g.max_tokens if start < g.updates)
+    return max((tokens for start, tokens in g.max_tokens if start < g.updates), default=g.max_tokens[0][1])
 
 
 def in_flight(g: Grpo) -> int:
@@ -407,14 +464,26 @@ def samples_of(cfg: ColdData | Curate | Pairs | Labels | Exam) -> int:
     return cfg.answers if isinstance(cfg, Pairs | Labels) else cfg.samples
 
 
-def row_tokens(step: Step, prompt: float, fill: float) -> tuple[float, float]:
-    """The mean and the greatest length of a dataset's conversations, as far as its step's settings say."""
-    if isinstance(step.config, Direct):
-        return prompt + ANSWER_TOKENS, prompt + ANSWER_TOKENS
+def row_tokens(step: Step, prompt: float, mean: float, expected: Expected) -> tuple[float, float]:
+    """The mean and the greatest length of a dataset's conversations, as far as is expected or its settings say."""
+    length = expected.rows.get(step.name, prompt + mean)
+    return length, max(length, prompt + (longest_completion(step) or mean))
+
+
+def mean_completion(step: Step, expected: Expected, fill: float) -> float:
+    """The mean length of the answers that a step samples or brings: as expected, otherwise `fill` of the longest."""
+    longest = longest_completion(step)
+    unknown = fill * longest if longest else ANSWER_TOKENS if isinstance(step.config, Direct) else PROMPT_TOKENS
+    mean = expected.tokens.get(step.name, unknown)
+    return min(mean, longest) if longest else mean
+
+
+def longest_completion(step: Step) -> int:
+    """The longest answer that a step allows; 0 where it samples none."""
+    if isinstance(step.config, Reinforce):
+        return longest_of(step.config.grpo)
     sampling = getattr(step.config, "sampling", None)
-    if sampling is None:
-        return prompt + PROMPT_TOKENS, prompt + PROMPT_TOKENS
-    return prompt + fill * sampling.max_tokens, prompt + sampling.max_tokens
+    return sampling.max_tokens if sampling else 0
 
 
 def prompt_tokens(step: Step, prompts: Mapping[str, float], count: Callable[[str], float]) -> float:
@@ -435,6 +504,21 @@ def token_counter(graph: Sequence[Step]) -> Callable[[str], float]:
             tokenizer = read_tokenizer(found) if found.suffix == ".gguf" else Tokenizer.load(found)
             return lambda text: len(tokenizer.encode(text))
     return lambda text: len(text) / LETTERS
+
+
+def elsewhere(graph: Sequence[Step]) -> list[str]:
+    """What a plan for this processor says nothing of: steps that a GPU, vLLM or a Ray cluster would do."""
+    places = {
+        "this machine's GPU": [
+            s for s in graph if isinstance(s.config, Reinforce) and learns_on_gpu(s.config.grpo.policy)
+        ],
+        "vLLM": [s for s in graph if getattr(s.config, "vllm", None)],
+        "a Ray cluster": [s for s in graph if getattr(getattr(s.config, "engine", None), "ray", "")],
+    }
+    return [
+        f"{', '.join(step.name for step in steps)} would use {place}: times are those of this machine's processor"
+        for place, steps in places.items() if steps
+    ]  # fmt: skip
 
 
 def warnings(graph: list[Step], needs: list[Need], machine: Machine) -> list[str]:

@@ -8,9 +8,12 @@ learns and samples; the rest of the layers are taken to be like these.
 from __future__ import annotations
 
 import shutil
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
@@ -18,7 +21,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models
 
 from thinkery.core import Sampling
-from thinkery.engine import EngineConfig, Request, generate, open_engine
+from thinkery.engine import EngineConfig, Request, open_engine
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.model.transformer import Shape, Transformer
 from thinkery.recipes.arithmetic import learning_flops, parameters
@@ -34,8 +37,13 @@ NARROW = 30e6
 LAYERS = 4
 SEQUENCES, TOKENS = 16, 128
 """What is learnt at once."""
-FEW, MANY, NEW = 4, 64, 12
-"""Samples in flight, and tokens of each, once so many and once three times as many."""
+FEW, MANY = 4, 128
+"""Samples in flight."""
+SOON, LATE, STEPS = 8, 104, 16
+"""Tokens of a sample before the steps that are timed, and how many steps that is."""
+GROUP = 8
+"""Samples of one prompt, which see its tokens together."""
+PROMPT = tuple(range(1, 32))
 
 
 def probe(shape: Shape, directory: Path, memory: float) -> Machine:
@@ -44,8 +52,8 @@ def probe(shape: Shape, directory: Path, memory: float) -> Machine:
     x_TD, w_DF = torch.randn(1024, shape.hidden_size), torch.randn(shape.hidden_size, shape.intermediate_size)
     operations, narrow_TD, narrow_DF = 2 * x_TD.numel() * shape.intermediate_size, x_TD.bfloat16(), w_DF.bfloat16()
     flops, narrow = operations / fastest(lambda: x_TD @ w_DF), operations / fastest(lambda: narrow_TD @ narrow_DF)
-    block = torch.zeros(2**24)
-    bandwidth = 2 * 4 * block.numel() / fastest(block.clone)
+    block, other = torch.zeros(2**24), torch.ones(2**24)
+    bandwidth = 2 * 4 * block.numel() / fastest(lambda: block.copy_(other))
     one = torch.zeros(1, 16)
     disk, latency_s = shutil.disk_usage(existing).free, fastest(lambda: one + one)
     found = Machine(flops, bandwidth, latency_s, memory, disk, bfloat16_flops=narrow if narrow > flops else 0.0)
@@ -58,15 +66,11 @@ def tried(machine: Machine, shape: Shape, layers: int) -> Machine:
     tokenizer = Tokenizer(Backend(models.WordLevel({"<end>": 0}, unk_token="<end>")), eos="<end>")
     network = Transformer(shape)
     network.initialise(torch.Generator().manual_seed(0))
-    step_s, sample_s = sampling(network, tokenizer)
+    deeper = layers / shape.num_hidden_layers
+    step_s, sample_s, read_s = (seconds * deeper for seconds in sampling(network, tokenizer))
     operations = SEQUENCES * TOKENS * learning_flops(shape, PolicyConfig(), TOKENS)
     flops = operations / learning(network, tokenizer)
-    return replace(
-        machine,
-        learning_flops=flops,
-        step_s=step_s * layers / shape.num_hidden_layers,
-        sample_s=sample_s * layers / shape.num_hidden_layers,
-    )
+    return replace(machine, learning_flops=flops, step_s=step_s, sample_s=sample_s, read_s=read_s)
 
 
 def learning(network: Transformer, tokenizer: Tokenizer) -> float:
@@ -79,19 +83,33 @@ def learning(network: Transformer, tokenizer: Tokenizer) -> float:
     return fastest(lambda: policy.update(partial(policy.pack, examples), objective, total=100))
 
 
-def sampling(network: Transformer, tokenizer: Tokenizer) -> tuple[float, float]:
-    """Seconds of a step of sampling, and of each sample in it, from few and from many samples."""
-    few, many = (step_seconds(network, tokenizer, count) for count in (FEW, MANY))
-    each = max(0.0, many - few) / (MANY - FEW)
-    return max(0.0, few - FEW * each), each
+def sampling(network: Transformer, tokenizer: Tokenizer) -> tuple[float, float, float]:
+    """Seconds of a step of sampling, of each sample in it, and of each token that a sample sees.
+
+    From few samples and from many, and from many that have said more.
+    """
+    few, _ = step_seconds(network, tokenizer, FEW)
+    many, late = step_seconds(network, tokenizer, MANY)
+    each, read = max(0.0, many - few) / (MANY - FEW), max(0.0, late - many) / (MANY * (LATE - SOON))
+    seen = len(PROMPT) + SOON + STEPS / 2
+    return max(0.0, few - FEW * each), max(0.0, each - seen * read), read
 
 
-def step_seconds(network: Transformer, tokenizer: Tokenizer, count: int) -> float:
-    """Seconds of a step with so many samples in flight: what more steps take longer, so that reading the prompt and
-    the beginning and the end do not count."""
-    prompt = tuple(range(1, min(32, network.shape.vocab_size)))
+def step_seconds(network: Transformer, tokenizer: Tokenizer, count: int) -> tuple[float, float]:
+    """Seconds of a step with so many samples in flight, soon after their beginning and late."""
+    vocabulary, group = network.shape.vocab_size, min(GROUP, count)
     with open_engine(network, tokenizer, EngineConfig(max_batch=count)) as engine:
         engine.eos_ids = frozenset()
-        asked = [Request(tuple(range(count)), Sampling(max_tokens=new), prompt=prompt) for new in (NEW, 3 * NEW)]
-        short, long = (fastest(lambda request=request: list(generate(engine, [request]))) for request in asked)
-    return max(0.0, long - short) / (2 * NEW)
+        for start in range(count // group):
+            prompt = tuple(token % vocabulary for token in (start, *PROMPT))
+            engine.submit(Request(tuple(range(group)), Sampling(max_tokens=LATE + STEPS + 1), prompt=prompt))
+        times = [timed(engine.step) for _ in range(LATE + STEPS)]
+    soon, late = (median(times[said : said + STEPS]) for said in (SOON, LATE))
+    return soon, late
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that it takes once."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started

@@ -190,7 +190,7 @@ def _count(cfg: Source) -> int:
 
 
 def _jsonl(cfg: Source, seed: int) -> Iterator[Task]:
-    """One's own data: a .jsonl or .json file of rows of any shape, or of the rows that `thinkery data make` writes."""
+    """One's own data: a .jsonl, .json or .parquet file of rows of any shape, or what `thinkery data make` writes."""
     path = Path(_path(cfg, "your file"))
     if not 0 <= cfg.held_out < 1:
         raise ConfigError("not a share", where="held_out", found=str(cfg.held_out), hint="0.1 keeps a tenth for exams")
