@@ -100,6 +100,14 @@ def test_what_we_write_we_load_bit_for_bit(name, tokenizer, build, tmp_path):
     assert its_tokenizer.template == tokenizer.template
 
 
+def test_a_network_is_loaded_onto_the_device_that_is_asked_for(tokenizer, build, tmp_path):
+    save_model(tmp_path, build(LLAMA), tokenizer)
+    there, _ = load_model(tmp_path, device=torch.device("meta"))
+    here, _ = load_model(tmp_path)
+    assert {p.device.type for p in there.parameters()} == {"meta"}
+    assert {p.device.type for p in here.parameters()} == {"cpu"}
+
+
 def test_sharded_folders_load_from_either_side(tokenizer, build, tmp_path):
     theirs = write_theirs(tmp_path / "theirs", tokenizer, LLAMA, max_shard_size="20KB")
     assert len(list((tmp_path / "theirs").glob("model-*.safetensors"))) > 1

@@ -45,9 +45,12 @@ def sampling(args: argparse.Namespace) -> Sampling:
 def open_model(name: str, template: str = "") -> Iterator[NativeEngine]:
     """An engine for a named model, with another template where one is given."""
     from thinkery.engine import EngineConfig, open_engine
+    from thinkery.model.hf import accelerator
 
-    with model_folder(name) as folder, open_engine(*load(folder, template), EngineConfig()) as engine:
-        yield engine
+    with model_folder(name) as folder:
+        network, tokenizer = load(folder, template)
+        with open_engine(network.to(accelerator()), tokenizer, EngineConfig()) as engine:
+            yield engine
 
 
 def load(folder: Path, template: str = "", dtype: str = "float32") -> tuple[Transformer | Adapted, Tokenizer]:

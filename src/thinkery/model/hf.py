@@ -34,15 +34,23 @@ NEEDED = (
 """What config.json must say of each of them."""
 
 
-def load_model(folder: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Transformer | Adapted, Tokenizer]:
-    """The network, in training mode as made, and the tokenizer of a Hugging Face folder."""
+def accelerator() -> torch.device:
+    """This process's GPU, or the CPU where there is none."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def load_model(
+    folder: str | Path, dtype: torch.dtype = torch.float32, device: torch.device | None = None
+) -> tuple[Transformer | Adapted, Tokenizer]:
+    """The network, in training mode as made and on a device (default: the CPU), and the tokenizer of a Hugging Face
+    folder."""
     folder = Path(folder)
     config = read_config(folder)
     tokenizer = Tokenizer.load(folder)
     require_room(_numbers(read_headers(folder)), where=str(folder), dtype=dtype)
     network = _load_network(folder, config, dtype)
     _check_rows(folder, tokenizer, network.shape)
-    return network, tokenizer
+    return network.to(device) if device else network, tokenizer
 
 
 def read_own(folder: str | Path) -> tuple[Shape, Tokenizer]:

@@ -97,9 +97,9 @@ def open_served(model: Served, running: Running, opened: ExitStack) -> Opened:
 def open_native(model: Served, running: Running, opened: ExitStack) -> Opened:
     """The built-in engine."""
     from thinkery.engine import EngineConfig, open_engine
-    from thinkery.model.hf import load_model
+    from thinkery.model.hf import accelerator, load_model
 
-    network, tokenizer = load_model(model.folder)
+    network, tokenizer = load_model(model.folder, device=accelerator())
     cfg = EngineConfig(
         max_batch=running.max_batch,
         kv_memory=running.kv_memory,

@@ -13,7 +13,7 @@ from thinkery.data.keep import Readable, readable
 from thinkery.engine import Engine, EngineConfig
 from thinkery.engine.pool import open_engines
 from thinkery.errors import ConfigError
-from thinkery.model.hf import load_model
+from thinkery.model.hf import accelerator, load_model
 from thinkery.model.tokenizer import require_chat
 from thinkery.pipeline.artifact import Model
 from thinkery.pipeline.dataset import DatasetWriter
@@ -51,7 +51,7 @@ def put_reasoning(tasks: Sequence[Task], templates: Sequence[str], seed: int) ->
 @contextmanager
 def open_model(cfg: EngineConfig, model: Model, *, examples: str = "") -> Iterator[Engine]:
     """An engine around an artifact's weights; `examples` is text put before every prompt."""
-    network, tokenizer = load_model(model.folder)
+    network, tokenizer = load_model(model.folder, device=accelerator())
     if examples:
         tokenizer = tokenizer.with_template(f"{{{{ {json.dumps(examples)} }}}}" + require_chat(tokenizer))
     with open_engines(network, tokenizer, cfg) as engine:

@@ -15,7 +15,7 @@ from thinkery.engine.pool import open_engines
 from thinkery.evals.attempts import read_groups
 from thinkery.evals.benchmark import Benchmark, Measurement, token_counter
 from thinkery.evals.measure import count_answers
-from thinkery.model.hf import load_model
+from thinkery.model.hf import accelerator, load_model
 from thinkery.pipeline.artifact import Dataset, Model, Report
 from thinkery.pipeline.run import Run
 from thinkery.rewards.accuracy import accuracy
@@ -75,7 +75,7 @@ def reasoning_rubric(cfg: Evaluate) -> Rubric:
 
 def sit_exam(run: Run, cfg: Exam, model: Model, paper: Benchmark) -> Report:
     """The report is {"stage": …, "metrics": {name: estimate}}; every answer is kept in the record."""
-    network, tokenizer = load_model(model.folder)
+    network, tokenizer = load_model(model.folder, device=accelerator())
     if cfg.template:
         tokenizer = tokenizer.with_template(template_of(cfg.template))
     found = Measurement(paper)

@@ -14,7 +14,7 @@ from thinkery.engine import Engine, EngineConfig
 from thinkery.engine.http import HttpConfig, HttpEngine
 from thinkery.engine.pool import open_engines
 from thinkery.errors import ConfigError
-from thinkery.model.hf import load_model
+from thinkery.model.hf import accelerator, load_model
 from thinkery.pipeline.artifact import Model
 from thinkery.rewards.accuracy import RULED, accuracy
 from thinkery.rewards.judge import VERDICTS, Comparison, ReferenceJudge, SafetyJudge, compare
@@ -68,7 +68,8 @@ def engine_of(role: Role, model: Model | None) -> Iterator[Engine]:
         else:
             if model is None:
                 raise ConfigError("no model is wired in for this role", where="who", hint='set who = "endpoint"')
-            yield stack.enter_context(open_engines(*load_model(model.folder), role.engine))
+            loaded = load_model(model.folder, device=accelerator())
+            yield stack.enter_context(open_engines(*loaded, role.engine))
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
 
 from thinkery.errors import ConfigError, InputError
-from thinkery.model.hf import load_model, save_model
+from thinkery.model.hf import accelerator, load_model, save_model
 from thinkery.model.lora import Lora, adapt, adapters, merged, save_adapter, sharing_frozen
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.model.transformer import Transformer, recomputed
@@ -65,18 +65,12 @@ def open_policy(run: Run, model: Model, cfg: PolicyConfig, *, sampled: torch.dty
         policy.close()
 
 
-def accelerator() -> torch.device:
-    """This process's GPU, or the CPU where there is none."""
-    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-
-
 def open_whole(run: Run, folder: Path, cfg: PolicyConfig, device: torch.device) -> Policy:
     """A policy of which every rank has all."""
     if cfg.sequences == "split" and run.ranks is not ALONE and not cfg.lora:
         hint = 'set policy.sharding = "fsdp", or policy.sequences = "whole"'
         raise ConfigError("only sharded ranks split sequences", where="policy.sequences", found=cfg.sharding, hint=hint)
-    network, tokenizer = load_model(folder)
-    network = network.to(device)
+    network, tokenizer = load_model(folder, device=device)
     if cfg.lora:
         return LoraPolicy(network, tokenizer, cfg, lora=cfg.lora, seed=run.seed, ranks=run.ranks)
     if cfg.offload == "cpu":
