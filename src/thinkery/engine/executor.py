@@ -20,7 +20,7 @@ from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
-from thinkery.engine.ray import LOOK_S, Head, connected, leaving, lost, ray  # with its settings
+from thinkery.engine.ray import LOOK_S, Head, RayError, connected, leaving, lost, raised, ray  # with its settings
 from thinkery.errors import Stalled
 from thinkery.process import Caller
 
@@ -69,7 +69,7 @@ class Executor:
         self.asked += 1
         try:
             answer = worker.call.remote(function, *args, **kwargs).future()
-        except (ray.exceptions.RayError, ConnectionError) as error:
+        except (RayError, ConnectionError) as error:
             raise lost(error) from error
         answer.add_done_callback(called.take)
         called.ray = answer
@@ -121,4 +121,4 @@ class Called(Future[T]):
         if error is None:
             self.set_result(answer.result())
         else:
-            self.set_exception(error.cause if isinstance(error, ray.exceptions.RayTaskError) else lost(error))
+            self.set_exception(raised(error))

@@ -40,7 +40,7 @@ os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # or Ray would start a cl
 try:
     import grpc
     import ray
-    from ray.exceptions import GetTimeoutError, RayError, RpcError
+    from ray.exceptions import GetTimeoutError, RayError, RayTaskError, RpcError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 except ModuleNotFoundError as error:
     raise EnvironmentLacks("engine.ray needs Ray", hint="pip install 'ray[client]'") from error
@@ -132,6 +132,11 @@ def lost(error: BaseException) -> RankLost:
     """What it means that Ray cannot say what becomes of what was asked."""
     hint = "look at Ray's own log; the same command continues from the last checkpoint"
     return RankLost("the Ray cluster is lost", where="engine.ray", found=str(error), hint=hint)
+
+
+def raised(error: BaseException) -> BaseException:
+    """What the function has raised whose call ends with an error, or that the cluster is lost."""
+    return error.cause if isinstance(error, RayTaskError) else lost(error)
 
 
 def on_every_machine(work: Callable[[str], T]) -> list[T]:
