@@ -9,6 +9,7 @@ shows what it does with real ones, nor what a network between nodes does.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -69,6 +70,7 @@ NodeName={nodes[1]} NodeHostname=localhost NodeAddr=127.0.0.1 Port={ports[2]}
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 PATIENCE_S = 180.0
+BEFORE_THE_END = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +96,14 @@ class Slurm:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
+    def job(self, job: str) -> dict[str, str]:
+        """What Slurm says of a job."""
+        return dict(re.findall(r"(\w+)=(\S*)", self.says("scontrol", "--oneliner", "show", "job", job)))
+
     def ended(self, job: str, patience_s: float = PATIENCE_S) -> dict[str, str]:
         """What Slurm says of a job, once it is neither running nor waiting any more."""
-        said: dict[str, str] = {}
-
-        def is_over() -> bool:
-            said.update(re.findall(r"(\w+)=(\S*)", self.says("scontrol", "--oneliner", "show", "job", job)))
-            return said["JobState"] not in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING")
-
-        wait_until(is_over, self, patience_s)
-        return said
+        wait_until(lambda: self.job(job)["JobState"] not in BEFORE_THE_END, self, patience_s)
+        return self.job(job)
 
 
 @contextmanager
@@ -255,13 +255,13 @@ sources = [{ source = "world", kind = "chain", limit = 12 }]
 watched = 4
 
 [zero.grpo]
-updates = 200
+updates = 1500
 questions_per_update = 2
 group_size = 2
 max_tokens = [[0, 12]]
 preflight = 0
 checkpoint_every = 1
-eval_every = 100
+eval_every = 1000
 """
 
 
@@ -272,9 +272,13 @@ def test_a_real_run_of_two_nodes_ends_after_the_time_was_over_in_between(cluster
     (tmp_path / "thinkery").chmod(0o755)
     words = ["few.toml", "--until", "zero", "--dir", "run"]
     job = cluster.submit(tmp_path, slurm(words, nodes=2, procs=1), "--time=6", OMP_NUM_THREADS="1")
+    wait_until(lambda: cluster.job(job)["Restarts"] == "1", cluster, PATIENCE_S)
+    cluster.says("scontrol", "update", f"JobId={job}", "TimeLimit=60")  # from now on there is time enough
     ended = cluster.ended(job, patience_s=900)
     said = (tmp_path / f"thinkery-{job}.txt").read_text()
-    assert ended["JobState"] == "COMPLETED", said
-    assert int(ended["Restarts"]) >= 1, said
+    assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1"), said
     assert re.search(r"ok +adding up .* 2 ranks", said)
     assert open_run(tmp_path / "run").steps["zero"].status == "done"
+    (path,) = (tmp_path / "run/steps").glob("zero-*/metrics.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["step"] for row in rows if "optim/loss" in row] == list(range(1, 1501))
