@@ -12,7 +12,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
+from thinkery.errors import RankLost
+from thinkery.launch.local import outcome
+from thinkery.launch.logs import begin_log, errors_of, last_words
 from thinkery.pipeline.read import open_run
 
 TINY = """
@@ -33,6 +37,8 @@ preflight = 0
 checkpoint_every = 1
 eval_every = 10
 """
+BEGINS = r"^--- attempt (\d+), \d{4}-\d\d-\d\d \d\d:\d\d:\d\d ---\n"
+"""The line with which an attempt begins in a log."""
 
 
 def run(
@@ -82,6 +88,13 @@ def updates(folder: Path) -> list[int]:
     return [row["step"] for row in map(json.loads, path.read_text().splitlines()) if "optim/loss" in row]
 
 
+def attempts(log: Path) -> list[str]:
+    """What each attempt has said in a log, without the lines that begin them, which must be numbered."""
+    numbers = re.findall(BEGINS, log.read_text(), re.MULTILINE)
+    assert numbers == [str(n + 1) for n in range(len(numbers))]
+    return re.sub(BEGINS, "\0", log.read_text(), flags=re.MULTILINE).split("\0")[1:]
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with the tiny recipe made short."""
@@ -100,6 +113,13 @@ def test_a_run_on_two_processes_is_stopped_killed_and_continued_and_ends_on_one(
     assert code == 75, err
     assert re.search(r"rank 1 was killed \(found SIGKILL\)\s+try: the same command continues", err)
 
+    code, err = run(folder, "--procs", "2", at_update=12, press=lambda pid: os.kill(pid, signal.SIGINT))
+    assert code == 75, err
+    stopped, killed, again = attempts(folder / "runs/a/logs/rank-1.txt")
+    assert "rank 1 was killed (found SIGKILL)" in killed, "what ended the second attempt is there after the third"
+    assert "killed" not in stopped + again
+    assert len(attempts(folder / "runs/a/logs/rank-0.txt")) == 3
+
     code, err = run(folder)
     assert code == 0, err
     assert updates(folder) == list(range(1, 41))
@@ -115,6 +135,8 @@ def test_a_rank_that_says_nothing_ends_the_run_resumable(folder: Path, sharding:
     code, err = run(folder, *words)
     assert code == 0, err
     assert updates(folder) == list(range(1, 41))
+    why, _ = attempts(folder / "runs/a/logs/rank-0.txt")
+    assert "rank 1 has given no sign of life for 3 s" in why
 
 
 def test_two_processes_run_a_recipe_to_its_end(folder: Path) -> None:
@@ -127,7 +149,7 @@ def test_two_processes_run_a_recipe_to_its_end(folder: Path) -> None:
     kept = {path.name: path.read_text() for path in (folder / "runs/a/logs").iterdir()}
     assert sorted(kept) == ["rank-0.out.txt", "rank-0.txt", "rank-1.out.txt", "rank-1.txt"]
     assert "stage 6/6 zero  step 2/2" in err
-    assert kept["rank-0.txt"] == err, "what rank 0 says is seen and kept"
+    assert attempts(folder / "runs/a/logs/rank-0.txt") == [err], "what rank 0 says is seen and kept"
     assert f"run {ended.id} is in runs/a" in kept["rank-0.out.txt"]
 
 
@@ -135,8 +157,23 @@ def test_the_log_of_rank_0_has_its_error(folder: Path) -> None:
     code, err = run(folder, "--procs", "2", "--only", "nothing")
     assert code == 2, err
     assert re.search(r"error: .*nothing", err)
-    assert (folder / "runs/a/logs/rank-0.txt").read_text() in err
-    assert "nothing" in (folder / "runs/a/logs/rank-0.txt").read_text()
+    (said,) = attempts(folder / "runs/a/logs/rank-0.txt")
+    assert said in err
+    assert "nothing" in said
+
+
+def test_a_rank_that_fails_is_quoted_from_its_last_attempt_and_one_that_is_killed_has_it_in_its_log(tmp_path):
+    log = errors_of(tmp_path, 1)
+    for said in ("error: of yesterday\n", "something\n", "killed\n"):
+        begin_log(tmp_path, 1)
+        with log.open("a") as file:
+            file.write(said)
+    assert last_words(log) == "killed"
+    with pytest.raises(RankLost, match="rank 1 was killed"):
+        outcome({1: ProcessFailure(1, 0, -signal.SIGKILL, os.devnull)}, tmp_path)
+    assert last_words(log) == f"error: {log}: rank 1 was killed (found SIGKILL)"
+    begin_log(tmp_path, 1)
+    assert last_words(log) == ""
 
 
 def test_every_rank_of_torchrun_keeps_a_log(folder: Path) -> None:

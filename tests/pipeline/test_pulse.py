@@ -81,17 +81,20 @@ def test_in_a_stage_of_all_ranks_a_wait_that_nothing_interrupts_is_ended(heard, 
     assert "rank 1, 2 has given no sign of life" in str(left[0])
 
 
-def test_a_rank_that_lives_but_does_not_come_is_hung():
+@pytest.mark.parametrize(("setting", "met"), [("start_s", False), ("behind_s", True)])
+def test_a_rank_that_lives_but_does_not_come_is_hung(setting, met):
     store = HashStore()
-    hurried = Watchdog(silence_s=2, behind_s=0.5)
+    hurried = Watchdog(silence_s=2).model_copy(update={setting: 0.5})
     first, second = Pulse(store, 0, 2, hurried), Pulse(store, 1, 2, hurried)
+    if met:
+        first.meet()
     for pulse in (first, second):
         pulse.start()
     time.sleep(0.8)
     assert first.missing() is None, "outside of a stage of all ranks nobody is waited for"
     first.shared = 1
     assert until(first.missing)
-    assert "the ranks have not met for 0.5 s" in str(first.missing())
+    assert f"watchdog.{setting}: the ranks have not met for 0.5 s" in str(first.missing())
     first.meet()
     assert first.missing() is None
     for pulse in (first, second):

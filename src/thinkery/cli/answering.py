@@ -35,6 +35,8 @@ class Answerer:
     name: str = ""
     template: str = ""
     endpoint: HttpConfig | None = None
+    on: str = ""
+    """The Ray cluster that samples from a model; empty where this process does."""
 
     @property
     def title(self) -> str:
@@ -54,7 +56,8 @@ class Answerer:
     def open(self) -> Iterator[Engine]:
         """Its engine; says at the end what an endpoint was asked for."""
         if self.endpoint is None:
-            with models.open_model(self.name, self.template) as engine:
+            opened = models.open_model_on(self.on, self.name, self.template) if self.on else None
+            with opened or models.open_model(self.name, self.template) as engine:
                 yield engine
             return
         from thinkery.engine.http import HttpEngine
@@ -87,7 +90,7 @@ def answerer(args: argparse.Namespace, prefix: str = "", *, name: str = "", temp
     given = {option: getattr(args, f"{prefix}{option}".replace("-", "_")) for option in ENDPOINT}
     given = {option: value for option, value in given.items() if value is not None}
     if not given:
-        return Answerer(name, template) if name else None
+        return Answerer(name, template, on=args.on) if name else None
     if name or template:
         raise UsageError("an endpoint has its own model and template", found=name or template)
     if not {"url", "model-name"} <= given.keys():
@@ -101,13 +104,13 @@ def answerer(args: argparse.Namespace, prefix: str = "", *, name: str = "", temp
     return Answerer(endpoint=HttpConfig(**settings, opens_thought=opens))
 
 
-def read_answerer(identity: Mapping[str, Any]) -> Answerer:
-    """Who `identity` describes."""
+def read_answerer(identity: Mapping[str, Any], on: str) -> Answerer:
+    """Who `identity` describes, on a Ray cluster where an address of one is given."""
     from thinkery.engine.http import HttpConfig
 
     if "endpoint" in identity:
         return Answerer(endpoint=HttpConfig(**identity["endpoint"]))
-    return Answerer(identity["name"], identity["template"])
+    return Answerer(identity["name"], identity["template"], on=on)
 
 
 def content_of(name: str) -> str:

@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import sys
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -84,12 +85,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help="look at the machines of a Ray cluster instead, or, under torchrun and without an address, at its ranks",
     )
+    parser.add_argument(
+        "--wait", type=float, default=120.0, metavar="S", help="seconds that each of them may take to answer (120)"
+    )
     parser.add_argument("--json", action="store_true", help="machine output on stdout")
 
 
 def main(args: argparse.Namespace) -> int:
     """Print every check; exit code 5 when something required is lacking."""
-    checks = examine(Path(args.dir)) if args.cluster is None else examine_cluster(args.cluster)
+    checks = examine(Path(args.dir)) if args.cluster is None else examine_cluster(args.cluster, args.wait)
     if int(os.environ.get("RANK", "0")):
         return 0  # rank 0 speaks for all
     if args.json:
@@ -104,21 +108,26 @@ def examine(directory: Path) -> list[Check]:
     return [_python(), *_packages(), *_torch(), _memory(), _disk(directory), _data(), *_programs()]
 
 
-def examine_cluster(address: str) -> list[Check]:
+def examine_cluster(address: str, wait_s: float) -> list[Check]:
     """Look at every machine of the Ray cluster at an address, or at every rank of torchrun's where there is none."""
     from thinkery.launch import preflight
 
     if address:
-        places, rate = preflight.of_ray(address), None
+        with redirect_stdout(sys.stderr):  # where Ray prints what becomes of its machines
+            places, silent = preflight.of_ray(address, wait_s)
+        others = [
+            Check(name, "lacks", why, "look at Ray's log there; it needs the same Thinkery and packages")
+            for name, why in silent.items()
+        ]
     else:
-        places, rate = preflight.of_ranks(os.environ)
-    together = [] if rate is None else [Check("adding up", "ok", f"{size_text(rate)} a second, {len(places)} ranks")]
-    return [*(_place(place, place.differs(places[0])) for place in places), *together]
+        places, rate = preflight.of_ranks(os.environ, wait_s)
+        others = [Check("adding up", "ok", f"{size_text(rate)} a second, {len(places)} ranks")]
+    return [*(_place(place, place.differs(places[0])) for place in places), *others]
 
 
 def _place(place: Place, differs: str) -> Check:
     if differs:
-        return Check(place.name, "lacks", differs, "install the same versions on all machines")
+        return Check(place.name, "lacks", differs, "install the same on all machines")
     return Check(place.name, "ok", f"{place.has}; thinkery {place.versions['thinkery']}")
 
 

@@ -2,15 +2,17 @@
 
 A suite is a public benchmark asked by the paper's protocol; a source (`--source gsm8k -k 4`) is any tasks, asked as
 the options say. Every attempt is kept as it comes: the same command continues where it was killed, and
-`--rescore FOLDER` judges what was kept by the rewards of today. With `--url` an endpoint is evaluated.
+`--rescore FOLDER` judges what was kept by the rewards of today. With `--url` an endpoint is evaluated, with `--on` a
+Ray cluster samples and judges.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from thinkery.evals.benchmark import Benchmark
     from thinkery.evals.evaluation import Evaluation
     from thinkery.evals.metrics import Estimate
+    from thinkery.rewards.rubric import Rubric
 
 EVALS = Path("evals")
 """Where evaluations are, unless `--out` says otherwise."""
@@ -87,6 +90,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rescore", type=Path, metavar="DIR", help="judge what DIR keeps by the rewards of today; asks no model"
     )
+    parser.add_argument(
+        "--on", default="", metavar="ADDRESS", help="sample and judge on a Ray cluster: ray://host:port, auto or local"
+    )
     parser.add_argument("--json", action="store_true", help="machine output on stdout")
     models.arguments(parser)
     parser.set_defaults(max_tokens=None)  # 512 for sources, the protocol's for suites
@@ -96,16 +102,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     endpoint_arguments(judging, "judge-")
 
 
-def main(args: argparse.Namespace) -> None:
+def main(args: argparse.Namespace) -> int:
     """Ask, or take what was kept; let it be judged; print the numbers and hold them to the gates."""
     from thinkery.evals.gates import read_gates
 
+    if args.on:
+        from thinkery.launch.watched import elsewhere
+
+        if (code := elsewhere(sys.argv[1:])) is not None:
+            return code
     plans = kept_plans(args) if args.rescore else new_plans(args)
     gates = read_gates(args.min, {plan.title: plan.benchmark.metrics() for plan in plans})
     with ExitStack() as held:
         evaluations = [held.enter_context(plan.open()) for plan in plans]
-        ask_all(plans, evaluations)
-        judge_all(plans, evaluations)
+        with redirect_stdout(sys.stderr):  # where Ray, with --on, prints what becomes of its machines
+            ask_all(plans, evaluations, args.on)
+            judge_all(plans, evaluations)
         results = {plan.title: one.results() for plan, one in zip(plans, evaluations, strict=True)}
     for plan, one in zip(plans, evaluations, strict=True):
         terminal.remark("\n".join([f"{plan.title} is kept in {one.folder}", *results[plan.title]["notes"]]))
@@ -118,6 +130,7 @@ def main(args: argparse.Namespace) -> None:
     missed = [problem for gate in gates if (problem := gate.missed_by(metrics[gate.benchmark]))]
     if missed:
         raise GateFailed(f"{len(missed)} of {len(gates)} gates are missed", found="; ".join(missed))
+    return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,21 +211,36 @@ def kept_plans(args: argparse.Namespace) -> list[Plan]:
     for folder in folders:
         settings = read_settings(folder)
         benchmark = read_asked(settings["asked"]).benchmark()
-        kept = settings["judge"] and read_answerer(settings["judge"])
+        kept = settings["judge"] and read_answerer(settings["judge"], args.on)
         title = benchmark.name if len(folders) == 1 else folder.name
         plans.append(Plan(title, benchmark, 0, None, judge or kept, partial(open_rescoring, folder, benchmark)))
     return plans
 
 
-def ask_all(plans: Sequence[Plan], evaluations: Sequence[Evaluation]) -> None:
-    """Ask whoever is asked what is still open; nobody is called where nothing is."""
+def ask_all(plans: Sequence[Plan], evaluations: Sequence[Evaluation], on: str) -> None:
+    """Ask whoever is asked what is still open, with rules judged on the cluster at an address where there is one;
+    nobody is called where nothing is."""
     waiting = [(plan, one) for plan, one in zip(plans, evaluations, strict=True) if plan.who and one.unasked]
     if not waiting or not waiting[0][0].who:
         return
-    with waiting[0][0].who.open() as engine:
+    with judging_on(on) as spread, waiting[0][0].who.open() as engine:
         for plan, one in waiting:
+            spread_out = replace(one, benchmark=replace(one.benchmark, rubric=spread(one.benchmark.rubric)))
             with follow(plan.title, one.asked, len(plan.benchmark.tasks)) as on_group:
-                one.ask(engine, plan.seed, on_group)
+                spread_out.ask(engine, plan.seed, on_group)
+
+
+@contextmanager
+def judging_on(address: str) -> Iterator[Callable[[Rubric], Rubric]]:
+    """What has the rules of a rubric judged by workers of a Ray cluster; without an address, it stays as it is."""
+    if not address:
+        yield lambda rubric: rubric
+        return
+    from thinkery.engine import EngineConfig
+    from thinkery.stages.common import spreading
+
+    with spreading(EngineConfig(ray=address)) as spread:
+        yield spread
 
 
 def judge_all(plans: Sequence[Plan], evaluations: Sequence[Evaluation]) -> None:

@@ -14,7 +14,7 @@ from thinkery.errors import InputError
 from thinkery.pipeline.files import read_json
 
 if TYPE_CHECKING:
-    from thinkery.engine import NativeEngine
+    from thinkery.engine import Engine, NativeEngine
     from thinkery.model.adapter import Adapted
     from thinkery.model.tokenizer import Tokenizer
     from thinkery.model.transformer import Transformer
@@ -51,6 +51,16 @@ def open_model(name: str, template: str = "") -> Iterator[NativeEngine]:
         network, tokenizer = load(folder, template)
         with open_engine(network.to(accelerator()), tokenizer, EngineConfig()) as engine:
             yield engine
+
+
+@contextmanager
+def open_model_on(address: str, name: str, template: str = "") -> Iterator[Engine]:
+    """The same model, sampled on a Ray cluster by as many engines as there is room for."""
+    from thinkery.engine import EngineConfig
+    from thinkery.engine.pool import open_engines
+
+    with model_folder(name) as folder, open_engines(*load(folder, template), EngineConfig(ray=address)) as engine:
+        yield engine
 
 
 def load(folder: Path, template: str = "", dtype: str = "float32") -> tuple[Transformer | Adapted, Tokenizer]:

@@ -61,11 +61,10 @@ def main(args: argparse.Namespace) -> int:
     if args.procs > 1 and "RANK" not in os.environ:
         return start_ranks(args.procs, directory)
     if "RANK" not in os.environ and on_ray(steps):
-        from thinkery.launch.watched import ENDS, tell_end, watched
+        from thinkery.launch.watched import elsewhere
 
-        if ENDS not in os.environ:
-            return watched(sys.argv[1:])
-        tell_end()
+        if (code := elsewhere(sys.argv[1:])) is not None:
+            return code
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from thinkery.launch.logs import keep_log
 

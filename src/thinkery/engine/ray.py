@@ -54,8 +54,6 @@ LOG = logging.getLogger("thinkery.engine")
 OPTIONS = {"concurrency_groups": {"work": 1, "receive": 1}, "max_restarts": 0, "max_task_retries": 0}
 """Of every actor: its three threads, the default one for `send`; the pool itself sees to what is lost."""
 
-ANSWER_S = 120.0
-"""How long a machine may take to load Thinkery."""
 CONNECT_S = 10.0
 """How long the machine of a cluster may take to answer."""
 HEAD_S = 20.0
@@ -134,6 +132,7 @@ def lost(error: BaseException) -> RankLost:
     return RankLost("the Ray cluster is lost", where="engine.ray", found=str(error), hint=hint)
 
 
+<<<<<<< ours
 def raised(error: BaseException) -> BaseException:
     """What the function has raised whose call ends with an error, or that the cluster is lost."""
     return error.cause if isinstance(error, RayTaskError) else lost(error)
@@ -142,14 +141,26 @@ def raised(error: BaseException) -> BaseException:
 def on_every_machine(work: Callable[[str], T]) -> list[T]:
     """What `work` returns on every machine of the open cluster, given its address; EnvironmentLacks where one fails."""
     asked: list[Any] = []
+=======
+def on_every_machine(work: Callable[[str], T], patience_s: float) -> tuple[list[T], dict[str, str]]:
+    """What `work` returns on the machines of the open cluster, given its address; by address why others return nothing.
+
+    Every machine is asked alone, and may take `patience_s` to load Thinkery.
+    """
+    asked: dict[Any, str] = {}
+>>>>>>> theirs
     for node in [node for node in ray.nodes() if node["Alive"]]:
         there: Any = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        asked.append(ray.remote(num_cpus=0, scheduling_strategy=there)(work).remote(node["NodeManagerAddress"]))
-    try:
-        return ray.get(asked, timeout=ANSWER_S)
-    except RayError as error:
-        hint = "every machine needs the same version of Thinkery and its packages"
-        raise EnvironmentLacks("a machine of the Ray cluster does not answer", found=str(error), hint=hint) from error
+        task: Any = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(work)
+        asked[task.remote(node["NodeManagerAddress"])] = node["NodeManagerAddress"]
+    answered, silent = ray.wait(list(asked), num_returns=len(asked), timeout=patience_s)
+    found, why = [], {asked[one]: f"no answer in {patience_s:g} s" for one in silent}
+    for one in answered:
+        try:
+            found.append(ray.get(one))
+        except RayError as error:
+            why[asked[one]] = str(error).strip().splitlines()[-1]
+    return found, why
 
 
 def head_of(address: str) -> str:

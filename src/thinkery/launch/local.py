@@ -1,7 +1,8 @@
 """`--procs N`: the same command line in N processes of this machine, watched by torchelastic's process context.
 
-Rank 0 has the terminal, and keeps what it says itself; what the others say goes to their files alone (`logs.py`). The
-first that fails ends all. Processes lie in sessions of their own, so a Ctrl-C reaches them once, from here.
+Rank 0 has the terminal, and keeps what it says itself; what the others say goes to their files alone (`logs.py`). A
+shell opens these, since torchelastic would empty them. The first that fails ends all. Processes lie in sessions of
+their own, so a Ctrl-C reaches them once, from here.
 """
 
 from __future__ import annotations
@@ -16,32 +17,48 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs, start_processes
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from thinkery.errors import RankLost, RunFailed
-from thinkery.launch.logs import errors_of, output_of
+from thinkery.launch.logs import begin_log, errors_of, last_words, output_of
+from thinkery.pipeline.meeting import gpu_of
+from thinkery.pipeline.tee import Log
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 POLL_S = 0.2
 """Seconds between two looks at the processes."""
+SEEN = 'shift 2; exec "$@"'
+APPENDED = 'errors=$1 output=$2; shift 2; exec "$@" 2>> "$errors" >> "$output"'
+"""What a shell does to run a program whose words are seen, or go behind what two files have."""
 
 
 def launch(words: Sequence[str], procs: int, directory: Path) -> int:
     """Run `thinkery WORDS` as `procs` ranks until all have ended; the exit code of rank 0.
 
-    Raises RankLost, which says that the run is resumable, when a process was killed, and RunFailed with the last words
-    of a rank other than 0 that failed.
+    Raises EnvironmentLacks where there are GPUs, but too few; RankLost, which says that the run is resumable, when a
+    process was killed; and RunFailed with the last words of a rank other than 0 that failed.
     """
+    if torch.cuda.is_available():
+        gpu_of({"LOCAL_RANK": str(procs - 1)}, torch.cuda.device_count())
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # `outcome` says what failed
-    logs = Logs(directory, procs)
-    command = dict.fromkeys(range(procs), ("-m", "thinkery.cli", *words))
+    commands = {rank: command(words, directory, rank) for rank in range(procs)}
+    logs = Inherited(str(errors_of(directory, 0).parent))
+    for rank in range(1, procs):
+        begin_log(directory, rank)
     with quiet_signals():
-        context = start_processes("thinkery", sys.executable, command, environments(procs), logs)
+        context = start_processes("thinkery", "/bin/sh", commands, environments(procs), logs)
     with forwarding(context.pids()):
         ended = context.wait(period=POLL_S)
     assert ended is not None
-    return outcome(ended.failures, logs)
+    return outcome(ended.failures, directory)
+
+
+def command(words: Sequence[str], directory: Path, rank: int) -> tuple[str, ...]:
+    """A shell's arguments for it to become a rank."""
+    logs = str(errors_of(directory, rank)), str(output_of(directory, rank))
+    return ("-c", APPENDED if rank else SEEN, "sh", *logs, sys.executable, "-m", "thinkery.cli", *words)
 
 
 def environments(procs: int) -> dict[int, dict[str, str]]:
@@ -63,51 +80,41 @@ def free_port() -> int:
         return tried.getsockname()[1]
 
 
-def outcome(failures: Mapping[int, ProcessFailure], logs: Logs) -> int:
+def outcome(failures: Mapping[int, ProcessFailure], directory: Path) -> int:
     """Rank 0's exit code where it speaks for itself; otherwise raises what became of the rank that failed."""
     codes = {rank: failure.exitcode for rank, failure in failures.items()}
     own = [rank for rank, code in codes.items() if code not in (RankLost.exit_code, -signal.SIGTERM)]
     if not own:  # all that ended badly was asked to, or lost one that was
         return max((abs(code) for code in codes.values()), default=0)
     rank = min(own, key=lambda rank: (codes[rank] < 0, rank))
-    code = codes[rank]
+    code, where = codes[rank], errors_of(directory, rank)
     if code < 0:
-        raise RankLost(
+        lost = RankLost(
             f"rank {rank} was killed",
-            where=str(errors_of(logs.directory, rank)),
+            where=str(where),
             found=signal.Signals(-code).name,
             hint="the same command continues from the last checkpoint",
         )
+        with Log(where) as log:
+            log.write(f"error: {lost}\n")  # it could not say so itself
+        raise lost
     if rank:
-        where = errors_of(logs.directory, rank)
         raise RunFailed(f"rank {rank} failed", where=str(where), found=last_words(where))
     return code
 
 
-def last_words(log: Path) -> str:
-    """What a rank said of its error."""
-    lines = log.read_text(errors="replace").splitlines()
-    return next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1] if lines else "")
-
-
-class Logs(LogsSpecs):
-    """Where the ranks write: rank 0 to the terminal, each of the others to its files of the run directory."""
-
-    def __init__(self, directory: Path, procs: int) -> None:
-        self.directory, self.procs = directory, procs
-        super().__init__(self.root_log_dir)
-        errors_of(directory, 0).parent.mkdir(parents=True, exist_ok=True)
+class Inherited(LogsSpecs):
+    """No files of torchelastic's: what ranks say goes where their commands send it."""
 
     @property
     def root_log_dir(self) -> str:
         """The folder of all logs."""
-        return str(errors_of(self.directory, 0).parent)
+        return str(self._root_log_dir)
 
     def reify(self, envs: Mapping[int, Mapping[str, str]]) -> LogsDest:
-        """Files for all but rank 0."""
-        errors = {rank: str(errors_of(self.directory, rank)) if rank else "" for rank in range(self.procs)}
-        output = {rank: str(output_of(self.directory, rank)) if rank else "" for rank in range(self.procs)}
-        return LogsDest(output, errors, error_files=dict.fromkeys(range(self.procs), os.devnull))
+        """Nothing for anybody."""
+        nothing = dict.fromkeys(envs, "")
+        return LogsDest(nothing, nothing, error_files=dict.fromkeys(envs, os.devnull))
 
 
 @contextmanager

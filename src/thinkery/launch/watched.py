@@ -1,4 +1,4 @@
-"""A run in a process of its own, where a library may end that process from within.
+"""A run, or an evaluation, in a process of its own, where a library may end that process from within.
 
 Ray ends a process that has lost its cluster, with exit code 1 and past Python's own end. What a run has done is kept,
 so it is one that can be continued, and its exit code has to say so.
@@ -50,6 +50,14 @@ def watched(words: Sequence[str]) -> int:
         found=signal.Signals(-code).name if code < 0 else f"exit code {code}, as Ray ends what has lost its cluster",
         hint="the same command continues from the last checkpoint",
     )
+
+
+def elsewhere(words: Sequence[str]) -> int | None:
+    """`watched`, but None in the process that is watched, which is to do the work."""
+    if ENDS not in os.environ:
+        return watched(words)
+    tell_end()
+    return None
 
 
 def tell_end() -> None:

@@ -26,6 +26,8 @@ from thinkery.config import Config
 from thinkery.errors import RankLost
 
 PACKAGE = str(Path(__file__).parents[1])
+WAITING = ("ranks.py", "pulse.py", "meeting.py")
+"""Files in which a rank waits; where it stands is who called them."""
 GRACE_S = 15.0
 """How long a rank that misses another may take to come to a wait that says so."""
 
@@ -33,6 +35,9 @@ GRACE_S = 15.0
 class Watchdog(Config):
     """How long the ranks of a run wait for each other."""
 
+    start_s: float = Field(default=600.0, gt=0)
+    """Seconds that the ranks may take to find each other when they start, and then to meet for the first time. The
+    others end with exit code 75 and name those that have not come."""
     silence_s: float = Field(default=300.0, gt=0)
     """Seconds without a sign of life after which a rank counts as lost: a process that is stopped, a machine or a
     network that is gone. The others end with exit code 75. Long work is no silence."""
@@ -48,6 +53,8 @@ class Store(Protocol):
 
     def get(self, key: str, /) -> bytes: ...
 
+    def check(self, keys: list[str], /) -> bool: ...
+
 
 class Pulse:
     """This rank's pulse and those that it listens to, as seconds of silence.
@@ -57,12 +64,12 @@ class Pulse:
     """
 
     def __init__(self, store: Store, rank: int, count: int, cfg: Watchdog) -> None:
-        self.store, self.rank, self.cfg = store, rank, cfg
+        self.store, self.rank, self.count, self.cfg = store, rank, count, cfg
         self.every_s = min(max(cfg.silence_s / 20, 0.05), 10.0)
         self.silence = dict.fromkeys(range(1, count) if rank == 0 else [0], 0.0)
         self.last = dict.fromkeys(self.silence, "")
-        self.apart = 0.0
-        """Seconds since the ranks have met, in blocks that all work on."""
+        self.apart, self.met = 0.0, False
+        """Seconds since the ranks have met, in blocks that all work on, and whether they ever have."""
         self.shared = 0
         """How many blocks this rank is in that all ranks work on."""
         self.ended = threading.Event()
@@ -80,7 +87,7 @@ class Pulse:
 
     def beat(self) -> None:
         """Say that this rank lives, and where it is."""
-        self.store.set(f"thinkery/pulse/{self.rank}", f"{time.monotonic_ns()} {here()}")
+        self.store.set(pulse_key(self.rank), f"{time.monotonic_ns()} {here()}")
 
     def tell_and_listen(self) -> None:
         """Speak, then hear the others, until the end; the store may hold this up for as long as it likes."""
@@ -88,7 +95,7 @@ class Pulse:
             try:
                 self.beat()
                 for other in self.silence:
-                    said = self.store.get(f"thinkery/pulse/{other}").decode()
+                    said = self.store.get(pulse_key(other)).decode()
                     if said != self.last[other]:
                         self.last[other], self.silence[other] = said, 0.0
             except RuntimeError:  # the store is gone, or does not answer: rank 0's silence will tell
@@ -110,16 +117,17 @@ class Pulse:
 
     def meet(self) -> None:
         """The ranks have met."""
-        self.apart = 0.0
+        self.apart, self.met = 0.0, True
 
     def missing(self) -> RankLost | None:
         """The error that names the ranks that are lost, None where all live."""
         silent = [rank for rank, seconds in self.silence.items() if seconds > self.cfg.silence_s]
+        behind_s, behind = (self.cfg.behind_s, "behind_s") if self.met else (self.cfg.start_s, "start_s")
         if silent:
             names, limit = ", ".join(map(str, silent)), self.cfg.silence_s
             what, setting = f"rank {names} has given no sign of life for {limit:g} s", "watchdog.silence_s"
-        elif self.apart > self.cfg.behind_s:
-            what, setting = f"the ranks have not met for {self.cfg.behind_s:g} s", "watchdog.behind_s"
+        elif self.apart > behind_s:
+            what, setting = f"the ranks have not met for {behind_s:g} s", f"watchdog.{behind}"
         else:
             return None
         seen = [f"rank {rank} was last seen at {said.partition(' ')[2]}" for rank, said in self.last.items()]
@@ -131,11 +139,16 @@ class Pulse:
         )
 
 
+def pulse_key(rank: int) -> str:
+    """Where a rank's pulse is in the store."""
+    return f"thinkery/pulse/{rank}"
+
+
 def here() -> str:
     """The line of Thinkery at which the main thread works."""
     frame: FrameType | None = sys._current_frames().get(threading.main_thread().ident or 0)
     while frame is not None and (
-        not frame.f_code.co_filename.startswith(PACKAGE) or frame.f_code.co_filename.endswith(("ranks.py", "pulse.py"))
+        not frame.f_code.co_filename.startswith(PACKAGE) or frame.f_code.co_filename.endswith(WAITING)
     ):
         frame = frame.f_back
     if frame is None:

@@ -22,6 +22,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from thinkery.errors import RankLost
+from thinkery.pipeline.meeting import gpu_of, meet
 from thinkery.pipeline.pulse import Pulse, Watchdog
 
 if TYPE_CHECKING:
@@ -134,14 +135,14 @@ class Processes(Ranks):
 
         for tensor, work in [(tensor, dist.all_reduce(tensor, group=self.group, async_op=True)) for tensor in tensors]:
             if tensor.is_cuda:  # NCCL: this waits for no other rank, and a second wait would end the connection
-                with self.broken():
+                with broken(self.pulse):
                     work.wait()  # pyright: ignore[reportOptionalMemberAccess]
             else:
                 self.meet(work)
 
     def meet(self, work: Any) -> None:
         """Wait for what the ranks do together; RankLost where one has gone or gives no sign of life."""
-        with self.broken():
+        with broken(self.pulse):
             while True:
                 try:
                     work.wait(LOOK)
@@ -157,27 +158,8 @@ class Processes(Ranks):
     @contextmanager
     def together(self) -> Iterator[None]:
         """Inside, a connection that breaks is RankLost; collectives that others call are meant, such as FSDP's."""
-        self.pulse.shared += 1
-        try:
-            with self.broken():
-                yield
-        finally:
-            self.pulse.shared -= 1
-
-    @contextmanager
-    def broken(self) -> Iterator[None]:
-        """Inside, a connection that breaks is RankLost."""
-        try:
+        with together(self.pulse):
             yield
-        except RuntimeError as error:
-            if not any(word in str(error) for word in BROKEN):
-                raise
-            raise self.pulse.missing() or RankLost(
-                "another process of this run has ended",
-                where=f"rank {self.rank} of {self.count}",
-                found=str(error).splitlines()[0],
-                hint="its log says why; the same command continues from the last checkpoint",
-            ) from error
 
     def beside(self) -> Ranks:
         """The same ranks for another thread, whose calls do not mix with this one's; all ask for them at once."""
@@ -213,6 +195,33 @@ class Beside(Processes):
             super().gather((True, None))
 
 
+@contextmanager
+def together(pulse: Pulse) -> Iterator[None]:
+    """Inside, all ranks work at the same, and a connection that breaks is RankLost."""
+    pulse.shared += 1
+    try:
+        with broken(pulse):
+            yield
+    finally:
+        pulse.shared -= 1
+
+
+@contextmanager
+def broken(pulse: Pulse) -> Iterator[None]:
+    """Inside, a connection that breaks is RankLost."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(word in str(error) for word in BROKEN):
+            raise
+        raise pulse.missing() or RankLost(
+            "another process of this run has ended",
+            where=f"rank {pulse.rank} of {pulse.count}",
+            found=str(error).splitlines()[0],
+            hint="its log says why; the same command continues from the last checkpoint",
+        ) from error
+
+
 def _bytes_of(item: object) -> Tensor:
     """An item as bytes; it goes to processes of the same run alone."""
     import torch
@@ -227,30 +236,32 @@ def _item_of(told: Tensor) -> Any:
 
 @contextmanager
 def joined(environ: Mapping[str, str], watchdog: Watchdog | None = None) -> Iterator[Ranks]:
-    """The ranks that torchrun's variables (WORLD_SIZE and the rest) speak of; one alone where there are none."""
+    """The ranks that torchrun's variables (WORLD_SIZE and the rest) speak of; one alone where there are none.
+
+    RankLost where some do not come in `start_s`, EnvironmentLacks where a machine has fewer GPUs than ranks.
+    """
     if int(environ.get("WORLD_SIZE", "1")) < 2:
         yield ALONE
         return
     import torch
     import torch.distributed as dist
-    from torch._C._distributed_c10d import TCPStore
 
     on_gpus = torch.cuda.is_available()
     if on_gpus:
-        torch.cuda.set_device(int(environ["LOCAL_RANK"]))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=PATIENCE)
-    store = TCPStore(environ["MASTER_ADDR"], int(environ["MASTER_PORT"]), is_master=False, wait_for_workers=False)
-    pulse = Pulse(store, dist.get_rank(), dist.get_world_size(), watchdog or Watchdog())
-    ranks = Processes(pulse)
+        torch.cuda.set_device(gpu_of(environ, torch.cuda.device_count()))
+    pulse = meet(environ, watchdog or Watchdog())
+    pulse.start()
     try:
-        ranks.gather(None)
-        pulse.start()
+        with together(pulse):
+            dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=PATIENCE)
+            ranks = Processes(pulse)
+            ranks.gather(None)
         yield ranks
     finally:
         pulse.stop()
         if pulse.missing():
             atexit.register(_leave)
-        else:
+        elif dist.is_initialized():
             dist.destroy_process_group()
 
 

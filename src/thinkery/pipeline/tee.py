@@ -9,10 +9,10 @@ from typing import TextIO
 
 
 class Log(TextIOBase):
-    """A file, written anew, line by line; where it cannot be written any more, nobody else fails for that."""
+    """A file, line by line behind what it has; where it cannot be written any more, nobody else fails for that."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("w", buffering=1)
+        self._file = path.open("a", buffering=1)
 
     def write(self, text: str) -> int:
         """Write, if that is possible."""
