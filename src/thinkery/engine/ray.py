@@ -132,23 +132,17 @@ def lost(error: BaseException) -> RankLost:
     return RankLost("the Ray cluster is lost", where="engine.ray", found=str(error), hint=hint)
 
 
-<<<<<<< ours
 def raised(error: BaseException) -> BaseException:
     """What the function has raised whose call ends with an error, or that the cluster is lost."""
     return error.cause if isinstance(error, RayTaskError) else lost(error)
 
 
-def on_every_machine(work: Callable[[str], T]) -> list[T]:
-    """What `work` returns on every machine of the open cluster, given its address; EnvironmentLacks where one fails."""
-    asked: list[Any] = []
-=======
 def on_every_machine(work: Callable[[str], T], patience_s: float) -> tuple[list[T], dict[str, str]]:
     """What `work` returns on the machines of the open cluster, given its address; by address why others return nothing.
 
     Every machine is asked alone, and may take `patience_s` to load Thinkery.
     """
     asked: dict[Any, str] = {}
->>>>>>> theirs
     for node in [node for node in ray.nodes() if node["Alive"]]:
         there: Any = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         task: Any = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(work)
