@@ -6,6 +6,7 @@ It is a process of its own, which the tests kill and start anew as they like: it
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,27 @@ from thinkery.model.weights import fill, read_weights
 SETTINGS = VllmConfig(dtype="float32", max_len=64, max_batch=8, tolerance=1e-3, patience_s=120.0)
 HELD_S = 0.01
 """How long an answer takes at least, so that a server has something to do when it is killed."""
+
+STARTED = f"""#!{sys.executable}
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[:0] = {sys.path!r}
+    from tests.engine.copying import serve
+
+    given = dict(word.removeprefix("--").split("=", 1) for word in sys.argv if "=" in word)
+    serve(Path(given["model"]), int(given["port"]))
+"""
+"""A Python that starts the server which answers as vLLM's does, whatever module it is told to start."""
+
+
+def program(folder: Path, text: str) -> str:
+    """A program with a text."""
+    path = folder / "python"
+    path.write_text(text)
+    path.chmod(0o755)
+    return str(path)
 
 
 class Copying:
@@ -110,13 +132,16 @@ def serve(folder: Path, port: int) -> None:
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if len(body.get("prompt", ())) + body.get("max_tokens", 0) > SETTINGS.max_len:
+                    self.reply({"error": "longer than max_model_len"}, status=400)
+                    return
                 with one_at_a_time:
                     found = answer(self.path, body)
                 self.reply(found)
 
-            def reply(self, found: dict[str, Any]) -> None:
+            def reply(self, found: dict[str, Any], status: int = 200) -> None:
                 data = json.dumps(found).encode()
-                self.send_response(200)
+                self.send_response(status)
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)

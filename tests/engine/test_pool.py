@@ -24,6 +24,8 @@ from tests.engine.asking import (
 from thinkery.engine import EngineConfig, Request, generate, sampled_dtype
 from thinkery.engine import pool as pools
 from thinkery.engine.canary import gap, text_logprobs
+from thinkery.engine.delivery import Snapshot
+from thinkery.engine.member import Take
 from thinkery.engine.pool import TOLERANCE, open_pool
 from thinkery.errors import InputError, RunFailed, Stalled
 from thinkery.model.transformer import Transformer
@@ -126,6 +128,19 @@ def test_weights_that_did_not_arrive_end_the_run_though_the_version_is_right(eng
     fresh = engine.snapshot(engine.version + 1)
     with pytest.raises(RunFailed, match=rf"does not sample from version {fresh.version}.*canary differ"):
         engine.take(replace(fresh, weights=stale.weights))
+
+
+def test_a_process_that_takes_other_weights_than_it_was_given_ends_the_run(engine, monkeypatch):
+    snapshot = engine.snapshot(engine.version + 1)
+
+    def mistaken(place, given: Snapshot) -> None:
+        place.tell(Take(given.weights, given.version + 5, given.canary))
+        place.unanswered, place.ready = 1, False
+
+    monkeypatch.setattr(pools.Place, "deliver", mistaken)
+    found = rf"version {snapshot.version + 5} instead of {snapshot.version}"
+    with pytest.raises(RunFailed, match=rf"an engine did not take the new weights.*{found}"):
+        engine.take(snapshot)
 
 
 def test_what_cannot_be_sent_to_another_process_is_refused(engine):

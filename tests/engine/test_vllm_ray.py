@@ -23,7 +23,7 @@ from tests.engine.asking import (
     samples_once_though_one_is_killed,
     until_all_are_ready,
 )
-from tests.engine.copying import SETTINGS
+from tests.engine.copying import SETTINGS, STARTED, program
 from tests.engine.test_ray import kill_actor, on_cluster, pid_of
 from tests.engine.test_vllm import FLOAT, follows_the_weights, goes_on_under_other_weights
 from tests.engine.test_vllm_pool import agrees_though_one_is_killed, kill_server, left_of, server_of
@@ -41,29 +41,8 @@ from thinkery.tasks.world import ZERO_TEMPLATE
 ray = pytest.importorskip("ray", reason="thinkery[ray] is not installed")
 ON = EngineConfig(ray="local", processes=2)
 
-STARTED = f"""#!{sys.executable}
-import sys
-from pathlib import Path
-
-if __name__ == "__main__":
-    sys.path[:0] = {sys.path!r}
-    from tests.engine.copying import serve
-
-    given = dict(word.removeprefix("--").split("=", 1) for word in sys.argv if "=" in word)
-    serve(Path(given["model"]), int(given["port"]))
-"""
-"""A Python that starts the server which answers as vLLM's does, whatever module it is told to start."""
-
 SAYS_GPUS = f"#!{sys.executable}\nimport os\nprint('GPUs', os.environ['CUDA_VISIBLE_DEVICES'])\n"
 """A Python that says which GPUs it has, and ends."""
-
-
-def program(folder: Path, text: str) -> str:
-    """A program with a text."""
-    path = folder / "python"
-    path.write_text(text)
-    path.chmod(0o755)
-    return str(path)
 
 
 @pytest.fixture(scope="module")

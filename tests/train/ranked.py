@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from thinkery.core import Completion, Task
-from thinkery.engine import EngineConfig
+from thinkery.engine import EngineConfig, MembersConfig
 from thinkery.engine.pool import open_engines
 from thinkery.errors import Stopped
 from thinkery.model.hf import load_model
@@ -18,6 +18,7 @@ from thinkery.pipeline.artifact import Model
 from thinkery.pipeline.ranks import Ranks, joined
 from thinkery.pipeline.run import Run
 from thinkery.rewards.rubric import Rubric
+from thinkery.stages.on_policy import OnPolicyDistill, OnPolicyGrpo, open_teacher
 from thinkery.train.grpo import Grpo, grpo
 from thinkery.train.optim import PolicyConfig
 from thinkery.train.policy import Policy, open_policy
@@ -54,9 +55,30 @@ def reinforce_ahead(run: Run, policy: Policy) -> None:
     reinforce(run, policy, ahead=1, spare=2, span=2)
 
 
+def distill(run: Run, policy: Policy, **settings: MembersConfig) -> None:
+    """On-policy distillation from the model of the folder `teacher`."""
+    loop = OnPolicyGrpo(updates=UPDATES, questions_per_update=5, max_tokens=((0, 6),), checkpoint_every=4)
+    cfg, teacher = OnPolicyDistill(grpo=loop, **settings), Model(run.dir.parent / "teacher", {"folder": "."})  # type: ignore[arg-type]
+    with (
+        open_teacher(cfg, policy, teacher) as judge,
+        open_engines(policy.sampled, policy.tokenizer, EngineConfig(max_batch=16, max_len=64)) as sampler,
+    ):
+        grpo(run, loop, policy, sampler, TASKS, Rubric(low=low), baseline=judge)
+
+
+def distill_from_afar(run: Run, policy: Policy) -> None:
+    """The same, with the teacher in a process of its own."""
+    distill(run, policy, teacher_engine=MembersConfig(processes=1))
+
+
 def imitate(run: Run, policy: Policy) -> None:
     """Supervised training in which the last update of each epoch has three rows."""
     sft(run, Sft(epochs=-(-UPDATES // 3), batch=4, checkpoint_every=4), policy, ROWS, held_out=ROWS[:3])
+
+
+JOBS = {
+    "grpo": reinforce, "ahead": reinforce_ahead, "sft": imitate, "distill": distill, "distant": distill_from_afar,
+}  # fmt: skip
 
 
 def train(ranks: Ranks, model: Path, folder: Path, job: str) -> None:
@@ -73,7 +95,7 @@ def train(ranks: Ranks, model: Path, folder: Path, job: str) -> None:
     with open_policy(run, Model(model, {"folder": "."}), cfg) as policy:
         ask_to_stop(run, policy, int(stop))
         try:
-            {"grpo": reinforce, "ahead": reinforce_ahead, "sft": imitate}[loop](run, policy)
+            JOBS[loop](run, policy)
         except Stopped:
             return
         run.save_model(policy.save_model)

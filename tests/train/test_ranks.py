@@ -32,6 +32,8 @@ HOST = ("grpo/replicated+cpu", "grpo/fsdp+cpu", "sft/fsdp+cpu")
 """With the optimizer, or all parts, in the host's memory."""
 SPLIT = ("grpo/fsdp+split", "sft/fsdp+split")
 """With a part of every sequence on each rank."""
+TAUGHT = ("distill/replicated", "distill/fsdp", "distill/fsdp+split", "distant/replicated", "distant/fsdp")
+"""By a teacher, held as the student is or in a process of its own."""
 
 
 class Seat(Ranks):
@@ -53,9 +55,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, and what one rank and two make of it: whole trainings, and others stopped by the last rank halfway."""
     place = tmp_path_factory.mktemp("ranks")
     save_model(place / "model", tiny_network(), tiny_tokenizer())
-    for loop in ("sft", "grpo", "ahead"):
+    save_model(place / "teacher", tiny_network(seed=5), tiny_tokenizer())
+    for loop in ("sft", "grpo", "ahead", "distill"):
         train(ALONE, place / "model", place, f"one-{loop}/{loop}/replicated/0")
-    whole = [f"two-{kind.replace('/', '-')}/{kind}/0" for kind in (*WHOLE, *AHEAD, *HOST, *SPLIT)]
+    whole = [f"two-{kind.replace('/', '-')}/{kind}/0" for kind in (*WHOLE, *AHEAD, *HOST, *SPLIT, *TAUGHT)]
     halves = [f"part-{kind.replace('/', '-')}/{kind}/6" for kind in WHOLE]
     on_two_ranks(place, *whole, *halves)
     return place
@@ -84,6 +87,14 @@ def assert_equal(place: Path, name: str, loop: str) -> None:
 @pytest.mark.parametrize("kind", [*WHOLE, *AHEAD, *HOST, *SPLIT])
 def test_two_ranks_make_the_losses_and_weights_of_one(place: Path, kind: str) -> None:
     assert_equal(place, f"two-{kind.replace('/', '-')}", kind.partition("/")[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", TAUGHT)
+def test_two_ranks_learn_from_a_teacher_what_one_learns_wherever_it_is(place: Path, kind: str) -> None:
+    assert_equal(place, f"two-{kind.replace('/', '-')}", "distill")
+    first, *_, last = [row["distill/reverse_kl"] for row in Run(place / "one-distill", "distill").curves()]
+    assert last < 0.9 * first
 
 
 @pytest.mark.slow

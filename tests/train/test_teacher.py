@@ -17,7 +17,7 @@ from thinkery.stages.on_policy import OnPolicyGrpo
 from thinkery.train.batch import Example
 from thinkery.train.grpo import grpo
 from thinkery.train.policy import PolicyConfig
-from thinkery.train.teacher import Teacher, require_same_tokens, taught
+from thinkery.train.teacher import Teacher, beside, require_same_tokens, taught
 
 TASKS = [Task(f"t{n}", f"{n}?", language="en") for n in range(6)]
 
@@ -31,11 +31,10 @@ def test_a_teacher_that_is_the_student_finds_nothing_to_teach(make_policy):
     policy = make_policy()
     example = Example([5, 6, 7, 8], learn_from=2)
     known = replace(example, old=policy.logprobs([example])[0])
-    [[judged]] = Teacher(policy, make_policy().network, temperature=1.0).compare([[known]])
+    teacher = Teacher(beside(policy, make_policy().network, 1.0))
+    [[judged]] = teacher.compare([[known]])
     assert judged.advantage.tolist() == pytest.approx([0.0, 0.0], abs=1e-6)
-    assert Teacher(policy, policy.network, temperature=1.0).learn([judged], total=1) == {
-        "distill/reverse_kl": pytest.approx(0.0, abs=1e-6)
-    }
+    assert teacher.learn([judged], total=1) == {"distill/reverse_kl": pytest.approx(0.0, abs=1e-6)}
 
 
 def test_the_students_reverse_kl_to_its_teacher_falls(make_policy, tmp_path):
@@ -47,7 +46,7 @@ def test_the_students_reverse_kl_to_its_teacher_falls(make_policy, tmp_path):
     cfg = OnPolicyGrpo(
         policy=PolicyConfig(lr=1e-2), updates=15, questions_per_update=6, max_tokens=((0, 24),), keep_rollouts=0
     )
-    judge = Teacher(student, teacher.network, temperature=1.0)
+    judge = Teacher(beside(student, teacher.network, 1.0))
     with open_engine(student.network, student.tokenizer, EngineConfig(max_batch=32, max_len=128)) as engine:
         grpo(run, cfg, student, engine, TASKS, Rubric(none=Part(nothing, weight=0.0)), baseline=judge)
     found = [json.loads(line)["distill/reverse_kl"] for line in (run.dir / "metrics.jsonl").read_text().splitlines()]

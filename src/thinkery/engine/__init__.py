@@ -23,10 +23,29 @@ from thinkery.errors import ConfigError, EnvironmentLacks
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.model.transformer import Transformer
 
-__all__ = ["Engine", "EngineConfig", "Event", "NativeEngine", "Request", "generate", "open_engine"]
+__all__ = ["Engine", "EngineConfig", "Event", "MembersConfig", "NativeEngine", "Request", "generate", "open_engine"]
 
 
-class EngineConfig(Config):
+class MembersConfig(Config):
+    """Where something is computed: in this process, in others of this machine, or on a Ray cluster."""
+
+    processes: int = Field(default=0, ge=0, json_schema_extra={"key": False})
+    """Processes of their own that do it (`engine/pool.py`), each with its copy of the network and for itself as much as
+    is set here; 0 does it in this one."""
+    ray: str = Field(default="", json_schema_extra={"key": False})
+    """A Ray cluster whose actors do it instead (`engine/ray.py`), each with a server of vLLM where the stage has that
+    set: `ray://host:port`, `auto` on one of its machines, `local` for one of this machine alone. `processes` is their
+    number, 0 as many as there is room for."""
+    threads: int = Field(default=1, ge=1, json_schema_extra={"key": False})
+    """Threads of each of these processes or actors; a Ray cluster keeps so many processors for an actor."""
+    patience_s: float = Field(default=600.0, gt=0, json_schema_extra={"key": False})
+    """Seconds that one of them may say nothing, though it has work, before another does it. A step must take less."""
+    start_s: float = Field(default=600.0, gt=0, json_schema_extra={"key": False})
+    """Seconds that they may take to start, on a cluster also to find room. The others go on without one that takes
+    longer; where there are no others, the run stops, to be continued."""
+
+
+class EngineConfig(MembersConfig):
     """How the built-in engine runs; what it samples is decided by `Sampling` and seeds."""
 
     max_batch: int = Field(default=384, ge=1, json_schema_extra={"key": False})
@@ -41,20 +60,6 @@ class EngineConfig(Config):
     dtype: Literal["model", "float32", "bfloat16", "fastest"] = "model"
     """Number format to sample in; "model" is that of the tensors that learn. bfloat16 is faster where the processor
     multiplies in it, which "fastest" looks up, and its log-probabilities are only nearly the trainer's."""
-    processes: int = Field(default=0, ge=0, json_schema_extra={"key": False})
-    """Processes of their own that sample, each from its copy of the network (`engine/pool.py`) and with as many samples
-    and as much memory as set here; 0 samples in this one."""
-    ray: str = Field(default="", json_schema_extra={"key": False})
-    """A Ray cluster whose actors sample instead (`engine/ray.py`), each with a server of vLLM where the stage's `vllm`
-    is set: `ray://host:port`, `auto` on one of its machines, `local` for one of this machine alone. `processes` is
-    their number, 0 as many as there is room for."""
-    threads: int = Field(default=1, ge=1, json_schema_extra={"key": False})
-    """Threads of each of these processes or actors; a Ray cluster keeps so many processors for an actor."""
-    patience_s: float = Field(default=600.0, gt=0, json_schema_extra={"key": False})
-    """Seconds that one of them may say nothing, though it has work, before another does it. A step must take less."""
-    start_s: float = Field(default=600.0, gt=0, json_schema_extra={"key": False})
-    """Seconds that they may take to start, on a cluster also to find room. The others go on without one that takes
-    longer; where there are no others, the run stops, to be continued."""
     kernels: Literal["compiled", "torch"] = Field(default="compiled", json_schema_extra={"key": False})
     """What computes between matrix products on a CPU: our own functions, compiled on first use where there is a C++
     compiler, or PyTorch's, which are slower."""

@@ -1,9 +1,9 @@
 """One member of a pool: a copy of the network, the built-in engine around it, and what it is asked.
 
 It is sent `Ask`, `Take` and `Cancel`, and says `Alive` when it has started, then `Taken`, `Ended`, `Alive` and, where
-it cannot go on, `Lost` or `Broken`. `Members` is what a pool asks of the place where they run: processes of this
-machine (`processes.py`) or actors of a Ray cluster (`ray.py`), and servers of vLLM, each asked by such a process
-(`vllm_pool.py`) or actor (`vllm_ray.py`).
+it cannot go on, `Lost` or `Broken`. One whose model does not change, a teacher, is sent `Score` and says `Scored`.
+`Members` is what a pool asks of the place where they run: processes of this machine (`processes.py`) or actors of a Ray
+cluster (`ray.py`), and servers of vLLM, each asked by such a process (`vllm_pool.py`) or actor (`vllm_ray.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -64,6 +65,31 @@ class Ended:
     events: tuple[Event, ...]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Text:
+    """Tokens, of which the first `given` are not asked about; at least one is given."""
+
+    tokens: Sequence[int] | np.ndarray
+    given: int
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Texts whose log-probabilities under softmax(logits / temperature) are asked for."""
+
+    id: str
+    texts: tuple[Text, ...]
+    temperature: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Of each text the log-probability of every token that is not given."""
+
+    id: str
+    logprobs: Sequence[Sequence[float]]
+
+
 @dataclass(frozen=True, slots=True)
 class Alive:
     """The member has started, or its samples go on."""
@@ -83,8 +109,8 @@ class Broken:
     error: ThinkeryError
 
 
-Order = Ask | Take | Cancel | Stop
-Said = Taken | Ended | Alive | Lost | Broken
+Order = Ask | Take | Score | Cancel | Stop
+Said = Taken | Ended | Scored | Alive | Lost | Broken
 
 
 class Link(Protocol):
@@ -108,7 +134,7 @@ class Link(Protocol):
 
 
 class Members(Protocol):
-    """Where members run, and how weights come to them."""
+    """Where members run."""
 
     count: int
     """How many there are to be."""
@@ -120,6 +146,10 @@ class Members(Protocol):
     def heard(self, links: Sequence[Link], timeout: float) -> list[Link]:
         """Those that have said something or died, as soon as there is one, none after `timeout` seconds."""
         ...
+
+
+class LearningMembers(Members, Protocol):
+    """Where members run whose weights change, and how these come to them."""
 
     def store(self, weights: Mapping[str, Tensor]) -> Weights:
         """A copy of the weights as they are now, where every member can read it."""
@@ -190,6 +220,27 @@ class Member:
         if ended or now - self.told > ALIVE_S:
             self.connection.send(Ended(tuple(ended)) if ended else Alive())
             self.told = now
+
+
+class Scorer:
+    """The texts of one member, which `score` gives log-probabilities at a temperature."""
+
+    busy = False
+
+    def __init__(
+        self, connection: Channel, score: Callable[[Sequence[Text], float], Sequence[Sequence[float]]]
+    ) -> None:
+        self.connection, self.score = connection, score
+
+    def take(self, job: Score) -> None:
+        """Score texts."""
+        self.connection.send(Scored(job.id, self.score(job.texts, job.temperature)))
+
+    def cancel(self, job: str) -> None:
+        """Nothing: what is taken is done."""
+
+    def advance(self) -> None:
+        """Nothing goes on."""
 
 
 def change(network: nn.Module, engine: NativeEngine, job: Take) -> Taken:

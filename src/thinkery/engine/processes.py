@@ -1,10 +1,10 @@
-"""Members of a pool as processes of this machine, which read weights from a folder."""
+"""Members of a pool as processes of this machine; those whose weights change read them from a folder."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from thinkery.engine import EngineConfig
+from thinkery.engine import EngineConfig, MembersConfig
 from thinkery.engine.delivery import InFolder, in_folder
 from thinkery.engine.member import Link, Order, Said, run_member
 from thinkery.model.hf import save_model
@@ -23,31 +23,39 @@ from thinkery.process import Worker, end_process, start_process
 
 
 @contextmanager
-def open_processes(network: Any, tokenizer: Tokenizer, cfg: EngineConfig) -> Iterator[Processes]:
-    """The place for `cfg.processes` processes, with a folder that lasts as long as the block."""
-    folder = Path(tempfile.mkdtemp(prefix="thinkery-pool-"))
+def open_processes(network: Any, tokenizer: Tokenizer, cfg: EngineConfig) -> Iterator[LearningProcesses]:
+    """The place for `cfg.processes` processes on the network's device, with a folder that lasts as the block does."""
+    folder, own = Path(tempfile.mkdtemp(prefix="thinkery-pool-")), next(network.parameters())
     try:
         save_model(folder / "model", plain(network), tokenizer)
-        yield Processes(network, cfg, folder)
+        alone = cfg.model_copy(update={"processes": 0})
+        yield LearningProcesses(folder, cfg, run_member, folder / "model", alone, own.dtype, str(own.device))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 class Processes:
-    """Members beside this process, on the device of its network."""
+    """Members beside this process, each of which does `work(connection, *args)`."""
 
-    def __init__(self, network: Any, cfg: EngineConfig, folder: Path) -> None:
-        self.own, self.folder, self.count = next(network.parameters()), folder, cfg.processes
-        self.cfg = cfg.model_copy(update={"processes": 0})
+    def __init__(self, cfg: MembersConfig, work: Callable[..., None], *args: object) -> None:
+        self.count, self.threads = cfg.processes, cfg.threads
+        self.work, self.args = work, args
 
     def start(self) -> ProcessLink:
         """A new process, which loads the model."""
-        args = (self.folder / "model", self.cfg, self.own.dtype, str(self.own.device))
-        return ProcessLink(*start_process(run_member, *args, threads=self.cfg.threads))
+        return ProcessLink(*start_process(self.work, *self.args, threads=self.threads))
 
     def heard(self, links: Sequence[Link], timeout: float) -> list[Link]:
         """Those that have said something or died."""
         return heard(links, timeout)
+
+
+class LearningProcesses(Processes):
+    """Members whose weights change, and come in a folder."""
+
+    def __init__(self, folder: Path, cfg: MembersConfig, work: Callable[..., None], *args: object) -> None:
+        super().__init__(cfg, work, *args)
+        self.folder = folder
 
     def store(self, weights: Mapping[str, Tensor]) -> InFolder:
         """A copy of the weights, in a new folder."""

@@ -27,7 +27,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from thinkery.engine import EngineConfig
+from thinkery.engine import EngineConfig, MembersConfig
 from thinkery.engine.member import Link, Lost, Order, Said, run_member
 from thinkery.errors import ConfigError, EnvironmentLacks, RankLost, Stalled, ThinkeryError
 from thinkery.model.hf import save_model
@@ -74,7 +74,7 @@ def open_actors(network: Any, tokenizer: Tokenizer, cfg: EngineConfig) -> Iterat
         yield Actors(cfg, gpus, lambda folder: save_model(folder, plain(network), tokenizer), work)
 
 
-def connected_as(cfg: EngineConfig) -> AbstractContextManager[None]:
+def connected_as(cfg: MembersConfig) -> AbstractContextManager[None]:
     """A connection to the cluster that the settings name."""
     return connected(cfg.ray, processors=cfg.processes * cfg.threads)
 
@@ -220,7 +220,7 @@ class Actors:
     `write` writes the model's folder, which every actor then has on its machine for its work.
     """
 
-    def __init__(self, cfg: EngineConfig, gpus: int, write: Callable[[Path], None], work: Work) -> None:
+    def __init__(self, cfg: MembersConfig, gpus: int, write: Callable[[Path], None], work: Work) -> None:
         self.count = count_of(cfg.processes, {"CPU": cfg.threads, "GPU": gpus}, patience_s=cfg.start_s)
         options: dict[str, Any] = {**OPTIONS, "num_cpus": cfg.threads, "num_gpus": gpus}
         self.actor = ray.remote(**options)(Actor)

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from thinkery.config import Config
 from thinkery.core import Completion, Finish, Sampling
-from thinkery.engine import EngineConfig
+from thinkery.engine import EngineConfig, MembersConfig
 from thinkery.engine.base import Event, LearningEngine, Request
 from thinkery.engine.delivery import Weights, in_folder, snapshot_of
 from thinkery.errors import ConfigError, InputError, RunFailed
@@ -100,7 +100,7 @@ class VllmConfig(Config):
             raise ValueError(f"arguments: {error}") from error
         return math.prod(vars(found).values())
 
-    def contradicts(self, engine: EngineConfig) -> str:
+    def contradicts(self, engine: MembersConfig) -> str:
         """What is wrong with these settings beside those of a stage's engine, "" for nothing."""
         if not engine.ray or not (self.url or self.devices):
             return ""

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from thinkery.engine import EngineConfig
 from thinkery.engine.delivery import InFolder, in_folder
-from thinkery.engine.member import Alive, Broken, Link, Lost, Member, Take, Taken
+from thinkery.engine.member import Alive, Broken, Link, Lost, Member, Scorer, Take, Taken, Text
 from thinkery.engine.pool import PoolEngine, pooled
 from thinkery.engine.processes import ProcessLink, heard
 from thinkery.engine.vllm import VllmConfig, VllmSampler, weights_of, write_untied
@@ -30,7 +30,12 @@ from thinkery.engine.vllm_server import Gone, Remote, Server
 from thinkery.errors import ThinkeryError
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.model.transformer import Transformer
-from thinkery.process import Channel, start_process, work
+from thinkery.process import Channel, Desk, start_process, work
+
+Open = Callable[[], Remote]
+"""What reaches a server, or starts one."""
+DeskOf = Callable[[Channel, Remote], Desk]
+"""What a member does with its server, at its end of a connection."""
 
 LOOK_S = 0.5
 """How often one that waits for a server looks for it."""
@@ -45,7 +50,7 @@ def open_servers(network: Transformer, tokenizer: Tokenizer, cfg: VllmConfig, ve
     try:
         if cfg.python:
             write_untied(folder, network, tokenizer, cfg)
-        members = Servers(tokenizer, cfg, folder)
+        members = Servers(cfg, partial(sampling, tokenizer=tokenizer, cfg=cfg), folder, folder)
         with pooled(network, tokenizer, limits_of(cfg), members, cfg.tolerance, version) as engine:
             yield engine
     finally:
@@ -60,10 +65,11 @@ def limits_of(cfg: VllmConfig, start_s: float = 0.0) -> EngineConfig:
 
 
 class Servers:
-    """Members that each ask a server; weights come to all of them in one folder."""
+    """Members that each ask a server, which they start on a `model` unless it runs already; weights come to all of them
+    in one `folder`, which has the servers' logs too."""
 
-    def __init__(self, tokenizer: Tokenizer, cfg: VllmConfig, folder: Path) -> None:
-        self.tokenizer, self.cfg, self.folder = tokenizer, cfg, folder
+    def __init__(self, cfg: VllmConfig, desk: DeskOf, model: Path, folder: Path) -> None:
+        self.cfg, self.desk, self.model, self.folder = cfg, desk, model, folder
         self.free = list(cfg.url or cfg.devices or ("",))
         """Addresses, or GPUs, that no member has."""
         self.count, self.started = len(self.free), 0
@@ -72,9 +78,9 @@ class Servers:
         """A new process for a server that has none."""
         self.started += 1
         place, log = self.free.pop(0), self.folder / f"server-{self.started}.log"
-        open_it = partial(Remote, place) if self.cfg.url else partial(Server, self.folder, log=log, devices=place)
-        args = (self.tokenizer, self.cfg, open_it)
-        return ServerLink(*start_process(run_member, *args, threads=1), place, self.free)
+        started = partial(Server, self.model, self.cfg, log=log, devices=place)
+        open_it = partial(Remote, place, self.cfg) if self.cfg.url else started
+        return ServerLink(*start_process(run_member, open_it, self.desk, threads=1), place, self.free)
 
     def heard(self, links: Sequence[Link], timeout: float) -> list[Link]:
         """Those that have said something or died."""
@@ -98,23 +104,38 @@ class ServerLink(ProcessLink):
         self.free.append(self.place)
 
 
-def run_member(
-    connection: Channel, tokenizer: Tokenizer, cfg: VllmConfig, open_it: Callable[[VllmConfig], Remote]
-) -> None:
-    """What a member does: reach a server and sample with it, until that is gone."""
+def run_member(connection: Channel, open_it: Open, desk: DeskOf) -> None:
+    """What a member does: reach a server and work with it, until that is gone."""
     try:
-        with closing(open_it(cfg)) as server:
+        with closing(open_it()) as server:
             while not server.ready() and not connection.poll(LOOK_S):
                 pass
             connection.send(Alive())
-            sampler = VllmSampler(tokenizer, cfg, server)
-            work(connection, Member(connection, sampler, partial(change, sampler)))
+            work(connection, desk(connection, server))
     except Gone as error:
         connection.send(Lost(str(error)))
     except ThinkeryError as error:
         connection.send(Broken(error))
 
 
+def sampling(connection: Channel, server: Remote, tokenizer: Tokenizer, cfg: VllmConfig) -> Member:
+    """Sampling with a server."""
+    sampler = VllmSampler(tokenizer, cfg, server)
+    return Member(connection, sampler, partial(change, sampler))
+
+
 def change(sampler: VllmSampler, job: Take) -> Taken:
     """Have a server take weights, and say what it makes of the canary with them."""
     return Taken(*sampler.deliver(job.weights, job.version, job.canary))
+
+
+def scoring(connection: Channel, server: Remote) -> Scorer:
+    """Scoring texts with a server."""
+    return Scorer(connection, partial(logprobs_of, server))
+
+
+def logprobs_of(server: Remote, texts: Sequence[Text], temperature: float) -> list[list[float]]:
+    """The log-probabilities of the texts' tokens that are not given, all asked at once; at temperature 1 only, which
+    who asks has to keep to."""
+    found = server.threads.map(server.score, [[int(token) for token in text.tokens] for text in texts])
+    return [logprobs[text.given - 1 :] for text, logprobs in zip(texts, found, strict=True)]

@@ -12,18 +12,18 @@ Ray had GPUs to give, they were numbers.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from torch import Tensor
 
-from thinkery.engine import EngineConfig
+from thinkery.engine import EngineConfig, MembersConfig
 from thinkery.engine.pool import PoolEngine, pooled
 from thinkery.engine.ray import Actors, InStore, connected_as, has_gpus
 from thinkery.engine.vllm import VllmConfig, weights_of, write_untied
-from thinkery.engine.vllm_pool import limits_of, run_member
+from thinkery.engine.vllm_pool import DeskOf, limits_of, run_member, sampling
 from thinkery.engine.vllm_server import Server
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.model.transformer import Transformer
@@ -35,27 +35,31 @@ def open_servers(
     network: Transformer, tokenizer: Tokenizer, cfg: VllmConfig, version: int, on: EngineConfig
 ) -> Iterator[PoolEngine]:
     """An engine of the servers that the settings ask for, on the cluster they name, for as long as the block lasts."""
+    write = partial(write_untied, network=network, tokenizer=tokenizer, cfg=cfg)
+    desk, on_gpu = partial(sampling, tokenizer=tokenizer, cfg=cfg), next(network.parameters()).device.type == "cuda"
     with connected_as(on):
-        limits, members = limits_of(cfg, on.start_s), Servers(network, tokenizer, cfg, on)
+        limits, members = limits_of(cfg, on.start_s), Servers(cfg, on, write, desk, on_gpu=on_gpu)
         with pooled(network, tokenizer, limits, members, cfg.tolerance, version) as engine:
             yield engine
 
 
 class Servers(Actors):
-    """Actors that each start a server; with GPUs where the learner has one or the cluster has any."""
+    """Actors that each start a server on the model that `write` writes; with GPUs where the learner is on one or the
+    cluster has any."""
 
-    def __init__(self, network: Transformer, tokenizer: Tokenizer, cfg: VllmConfig, on: EngineConfig) -> None:
+    def __init__(
+        self, cfg: VllmConfig, on: MembersConfig, write: Callable[[Path], None], desk: DeskOf, *, on_gpu: bool
+    ) -> None:
         self.cfg = cfg
-        gpus = cfg.gpus if next(network.parameters()).device.type == "cuda" or has_gpus() else 0
-        write = partial(write_untied, network=network, tokenizer=tokenizer, cfg=cfg)
-        super().__init__(on, gpus, write, partial(serve, tokenizer=tokenizer, cfg=cfg))
+        gpus = cfg.gpus if on_gpu or has_gpus() else 0
+        super().__init__(on, gpus, write, partial(serve, cfg=cfg, desk=desk))
 
     def store(self, weights: Mapping[str, Tensor]) -> InStore:
         """A copy of the weights as vLLM reads them, in the object store."""
         return super().store(weights_of(weights, self.cfg))
 
 
-def serve(connection: Channel, folder: Path, tokenizer: Tokenizer, cfg: VllmConfig) -> None:
-    """What an actor does: start a server on the model of a folder, and sample with it until it is gone."""
+def serve(connection: Channel, folder: Path, cfg: VllmConfig, desk: DeskOf) -> None:
+    """What an actor does: start a server on the model of a folder, and work with it until it is gone."""
     started = cfg.model_copy(update={"python": cfg.python or sys.executable})
-    run_member(connection, tokenizer, started, partial(Server, folder))
+    run_member(connection, partial(Server, folder, started), desk)

@@ -118,6 +118,10 @@ class Policy(Learner):
         """A copy of the whole network as it is now, in the format that learns."""
         return copy.deepcopy(self.network)
 
+    def frozen(self, folder: Path) -> Any:
+        """The network of a folder, held as this one is, to `score` with: it does not learn."""
+        return load_model(folder)[0].to(self.device).eval().requires_grad_(False)
+
     def refresh_reference(self) -> None:
         """Freeze a copy of the current weights as the reference of the KL term (R1: every 400 updates)."""
         self.reference = self.copied().requires_grad_(False)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,6 +47,12 @@ class SplitPolicy(ShardedPolicy):
     def __init__(self, network: Transformer, *more: Any, ranks: Ranks, **settings: Any) -> None:
         require_dealable(network.shape, ranks.count)
         super().__init__(network, *more, ranks=ranks, **settings)
+
+    def frozen(self, folder: Path) -> Transformer:
+        """The network of a folder in parts too; ConfigError unless its heads can be dealt."""
+        network = super().frozen(folder)
+        require_dealable(network.shape, self.ranks.count)
+        return network
 
     def share(self, pack: Callable[[int], Sequence[B]]) -> Share[B]:
         """All micro-batches, of which every rank has a part."""

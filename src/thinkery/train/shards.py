@@ -80,6 +80,10 @@ class ShardedPolicy(Policy):
         gather_into(whole, self.network)
         return whole
 
+    def frozen(self, folder: Path) -> Transformer:
+        """The network of a folder in parts too, to `score` with: it does not learn."""
+        return load_parts(folder, self.ranks, self.device, offload=self.offload, learns=False)[0].eval()
+
     def refresh_reference(self) -> None:
         """Freeze a copy of this rank's part of the current weights."""
         shape, offload = self.network.shape, self.offload
@@ -105,7 +109,8 @@ class ShardedPolicy(Policy):
         return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)  # no gradient, no DTensor
 
     def score(self, network: Any, examples: Sequence[Example], temperature: float) -> list[list[float]]:
-        """Log-probabilities under `network` of the learnt tokens of this rank's examples, empty for the others'."""
+        """Log-probabilities under `network`, which is in parts, of the learnt tokens of this rank's examples, empty for
+        the others'."""
         found = super().score(network, examples, temperature)
         network.reshard()  # what is outside of blocks stays gathered for a backward pass, which does not come
         return found
@@ -169,7 +174,7 @@ class ShardedPolicy(Policy):
 
 
 def load_parts(
-    folder: Path, ranks: Ranks, device: torch.device, *, offload: bool = False
+    folder: Path, ranks: Ranks, device: torch.device, *, offload: bool = False, learns: bool = True
 ) -> tuple[Transformer, Tokenizer]:
     """The network of a Hugging Face folder in parts, of which each rank reads its own alone, and the tokenizer.
 
@@ -179,7 +184,7 @@ def load_parts(
         hint = 'policy.sharding = "replicated", or a Llama, Qwen2 or Qwen3'
         raise ConfigError("only our own decoder can be sharded", where="policy.sharding", hint=hint)
     shape, tokenizer = read_own(folder)
-    network = empty_parts(shape, ranks, device, offload=offload)
+    network = empty_parts(shape, ranks, device, offload=offload, learns=learns)
     read_parts(folder, network, ranks)
     return network, tokenizer
 
