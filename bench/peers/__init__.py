@@ -5,8 +5,8 @@ python -m bench.peers sample-64 sft     some rows; the others in the file stay a
 
 work        what everybody does: prompts, lengths, how often
 worker      one contender in a process of its own, which waits for "go" and answers with seconds and memory
-ours, hf, trl, vllm, openvino    the contenders
-gguf        the model as a file in the number format that a contender is given
+ours, hf, trl, vllm, openvino, llamacpp    the contenders
+gguf        the model as a file in the number formats that contenders are given
 match       contenders take turns; medians
 same        equal outputs, log-probabilities and gradients
 table       rows with their bars

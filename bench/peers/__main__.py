@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from bench.peers.gguf import written
-from bench.peers.match import Contender, Entry, Place, best_of, match
+from bench.peers.match import Contender, Entry, Place, best_of, match, playing
 from bench.peers.work import WORKS, Material
 from bench.recipe import machine
 from thinkery import __version__
@@ -26,6 +27,8 @@ from thinkery.model.tokenizer import Tokenizer
 
 RESULT = Path(__file__).parents[1] / "results" / "peers.json"
 CACHE = Path.home() / ".cache" / "thinkery-bench"
+PREBUILT = Path("node_modules", "@node-llama-cpp", "linux-x64", "bins", "linux-x64")
+"""Where npm puts llama.cpp's libraries."""
 TRL = (
     Entry("trl", ("weights=bfloat16", "micro=4")),
     Entry("trl", ("weights=bfloat16", "micro=8", "attention=eager")),
@@ -50,6 +53,30 @@ TRL_SFT = (
 HF = (Entry("hf", ("cache=dynamic",)), Entry("hf", ("cache=static",)))
 HF_HUGE = (Entry("hf", ("cache=dynamic", "pages=huge")), Entry("hf", ("cache=static", "pages=huge")))
 VLLM = ((), ("eager=yes",), ("pages=huge",))
+EQUAL, QUANTISED = ("BF16", "F16"), ("Q8_0", "Q4_0")
+"""Number formats of .gguf files: those with the precision that ours computes in, and coarser ones."""
+OPENVINO = {
+    "F32": (("precision=f32", "keys=f32"),),
+    "F16": (("precision=bf16", "keys=bf16"), ("precision=bf16", "keys=f16")),
+    "Q8_0": (("precision=bf16", "keys=u8"),),
+    "Q4_0": (("precision=bf16", "keys=u8"),),
+}
+STREAMS = ("keys=F16", "cache=streams", "draw=threads")
+LLAMACPP = {
+    "F32": (("flash=off", "keys=F32", "cache=streams", "draw=one"),),
+    "BF16": (
+        ("flash=on", *STREAMS),
+        ("flash=off", *STREAMS),
+        ("flash=on", "keys=BF16", "cache=streams", "draw=threads"),
+        ("flash=on", "keys=F16", "cache=unified", "draw=threads"),
+        ("flash=on", "keys=F16", "cache=streams", "draw=graph"),
+    ),
+    "F16": (("flash=on", *STREAMS),),
+    "Q8_0": (("flash=on", *STREAMS),),
+    "Q4_0": (("flash=on", *STREAMS),),
+}
+FIRST = 8
+"""How many greedy tokens are compared in bfloat16, before rounding parts the texts."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +96,29 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Reader:
+    """A peer that reads .gguf files."""
+
+    name: str
+    title: str
+    there: Path
+    """What is missing where it is not installed."""
+    tries: Mapping[str, tuple[tuple[str, ...], ...]]
+    """Its settings by the number format of the file."""
+    python: str = sys.executable
+    always: tuple[str, ...] = ()
+    """Settings of every try."""
+
+    def entries(self, files: Mapping[str, str], formats: Sequence[str]) -> list[Entry]:
+        """All tries with files in these formats."""
+        return [
+            Entry(self.name, (f"file={files[kind]}", *settings, *self.always), self.python)
+            for kind in formats
+            for settings in self.tries.get(kind, ())
+        ]
+
+
+@dataclass(frozen=True)
 class Bench:
     """What every row needs."""
 
@@ -76,7 +126,8 @@ class Bench:
     repeats: int
     patience_s: float
     vllm: Path
-    openvino: Path
+    readers: Sequence[Reader]
+    """What reads .gguf files, installed or not."""
     files: Mapping[str, str]
     """The model as .gguf files, by number format; none where it does not come from one."""
     out: Path
@@ -141,16 +192,46 @@ def versus_vllm(bench: Bench, work: str, name: str, bar: float) -> list[Row]:
 
 
 def versus_files(bench: Bench, work: str, count: str) -> list[Row]:
-    """Rows beside OpenVINO, where it is installed; its weights in a coarser number format are reported beside ours."""
-    title = f"sampling {count} beside OpenVINO"
-    if not bench.openvino.exists() or not bench.files:
-        print(f"    {title}: not measured, no {bench.openvino} (see docs/performance.md)")
-        return []
+    """Rows beside what reads .gguf files, with the precision of ours and, reported beside, with quantised weights."""
     rows = []
-    for kind, told, bar in (("F16", title, 1.0), ("Q8_0", f"{title}, its weights in Q8_0", 0.0)):
-        entry = Entry("openvino", (f"file={bench.files[kind]}", "precision=bf16"), str(bench.openvino))
-        rows.append(faster(told, bar, *match(OURS, entry, work, bench.place, bench.repeats, bench.patience_s), []))
+    for reader in playable(bench):
+        title = f"sampling {count} beside {reader.title}"
+        for told, formats, bar in ((title, EQUAL, 1.0), (f"{title}, its weights quantised", QUANTISED, 0.0)):
+            fastest, tried = best_of(reader.entries(bench.files, formats), work, bench.place)
+            pair = match(OURS, fastest, work, bench.place, bench.repeats, bench.patience_s)
+            rows.append(faster(told, bar, *pair, tried))
     return rows
+
+
+def same_files(bench: Bench) -> list[Row]:
+    """Whether what reads .gguf files says what ours does: whole texts in float32, the first tokens in bfloat16."""
+    rows = []
+    for reader in playable(bench):
+        exact, rounded = (reader.entries(bench.files, formats)[0] for formats in (("F32",), EQUAL))
+        for what, ours, theirs, tokens, bar in (
+            ("in float32", Entry("ours", ("dtype=float32",)), exact, None, 1.0),
+            (f"in bfloat16, first {FIRST} tokens", OURS, rounded, FIRST, 0.75),
+        ):
+            pairs = zip(greedy(bench, ours), greedy(bench, theirs), strict=True)
+            equal = fmean(mine[:tokens] == other[:tokens] for mine, other in pairs)
+            told = f"greedy outputs equal to {reader.title}'s {what}"
+            rows.append(Row(told, equal, None, None, bar, equal >= bar, "share"))
+    return rows
+
+
+def playable(bench: Bench) -> list[Reader]:
+    """The readers that are installed, and a word of those that are not."""
+    for reader in bench.readers:
+        if not reader.there.exists():
+            print(f"    beside {reader.title}: not measured, no {reader.there} (see docs/performance.md)")
+    return [reader for reader in bench.readers if reader.there.exists() and bench.files]
+
+
+def greedy(bench: Bench, entry: Entry) -> list[list[int]]:
+    """The likeliest tokens after each prompt, for each of its samples."""
+    with playing(entry, "greedy", bench.place) as contender:
+        contender.run()
+        return contender.answers[0]["texts"]
 
 
 def sample_few(bench: Bench, work: str, count: str) -> list[Row]:
@@ -198,6 +279,7 @@ ROWS: dict[str, Callable[[Bench], list[Row]]] = {
     "sample-64": sample_64,
     "sample-8": lambda bench: sample_few(bench, "sample-8", "8"),
     "sample-1": lambda bench: sample_few(bench, "sample-1", "1"),
+    "files-same": same_files,
     "files-64": lambda bench: versus_files(bench, "sample-64", "64"),
     "files-8": lambda bench: versus_files(bench, "sample-8", "8"),
     "files-1": lambda bench: versus_files(bench, "sample-1", "1"),
@@ -241,6 +323,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--openvino", type=Path, default=CACHE / "openvino" / "bin" / "python", help="Python that has OpenVINO GenAI"
     )
+    parser.add_argument("--llamacpp", type=Path, default=CACHE / "llamacpp", help="where npm has put llama.cpp")
     args = parser.parse_args()
     if unknown := set(args.rows) - set(ROWS):
         parser.error(f"no such row: {', '.join(sorted(unknown))}")
@@ -256,17 +339,31 @@ def prepared(args: argparse.Namespace) -> Bench:
     Material(str(folder), one_token_words(tokenizer)).save(material)
     place = Place(material, args.threads, args.device)
     limits = answer_of("bench.peers.roofline", str(args.threads), args.device)
-    pythons = {"vllm": args.vllm, "openvino": args.openvino}
-    files = files_of(args.model)
     return Bench(
-        place, args.repeats, args.patience, out=args.out, limits=limits, parameters=parameters, files=files, **pythons
+        place,
+        args.repeats,
+        args.patience,
+        vllm=args.vllm,
+        readers=readers(args.openvino, args.llamacpp / PREBUILT),
+        files=files_of(args.model),
+        out=args.out,
+        limits=limits,
+        parameters=parameters,
     )
+
+
+def readers(python: Path, libraries: Path) -> list[Reader]:
+    """What reads .gguf files: OpenVINO GenAI of that Python, llama.cpp of that folder."""
+    return [
+        Reader("openvino", "OpenVINO", python, OPENVINO, str(python)),
+        Reader("llamacpp", "llama.cpp", libraries, LLAMACPP, always=(f"libraries={libraries}",)),
+    ]
 
 
 def files_of(model: str) -> dict[str, str]:
     """The same weights as .gguf files in the formats that contenders read, for a model that comes as one."""
     source = locate(model)
-    return {kind: str(written(source, kind, CACHE)) for kind in ("F16", "Q8_0")} if source.suffix == ".gguf" else {}
+    return {kind: str(written(source, kind, CACHE)) for kind in ("F32", *EQUAL, *QUANTISED)} if source.suffix == ".gguf" else {}
 
 
 def located(model: str) -> Path:

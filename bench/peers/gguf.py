@@ -1,9 +1,9 @@
-"""A .gguf file with the same weights in another number format: what OpenVINO is given.
+"""A .gguf file with the same weights in another number format: what OpenVINO and llama.cpp are given.
 
     path = written(Path("SmolLM2-135M-Instruct.Q4_1.gguf"), "F16", folder)
 
-The weights are those of the file, exactly as quantised there, so that F16 loses next to nothing and every contender
-computes the same model; a coarser format is quantised once more.
+The weights are those of the file, exactly as quantised there, so that F32 loses nothing, F16 and BF16 next to
+nothing, and every contender computes the same model; a coarser format is quantised once more.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import subprocess
 import sys
@@ -45,8 +46,8 @@ class Entry:
 
     @property
     def title(self) -> str:
-        """Name and settings in one line."""
-        return " ".join((self.name, *self.settings))
+        """Name and settings in one line; of a path, its end, so that results say nothing of the machine's folders."""
+        return " ".join((self.name, *(re.sub("=/.*/", "=", setting) for setting in self.settings)))
 
 
 @dataclass

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from bench.peers.work import ROUNDS, Material, Work, short
-from bench.peers.worker import Turns
+from bench.peers.worker import Turns, told
 from thinkery.core import Completion, Sampling, Task
 from thinkery.engine import EngineConfig, NativeEngine, Request, generate, open_engine
 from thinkery.model.hf import load_model
@@ -28,25 +28,26 @@ VERBATIM = "{{ messages[-1].content }}"
 
 
 def play(turns: Turns, work: Work, material: Material, threads: int, options: dict[str, str]) -> None:
-    """Sampling, GRPO updates or supervised updates."""
+    """Sampling, the likeliest tokens, GRPO updates or supervised updates."""
     torch.set_num_threads(threads)
-    {"sample": sample, "grpo": grpo, "sft": sft}[work.kind](turns, work, material, options)
+    {"sample": sample, "greedy": sample, "grpo": grpo, "sft": sft}[work.kind](turns, work, material, options)
 
 
 def sample(turns: Turns, work: Work, material: Material, options: dict[str, str]) -> None:
-    """Continue prompts."""
+    """Continue prompts; the likeliest tokens are always the same, so they can be compared with other contenders'."""
     network, tokenizer = load_model(material.folder)
     network.requires_grad_(False).to(options["device"])
     room = {"max_batch": 64, "max_len": 1024} if options["device"] == "cuda" else {}  # so that steps are recorded
-    with open_engine(network, tokenizer, EngineConfig(dtype="bfloat16", **room)) as engine:
+    with open_engine(network, tokenizer, EngineConfig(dtype=options.get("dtype", "bfloat16"), **room)) as engine:
         engine.eos_ids = frozenset()
 
         def once(work: Work, number: int) -> dict[str, Any]:
-            how = Sampling(max_tokens=work.new_tokens)
+            how = Sampling(temperature=float(work.kind != "greedy"), max_tokens=work.new_tokens)
             seeds = tuple(range(work.samples))
             requests = [Request(seeds, how, prompt=tuple(tokens)) for tokens in material.prompts(work, number)]
-            found = [event for _, events in generate(engine, requests) for event in events]
-            return {"tokens": sum(len(event.completion.tokens) for event in found if event.completion)}
+            found = dict(generate(engine, requests))
+            said = [event.completion for i in range(len(requests)) for event in found[i]]
+            return told(work, [list(each.tokens) for each in said if each])
 
         once(short(work), -1)
         turns.timed(partial(once, work))

@@ -17,7 +17,7 @@ class Work:
     """Prompts with the number of samples after each, or texts to imitate."""
 
     kind: str
-    """sample, grpo or sft."""
+    """sample, greedy, grpo or sft."""
     prompts: int
     samples: int = 1
     new_tokens: int = 0
@@ -48,6 +48,7 @@ WORKS = {
     "sample-64": Work("sample", prompts=8, samples=8, new_tokens=128),
     "sample-8": Work("sample", prompts=8, new_tokens=128),
     "sample-1": Work("sample", prompts=1, new_tokens=128),
+    "greedy": Work("greedy", prompts=8, samples=2, new_tokens=32),
     "grpo": Work("grpo", prompts=4, samples=8, new_tokens=128),
     "grpo-uneven": Work("grpo", prompts=4, samples=8, new_tokens=512, uneven=True),
     "sft": Work("sft", prompts=16, new_tokens=1024, uneven=True),

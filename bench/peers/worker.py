@@ -50,6 +50,11 @@ class Turns:
             self.done(time.perf_counter() - began, **found)
 
 
+def told(work: Work, texts: list[list[int]]) -> dict[str, Any]:
+    """What is reported of new tokens: how many, and which they are where the work is to say the likeliest."""
+    return {"tokens": sum(map(len, texts))} | ({"texts": texts} if work.kind == "greedy" else {})
+
+
 def peak_bytes() -> float:
     """The most memory that this process has held."""
     status = Path("/proc/self/status").read_text()
