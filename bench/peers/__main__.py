@@ -363,7 +363,9 @@ def readers(python: Path, libraries: Path) -> list[Reader]:
 def files_of(model: str) -> dict[str, str]:
     """The same weights as .gguf files in the formats that contenders read, for a model that comes as one."""
     source = locate(model)
-    return {kind: str(written(source, kind, CACHE)) for kind in ("F32", *EQUAL, *QUANTISED)} if source.suffix == ".gguf" else {}
+    if source.suffix != ".gguf":
+        return {}
+    return {kind: str(written(source, kind, CACHE)) for kind in ("F32", *EQUAL, *QUANTISED)}
 
 
 def located(model: str) -> Path:

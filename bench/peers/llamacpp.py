@@ -1,4 +1,4 @@
-"""llama.cpp as the shared libraries of an npm package (docs/performance.md): all sequences in one context, a step a batch.
+"""llama.cpp as the libraries of an npm package (docs/performance.md): all sequences in one context, a step a batch.
 
 A prompt is computed once; its keys and values are handed to its other samples by `llama_memory_seq_cp`. Then every step
 is one batch with a token of each sample, drawn by llama.cpp's own samplers from the whole vocabulary.
@@ -11,7 +11,6 @@ shared once), draw (one: a sample after the other; threads: on all threads; grap
 from __future__ import annotations
 
 import ctypes
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from ctypes import POINTER, Structure, c_bool, c_char_p, c_float, c_int, c_int8, c_int32, c_size_t, c_uint32, c_void_p
