@@ -23,7 +23,7 @@ from tests.engine import heads
 
 from thinkery.errors import DiskFull, RankLost, Stopped
 
-UPDATES, QUESTIONS, SAMPLES = 40, 2, 4
+UPDATES, QUESTIONS, SAMPLES = 80, 2, 4
 SHORT = f"""
 extends = "tiny"
 
@@ -92,7 +92,8 @@ def hold_an_engine_up(attempt: Attempt, rng: random.Random) -> None:
     engine = rng.choice(attempt.engines())
     os.kill(engine, signal.SIGSTOP)
     time.sleep(STOPPED_S)
-    os.kill(engine, signal.SIGCONT)
+    with suppress(ProcessLookupError):  # taken for dead, and killed meanwhile
+        os.kill(engine, signal.SIGCONT)
 
 
 def kill_the_run(attempt: Attempt, rng: random.Random) -> None:
