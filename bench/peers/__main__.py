@@ -41,6 +41,7 @@ TRL_HUGE = (
     Entry("trl", ("weights=bfloat16", "micro=8", "cache=static", "pages=huge")),
 )
 OURS = Entry("ours")
+INT8 = Entry("ours", ("quantization=int8",))
 TRL_SFT = (
     Entry("trl", ("weights=bfloat16", "micro=1")),
     Entry("trl", ("weights=bfloat16", "micro=2")),
@@ -56,14 +57,14 @@ VLLM = ((), ("eager=yes",), ("pages=huge",))
 EQUAL, QUANTISED = ("BF16", "F16"), ("Q8_0", "Q4_0")
 """Number formats of .gguf files: those with the precision that ours computes in, and coarser ones."""
 OPENVINO = {
-    "F32": (("precision=f32", "keys=f32"),),
     "F16": (("precision=bf16", "keys=bf16"), ("precision=bf16", "keys=f16")),
     "Q8_0": (("precision=bf16", "keys=u8"),),
     "Q4_0": (("precision=bf16", "keys=u8"),),
 }
+OPENVINO_EXACT = "F16", ("precision=f32", "keys=f32")
+LLAMACPP_EXACT = "F32", ("flash=off", "keys=F32", "cache=streams", "draw=one")
 STREAMS = ("keys=F16", "cache=streams", "draw=threads")
 LLAMACPP = {
-    "F32": (("flash=off", "keys=F32", "cache=streams", "draw=one"),),
     "BF16": (
         ("flash=on", *STREAMS),
         ("flash=off", *STREAMS),
@@ -105,6 +106,8 @@ class Reader:
     """What is missing where it is not installed."""
     tries: Mapping[str, tuple[tuple[str, ...], ...]]
     """Its settings by the number format of the file."""
+    exact: tuple[str, tuple[str, ...]]
+    """Its settings for products in float32, after the format of a file that it reads: not all read F32."""
     python: str = sys.executable
     always: tuple[str, ...] = ()
     """Settings of every try."""
@@ -137,14 +140,15 @@ class Bench:
     fastest: dict[tuple[Any, ...], Entry] = field(default_factory=dict)
     """By kind of work and candidates, which is fastest; found in the first row that they play in."""
 
-    def beside(self, work: str, candidates: Sequence[Entry]) -> tuple[Contender, Contender, list[dict[str, Any]]]:
+    def beside(
+        self, work: str, candidates: Sequence[Entry], ours: Entry = OURS
+    ) -> tuple[Contender, Contender, list[dict[str, Any]]]:
         """Ours and the fastest of the candidates, after their runs, and what the candidates took."""
         kind = WORKS[work].kind, *candidates
         known = self.fastest.get(kind)
         fastest, tried = best_of([known] if known else candidates, work, self.place)
         self.fastest[kind] = fastest
-        ours, theirs = match(OURS, fastest, work, self.place, self.repeats, self.patience_s)
-        return ours, theirs, tried
+        return *match(ours, fastest, work, self.place, self.repeats, self.patience_s), tried
 
     def roof(self, flops_per_token: float) -> float:
         """Tokens a second if everything were matrix products at the measured peak."""
@@ -180,6 +184,7 @@ def sample_64(bench: Bench) -> list[Row]:
         faster("sampling 64 beside transformers", 4.0, ours, hf, tried),
         faster("sampling 64 beside transformers in huge pages", 4.0, *bench.beside("sample-64", HF_HUGE)),
     ]
+    rows.append(faster("sampling 64 in int8 beside bfloat16", 0.0, *bench.beside("sample-64", [OURS], INT8)))
     return [*rows, *versus_vllm(bench, "sample-64", "sampling 64 beside vLLM", 1.5)]
 
 
@@ -192,13 +197,13 @@ def versus_vllm(bench: Bench, work: str, name: str, bar: float) -> list[Row]:
 
 
 def versus_files(bench: Bench, work: str, count: str) -> list[Row]:
-    """Rows beside what reads .gguf files, with the precision of ours and, reported beside, with quantised weights."""
+    """Rows beside what reads .gguf files, with the precision of ours and, reported beside, quantised: ours to int8."""
     rows = []
     for reader in playable(bench):
         title = f"sampling {count} beside {reader.title}"
-        for told, formats, bar in ((title, EQUAL, 1.0), (f"{title}, its weights quantised", QUANTISED, 0.0)):
+        for told, formats, ours, bar in ((title, EQUAL, OURS, 1.0), (f"{title}, quantised", QUANTISED, INT8, 0.0)):
             fastest, tried = best_of(reader.entries(bench.files, formats), work, bench.place)
-            pair = match(OURS, fastest, work, bench.place, bench.repeats, bench.patience_s)
+            pair = match(ours, fastest, work, bench.place, bench.repeats, bench.patience_s)
             rows.append(faster(told, bar, *pair, tried))
     return rows
 
@@ -207,9 +212,9 @@ def same_files(bench: Bench) -> list[Row]:
     """Whether what reads .gguf files says what ours does: whole texts in float32, the first tokens in bfloat16."""
     rows = []
     for reader in playable(bench):
-        exact, rounded = (reader.entries(bench.files, formats)[0] for formats in (("F32",), EQUAL))
+        rounded = reader.entries(bench.files, EQUAL)[0]
         for what, ours, theirs, tokens, bar in (
-            ("in float32", Entry("ours", ("dtype=float32",)), exact, None, 1.0),
+            ("in float32", *in_float32(bench, reader), None, 1.0),
             (f"in bfloat16, first {FIRST} tokens", OURS, rounded, FIRST, 0.75),
         ):
             pairs = zip(greedy(bench, ours), greedy(bench, theirs), strict=True)
@@ -217,6 +222,14 @@ def same_files(bench: Bench) -> list[Row]:
             told = f"greedy outputs equal to {reader.title}'s {what}"
             rows.append(Row(told, equal, None, None, bar, equal >= bar, "share"))
     return rows
+
+
+def in_float32(bench: Bench, reader: Reader) -> tuple[Entry, Entry]:
+    """Ours and a reader's products in float32, on the weights of the same file."""
+    kind, settings = reader.exact
+    file = Path(bench.files[kind])
+    ours = Entry("ours", ("dtype=float32", f"model={converted(file)}"))
+    return ours, Entry(reader.name, (f"file={file}", *settings, *reader.always), reader.python)
 
 
 def playable(bench: Bench) -> list[Reader]:
@@ -247,6 +260,7 @@ def grpo(bench: Bench) -> list[Row]:
         faster("GRPO update beside TRL", 4.0, ours, theirs, tried),
         faster("GRPO update beside TRL in huge pages", 4.0, *bench.beside("grpo", TRL_HUGE)),
         smaller("GRPO update, peak memory", 4.0, ours, theirs, tried),
+        faster("GRPO update, sampled in int8, beside TRL in huge pages", 4.0, *bench.beside("grpo", TRL_HUGE, INT8)),
     ]
 
 
@@ -355,8 +369,8 @@ def prepared(args: argparse.Namespace) -> Bench:
 def readers(python: Path, libraries: Path) -> list[Reader]:
     """What reads .gguf files: OpenVINO GenAI of that Python, llama.cpp of that folder."""
     return [
-        Reader("openvino", "OpenVINO", python, OPENVINO, str(python)),
-        Reader("llamacpp", "llama.cpp", libraries, LLAMACPP, always=(f"libraries={libraries}",)),
+        Reader("openvino", "OpenVINO", python, OPENVINO, OPENVINO_EXACT, str(python)),
+        Reader("llamacpp", "llama.cpp", libraries, LLAMACPP, LLAMACPP_EXACT, always=(f"libraries={libraries}",)),
     ]
 
 
@@ -371,9 +385,12 @@ def files_of(model: str) -> dict[str, str]:
 def located(model: str) -> Path:
     """A Hugging Face folder; a .gguf file is converted once."""
     path = locate(model)
-    if path.suffix != ".gguf":
-        return path
-    folder = CACHE / path.stem
+    return path if path.suffix != ".gguf" else converted(path)
+
+
+def converted(path: Path) -> Path:
+    """A .gguf file as a folder, made once."""
+    folder = CACHE / path.name.removesuffix(".gguf")
     if not (folder / "model.safetensors").exists():
         convert(path, folder)
     return folder

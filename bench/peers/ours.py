@@ -1,4 +1,8 @@
-"""Thinkery: sampling in bfloat16 with the built-in engine, training in bfloat16 with weights in float32."""
+"""Thinkery: sampling in bfloat16 with the built-in engine, training in bfloat16 with weights in float32.
+
+options: dtype (of sampling: bfloat16 or float32), quantization (of sampling: none or int8), model (a folder in the
+place of the one that all contenders have).
+"""
 
 from __future__ import annotations
 
@@ -35,10 +39,10 @@ def play(turns: Turns, work: Work, material: Material, threads: int, options: di
 
 def sample(turns: Turns, work: Work, material: Material, options: dict[str, str]) -> None:
     """Continue prompts; the likeliest tokens are always the same, so they can be compared with other contenders'."""
-    network, tokenizer = load_model(material.folder)
+    network, tokenizer = load_model(options.get("model", material.folder))
     network.requires_grad_(False).to(options["device"])
     room = {"max_batch": 64, "max_len": 1024} if options["device"] == "cuda" else {}  # so that steps are recorded
-    with open_engine(network, tokenizer, EngineConfig(dtype=options.get("dtype", "bfloat16"), **room)) as engine:
+    with open_engine(network, tokenizer, sampling(options, **room)) as engine:
         engine.eos_ids = frozenset()
 
         def once(work: Work, number: int) -> dict[str, Any]:
@@ -66,7 +70,7 @@ def grpo(turns: Turns, work: Work, material: Material, options: dict[str, str]) 
         old_logprobs="trainer",
     )
     rubric = Rubric(vowels=vowels)
-    with open_engine(policy.network, policy.tokenizer, EngineConfig(dtype="bfloat16")) as engine:
+    with open_engine(policy.network, policy.tokenizer, sampling(options)) as engine:
         engine.eos_ids = frozenset()
 
         def once(work: Work, number: int) -> dict[str, Any]:
@@ -86,6 +90,13 @@ def grpo(turns: Turns, work: Work, material: Material, options: dict[str, str]) 
 
         once(short(work), -1)
         turns.timed(partial(once, work))
+
+
+def sampling(options: dict[str, str], **room: int) -> EngineConfig:
+    """How the engine samples."""
+    return EngineConfig.model_validate(
+        {"dtype": options.get("dtype", "bfloat16"), "quantization": options.get("quantization", "none"), **room}
+    )
 
 
 def sft(turns: Turns, work: Work, material: Material, options: dict[str, str]) -> None:

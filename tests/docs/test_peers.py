@@ -5,7 +5,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from bench.peers.__main__ import EQUAL, LLAMACPP, OPENVINO, QUANTISED, Reader
+from bench.peers.__main__ import EQUAL, LLAMACPP, LLAMACPP_EXACT, OPENVINO, OPENVINO_EXACT, QUANTISED, Reader
 from bench.peers.gguf import written
 from bench.peers.match import Entry
 from bench.peers.work import WORKS
@@ -48,13 +48,13 @@ def test_results_name_settings_and_no_folder() -> None:
     assert entry.title == "llamacpp file=model.F16.gguf flash=on libraries=linux-x64"
 
 
-@pytest.mark.parametrize("tries", [OPENVINO, LLAMACPP])
-def test_what_reads_files_is_tried_at_equal_precision_quantised_and_exactly(
-    tries: dict[str, tuple[tuple[str, ...], ...]],
+@pytest.mark.parametrize(("tries", "exact"), [(OPENVINO, OPENVINO_EXACT), (LLAMACPP, LLAMACPP_EXACT)])
+def test_what_reads_files_is_tried_at_equal_precision_and_quantised(
+    tries: dict[str, tuple[tuple[str, ...], ...]], exact: tuple[str, tuple[str, ...]]
 ) -> None:
-    reader = Reader("some", "Some", Path(), tries, always=("threads=2",))
+    reader = Reader("some", "Some", Path(), tries, exact, always=("threads=2",))
     files = {kind: f"model.{kind}.gguf" for kind in tries}
-    for formats in (EQUAL, QUANTISED, ("F32",)):
+    for formats in (EQUAL, QUANTISED):
         entries = reader.entries(files, formats)
         assert len(entries) == len(set(entries)) >= 1
         assert all(entry.settings[0].split(".")[1] in formats for entry in entries)

@@ -15,7 +15,7 @@ from thinkery.engine.base import Engine, Event, Request, generate
 from thinkery.engine.native.engine import NativeEngine
 from thinkery.engine.native.fixed import FixedRunner
 from thinkery.engine.native.graphs import GraphRunner
-from thinkery.engine.native.kernels import Compiled, suits
+from thinkery.engine.native.kernels import SPREAD, Compiled, suits, widths
 from thinkery.engine.native.packed import OneDnn, PackedTransformer, can_pack
 from thinkery.engine.native.runner import CachedRunner, Network, Runner, token_bytes
 from thinkery.engine.plain import RecomputingRunner
@@ -60,6 +60,10 @@ class EngineConfig(MembersConfig):
     dtype: Literal["model", "float32", "bfloat16", "fastest"] = "model"
     """Number format to sample in; "model" is that of the tensors that learn. bfloat16 is faster where the processor
     multiplies in it, which "fastest" looks up, and its log-probabilities are only nearly the trainer's."""
+    quantization: Literal["none", "int8"] = Field(default="none", json_schema_extra={"key": "when set"})
+    """Multiply in 8 bits on a CPU, weights and what they are multiplied with: less is read, and processors with VNNI
+    multiply twice as much. The model sampled is then only nearly the one that learns (docs/performance.md), which
+    reinforcement learning corrects for by `old_logprobs = "trainer"` unless that is set."""
     kernels: Literal["compiled", "torch"] = Field(default="compiled", json_schema_extra={"key": False})
     """What computes between matrix products on a CPU: our own functions, compiled on first use where there is a C++
     compiler, or PyTorch's, which are slower."""
@@ -123,7 +127,11 @@ def longest_text(network: Network, cfg: EngineConfig) -> int:
 def sampled_network(network: Network, cfg: EngineConfig) -> Any:
     """The network itself, or a copy that is faster or has the format asked for."""
     own, dtype = next(network.parameters()).dtype, sampled_dtype(network, cfg)
+    if cfg.quantization == "int8":
+        require_int8(network, dtype, cfg)
     if isinstance(network, Transformer) and can_pack(network, dtype) and not cfg.deterministic:
+        if cfg.quantization == "int8":
+            return PackedTransformer(network, Compiled(dtype, torch.int8))
         compiled = cfg.kernels == "compiled" and suits(network.shape)
         return PackedTransformer(network, (Compiled if compiled else OneDnn)(dtype))
     if dtype == own:
@@ -132,6 +140,21 @@ def sampled_network(network: Network, cfg: EngineConfig) -> Any:
     for parameter in sampled.parameters():  # not .to(), which would also round the rotary frequencies
         parameter.data = parameter.data.to(dtype)
     return sampled
+
+
+def require_int8(network: Network, dtype: torch.dtype, cfg: EngineConfig) -> None:
+    """Raise ConfigError unless the network can be sampled in 8 bits here."""
+    problem, hint = "", 'set the engine\'s quantization = "none"'
+    if cfg.deterministic:
+        problem = "a deterministic engine computes in float32"
+    elif not isinstance(network, Transformer) or not can_pack(network, dtype):
+        problem, hint = "only our own decoder on an x86 processor has products in 8 bits", hint + "; vLLM has its own"
+    elif cfg.kernels != "compiled" or not suits(network.shape):
+        problem = "products in 8 bits are compiled, which needs a C++ compiler, and widths that fill registers"
+    elif uneven := [width for width in widths(network.shape) if width % SPREAD]:
+        problem = f"products in 8 bits take multiples of {SPREAD} inputs, this model's have {uneven[0]}"
+    if problem:
+        raise ConfigError(problem, where="engine.quantization", found=cfg.quantization, hint=hint)
 
 
 def sampled_dtype(network: Network, cfg: EngineConfig) -> torch.dtype:

@@ -1,7 +1,7 @@
 """C++ from Python: compiled for this processor on first use, kept in the user's cache, called by ctypes.
 
-What one file computes is said beside it: `engine/native/kernels.cpp`, `train/kernels.cpp`. Both include `vectors.h` and
-`products.h`.
+What a file computes is said beside it: `engine/native/kernels.cpp` and `int8.cpp`, `train/kernels.cpp`. All of them
+include `vectors.h` and `products.h`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from torch import Tensor
 
 from thinkery.errors import EnvironmentLacks
 
-HEADERS = tuple(Path(__file__).with_name(name) for name in ("vectors.h", "products.h"))
+HEADERS = Path(__file__).parent
 FLAGS = (
     *("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-ffp-contract=fast", "-fopenmp", "-shared", "-fPIC"),
-    f"-I{HEADERS[0].parent}",
+    f"-I{HEADERS}",
 )
 
 PANEL = 32
@@ -88,7 +88,7 @@ def fingerprint(source: Path) -> str:
     version = subprocess.run([str(compiler()), "--version"], capture_output=True, text=True).stdout
     parts = (
         source.read_text(),
-        *(header.read_text() for header in HEADERS),
+        *(header.read_text() for folder in (HEADERS, source.parent) for header in sorted(folder.glob("*.h"))),
         *FLAGS[:-1],
         version,
         platform.machine(),

@@ -23,6 +23,7 @@ typedef int32_t BroadInts __attribute__((vector_size(4 * B), aligned(4), may_ali
 
 inline Broad& broad(float* at) { return *reinterpret_cast<Broad*>(at); }
 inline const Broad& broad(const float* at) { return *reinterpret_cast<const Broad*>(at); }
+inline BroadInts& broad(int32_t* at) { return *reinterpret_cast<BroadInts*>(at); }
 
 // How numbers are multiplied: an input of a row with those of B outputs.
 template <class T>
@@ -31,6 +32,8 @@ struct Multiplied;
 template <>
 struct Multiplied<float> {
     static constexpr int pair = 1;
+    typedef float Number;
+    typedef Broad Sum;
     typedef float Left;
     typedef Broad Right;
     static Left left(const float* at) { return *at; }
@@ -41,6 +44,8 @@ struct Multiplied<float> {
 template <>
 struct Multiplied<bfloat16> {
     static constexpr int pair = 2;
+    typedef float Number;
+    typedef Broad Sum;
 #ifdef __AVX512BF16__
     struct Left {
         __m512bh both;
@@ -84,11 +89,11 @@ struct Strided {
 // c [R, N * B] = or += a [R, depth] times b [depth, N * B]. Meanwhile the processor fetches what lies at `soon` and as many
 // steps of b after it.
 template <int R, int N, class T>
-void tile(Strided<T> a, Strided<T> b, int64_t depth, float* c, int64_t ldc, bool add, const T* soon) {
+void tile(Strided<T> a, Strided<T> b, int64_t depth, typename Multiplied<T>::Number* c, int64_t ldc, bool add, const T* soon) {
     typedef Multiplied<T> M;
-    Broad sums[R][N];
+    typename M::Sum sums[R][N];
     UNROLLED for (int r = 0; r < R; r++)
-        UNROLLED for (int n = 0; n < N; n++) sums[r][n] = add ? broad(c + r * ldc + n * B) : Broad{};
+        UNROLLED for (int n = 0; n < N; n++) sums[r][n] = add ? broad(c + r * ldc + n * B) : typename M::Sum{};
     for (int64_t d = 0; d < depth; d += M::pair, a.at += a.step, b.at += b.step, soon += b.step) {
         __builtin_prefetch(soon, 0, 2);
         typename M::Right right[N];
@@ -121,6 +126,21 @@ constexpr int64_t DEEP = 2048;  // inputs of a panel that stay in a processor's 
 constexpr int64_t PASS = 192;   // rows that pass
 
 inline int64_t panels_of(int64_t outputs) { return (outputs + PANEL - 1) / PANEL; }
+
+// Numbers from a panel of weights to the next.
+template <class T>
+constexpr int64_t panel_size(int64_t n) {
+    return PANEL * n;
+}
+
+// Rows that are multiplied, and how what is found for one of them is read; `behind` are the weights of the panel.
+template <class T>
+struct Rows {
+    const T* numbers;
+
+    Rows from(int64_t row, int64_t lda) const { return {numbers + row * lda}; }
+    Wide read(const float* found, int64_t, const T*) const { return load(found); }
+};
 
 // The numbers of W outputs with their biases, where there are any.
 inline Wide biased(const float* bias, int64_t output, Wide values) { return bias ? values + load(bias + output) : values; }
@@ -159,30 +179,35 @@ void lay_panels(const float* w, const float* scale, T* to, int64_t outputs, int6
 
 // x [rows, n] times the panels from `first` to `last`: calls done(row, output, values) for W outputs of a row at a time.
 template <class T, class Done>
-void product(const T* x, int64_t lda, const T* panels, int64_t rows, int64_t n, int64_t first, int64_t last, Done done) {
+void product(Rows<T> x, int64_t lda, const T* panels, int64_t rows, int64_t n, int64_t first, int64_t last, Done done) {
     constexpr int64_t P = Multiplied<T>::pair;
-    alignas(64) float found[PASS * PANEL];
-    for (int64_t panel = first; panel < last; panel++)
+    alignas(64) typename Multiplied<T>::Number found[PASS * PANEL];
+    for (int64_t panel = first; panel < last; panel++) {
+        const T *weights = panels + panel * panel_size<T>(n), *behind = weights + PANEL * n;
         for (int64_t row = 0; row < rows; row += PASS) {
             const int64_t count = std::min(PASS, rows - row), blocks = (count + TALL - 1) / TALL;
             const bool ends = row + PASS >= rows && panel + 1 < last;
             for (int64_t d = 0; d < n; d += DEEP)
                 for (int64_t block = 0; block < blocks; block++) {
                     const int64_t from = count * block / blocks, to = count * (block + 1) / blocks, left = blocks - 1 - block;
-                    const T *here = panels + (panel * n + d) * PANEL, *next = here + PANEL * n + left * B * P;
-                    const Strided<T> a{x + (row + from) * lda + d, lda, P}, b{here, B * P, PANEL * P};
+                    const T *here = weights + d * PANEL, *next = here + panel_size<T>(n) + left * B * P;
+                    const Strided<T> a{x.numbers + (row + from) * lda + d, lda, P}, b{here, B * P, PANEL * P};
                     tile_of<TALL, PANEL / B, T>(to - from, a, b, std::min(DEEP, n - d), found + from * PANEL, (int64_t)PANEL,
                                                 d > 0, ends && left < PANEL / B ? next : here);
                 }
             for (int64_t r = 0; r < count; r++)
-                for (int64_t i = 0; i < PANEL; i += W) done(row + r, panel * PANEL + i, load(found + r * PANEL + i));
+                for (int64_t i = 0; i < PANEL; i += W) {
+                    const int64_t place = i * (panel_size<T>(n) - PANEL * n) / PANEL;
+                    done(row + r, panel * PANEL + i, x.read(found + r * PANEL + i, row + r, behind + place));
+                }
         }
+    }
 }
 
 // out [rows, outputs] = x [rows, n] times weights in panels, and a bias where there is one, of whole registers. Threads
 // share panels out, or rows where panels are few.
 template <class T, class O>
-void multiply(const T* x, const T* panels, const float* bias, O* out, int64_t rows, int64_t n, int64_t outputs,
+void multiply(Rows<T> x, const T* panels, const float* bias, O* out, int64_t rows, int64_t n, int64_t outputs,
               int64_t threads) {
     const int64_t count = panels_of(outputs), depth = (n + Multiplied<T>::pair - 1) / Multiplied<T>::pair * Multiplied<T>::pair;
 #pragma omp parallel num_threads(threads)
@@ -191,7 +216,7 @@ void multiply(const T* x, const T* panels, const float* bias, O* out, int64_t ro
         const bool few = count < 4 * parts && rows >= TALL * parts;
         const int64_t first = few ? 0 : count * number / parts, last = few ? count : count * (number + 1) / parts;
         const int64_t from = few ? rows * number / parts : 0, to = few ? rows * (number + 1) / parts : rows;
-        product(x + from * n, n, panels, to - from, depth, first, last, [&](int64_t row, int64_t output, Wide values) {
+        product(x.from(from, n), n, panels, to - from, depth, first, last, [&](int64_t row, int64_t output, Wide values) {
             store_outputs(out + (from + row) * outputs, output, outputs, biased(bias, output, values));
         });
     }

@@ -372,15 +372,15 @@ def sampling_need(
 def engines_bytes(shape: Shape, engine: EngineConfig, size: int, cached: float) -> float:
     """What engines hold on this machine beside the weights of the process that asks them.
 
-    Weights packed once more, of `size` bytes each, and `cached` bytes of keys and values, all engines' together;
-    processes of their own have their own weights as well, and actors of a Ray cluster nothing here.
+    Weights packed once more, of `size` bytes each or in 8 bits, and `cached` bytes of keys and values, all engines'
+    together; processes of their own have their own weights as well, and actors of a Ray cluster nothing here.
     """
-    P = parameters(shape)
+    P, packed = parameters(shape), 1 if engine.quantization == "int8" else size
     if engine.ray:
         return 0.0
     if engine.processes:
-        return engine.processes * (PROCESS_BYTES + (4 + size) * P) + cached
-    return size * P + cached
+        return engine.processes * (PROCESS_BYTES + (4 + packed) * P) + cached
+    return packed * P + cached
 
 
 def longest_of(g: Grpo) -> int:

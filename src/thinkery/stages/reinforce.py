@@ -121,9 +121,10 @@ def servers_of(cfg: VllmConfig, ranks: Ranks) -> VllmConfig:
 
 
 def loop_of(cfg: Reinforce) -> Grpo:
-    """The loop's settings; samples of vLLM, samples ahead and samples carried over are corrected by importance weights
-    unless the recipe decides otherwise."""
-    if not (cfg.vllm or cfg.grpo.ahead or cfg.grpo.spare) or "old_logprobs" in cfg.grpo.model_fields_set:
+    """The loop's settings; samples of vLLM or in 8 bits, samples ahead and samples carried over are corrected by
+    importance weights unless the recipe decides otherwise."""
+    other = cfg.vllm or cfg.engine.quantization != "none" or cfg.grpo.ahead or cfg.grpo.spare
+    if not other or "old_logprobs" in cfg.grpo.model_fields_set:
         return cfg.grpo
     return cfg.grpo.model_copy(update={"old_logprobs": "trainer"})
 

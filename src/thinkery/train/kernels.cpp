@@ -355,7 +355,7 @@ void lay_out_transposed(const float* w, Bf* to, int64_t outputs, int64_t n) {
 }
 
 void multiply(const Bf* x, const Bf* panels, const float* bias, Bf* out, int64_t rows, int64_t n, int64_t outputs) {
-    multiply(x, panels, bias, out, rows, n, outputs, omp_get_max_threads());
+    multiply(Rows<Bf>{x}, panels, bias, out, rows, n, outputs, omp_get_max_threads());
 }
 
 // gradient [outputs, n] = or += the transpose of slope [rows, outputs], its rows `stride` apart, times x [rows, n].

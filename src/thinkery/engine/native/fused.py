@@ -1,4 +1,4 @@
-"""The decoder's layers in one call (`kernels.cpp`): a step of decoding, or the next tokens of texts.
+"""The decoder's layers in one call (`decoder.h`): a step of decoding, or the next tokens of texts.
 
 Every layer's norms, products, rotation and attention are one loop over packed weights: calling some two hundred
 operations from Python would take as long as a step of one row, and for a small network as long as reading a prompt.
@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from thinkery.engine.native.cache import Cache
-from thinkery.engine.native.kernels import SOURCE, Panels, threads_for
+from thinkery.engine.native.kernels import Compiled, Panels, threads_for
 from thinkery.engine.native.sequence import Sample
-from thinkery.model.compiled import address, function
+from thinkery.model.compiled import address
 from thinkery.model.transformer import Transformer
 
 
 class Sizes(ctypes.Structure):
-    """`kernels.cpp:Sizes`."""
+    """`decoder.h:Sizes`."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("rows", "layers", "D", "H", "K", "E", "F", "G", "L", "threads")),
@@ -35,17 +35,16 @@ class Fused:
     """A network's packed weights as they are now: per block those of q, k and v, of attention's output, of gate and up,
     and of down."""
 
-    def __init__(self, source: Transformer, dtype: torch.dtype, blocks: Sequence[Sequence[Panels]]) -> None:
+    def __init__(self, source: Transformer, products: Compiled, blocks: Sequence[Sequence[Panels]]) -> None:
         model: Any = source.model
-        self.source, self.dtype = source, dtype
+        self.source, self.dtype = source, products.dtype
         self.layers = [
             [*(panels.panels for panels in panels_of), *(panels.bias for panels in panels_of), *head_norms(block)]
             for panels_of, block in zip(blocks, model["layers"], strict=True)
         ]
         self.embeddings_VD = model["embed_tokens"].weight.detach()
-        name = str(dtype).removeprefix("torch.")
-        self.step = function(SOURCE, f"decode_{name}", pointers=4, integers=0, floats=1)
-        self.parts = function(SOURCE, f"advance_{name}", pointers=5, integers=1, floats=1)
+        self.step = products.function("decode", *products.formats, pointers=4, integers=0, floats=1)
+        self.parts = products.function("advance", *products.formats, pointers=5, integers=1, floats=1)
         self.weights = sum(panels.panels.numel() for panels_of in blocks for panels in panels_of)
         self.eps = source.shape.rms_norm_eps
         self.angles = torch.empty(2, 0, source.shape.head_dim // 2)
@@ -101,7 +100,7 @@ class Fused:
         return cos_LE, sin_LE
 
     def pointers_to(self, prompts: Cache, own: Cache) -> Any:
-        """`kernels.cpp:Layer` of every layer; made again when a cache has moved."""
+        """`decoder.h:Layer` of every layer; made again when a cache has moved."""
         made = (prompts.made, own.made)
         if self.pointers is None or self.pointers[0] != made:
             stores = zip(prompts.keys, prompts.values, own.keys, own.values, strict=True)
@@ -110,7 +109,7 @@ class Fused:
 
 
 def addresses_of(layers: Sequence[Sequence[Tensor | None]], stores: Iterable[Sequence[Tensor | None]]) -> Any:
-    """`kernels.cpp:Layer` of every layer, with its caches."""
+    """`decoder.h:Layer` of every layer, with its caches."""
     tensors = [x for weights, caches in zip(layers, stores, strict=True) for x in (*weights, *caches)]
     return (ctypes.c_void_p * len(tensors))(*map(address, tensors))
 

@@ -67,7 +67,7 @@ class PackedTransformer:
         self.layers += [Layer.of(block, self.products) for block in model["layers"]]
         self.head = joined(self.products, self.source.lm_head, norm=model["norm"])
         blocks: Any = [(layer.qkv, layer.out, layer.gate_and_up, layer.down) for layer in self.layers]
-        self.fused = Fused(self.source, self.dtype, blocks) if isinstance(self.products, Compiled) else None
+        self.fused = Fused(self.source, self.products, blocks) if isinstance(self.products, Compiled) else None
 
     def drop(self) -> None:
         """Let go of the packed weights; until `refresh` nothing can be computed."""
