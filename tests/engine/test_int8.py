@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from pydantic import ValidationError
 from tests.engine.asking import drawn
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -163,6 +164,7 @@ def test_reinforcement_learning_corrects_for_samples_in_8_bits():
     cfg = Reinforce(engine=EngineConfig(quantization="int8"))
     assert loop_of(cfg).old_logprobs == "trainer"
     assert loop_of(Reinforce()).old_logprobs == "auto"
-    chosen = cfg.model_copy(update={"grpo": cfg.grpo.model_copy(update={"old_logprobs": "sampler"})})
-    chosen.grpo.model_fields_set.add("old_logprobs")
+    chosen = Reinforce.model_validate({"engine": {"quantization": "int8"}, "grpo": {"old_logprobs": "sampler"}})
     assert loop_of(chosen).old_logprobs == "sampler"
+    with pytest.raises(ValidationError, match="is the built-in engine's"):
+        Reinforce.model_validate({"engine": {"quantization": "int8"}, "vllm": {}})
