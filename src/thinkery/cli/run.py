@@ -182,9 +182,10 @@ def seed_of_run(directory: Path) -> int:
 def split_branch(text: str) -> tuple[Path, str, str]:
     """RUN@STEP:CHECKPOINT as its parts, of which the last may be missing."""
     run, at, place = text.rpartition("@")
-    step, _, checkpoint = place.partition(":")
-    if not at or not run or not step:
-        raise UsageError("not a branch", found=text, hint="--branch RUN@STEP, such as runs/tiny@zero")
+    step, colon, checkpoint = place.partition(":")
+    if not at or not run or not step or (colon and not checkpoint):
+        hint = "--branch RUN@STEP[:CHECKPOINT], such as runs/tiny@zero or runs/tiny@zero:good"
+        raise UsageError("not a branch", found=text, hint=hint)
     return Path(run), step, checkpoint
 
 

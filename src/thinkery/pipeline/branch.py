@@ -58,8 +58,11 @@ def _link_done(source: Path, new: Path, node: Mapping[str, Any]) -> None:
 
 def _progress(source: Path, node: Mapping[str, Any], which: str) -> tuple[Path, dict[str, Any]] | None:
     """The checkpoint of a step in progress that is asked for, with its note."""
-    folder = source / "steps" / f"{node['name']}-{node['key'][:8]}.partial" / CHECKPOINTS
-    return choose_checkpoint(folder, which) if which else read_checkpoint(folder)
+    partial = source / "steps" / f"{node['name']}-{node['key'][:8]}.partial"
+    if which and not partial.exists():
+        hint = "a step that is done has none any more"
+        raise UsageError(f"{node['name']} is not in progress and has no checkpoints", where=str(source), hint=hint)
+    return choose_checkpoint(partial / CHECKPOINTS, which) if which else read_checkpoint(partial / CHECKPOINTS)
 
 
 def _link_progress(checkpoint: Path, note: Mapping[str, Any], new: Path, node: Mapping[str, Any], run: str) -> None:

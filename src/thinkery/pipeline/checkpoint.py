@@ -47,8 +47,8 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def good(checkpoint: Path) -> bool:
-    """Whether no alarm was ringing."""
-    return not read_json(checkpoint / NOTE).get("ringing")
+    """Whether no alarm was ringing; not where nobody noted it, as before there were good ones."""
+    return read_json(checkpoint / NOTE).get("ringing") == []
 
 
 def read_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:

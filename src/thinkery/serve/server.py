@@ -67,6 +67,9 @@ async def run(models: Sequence[Served], cfg: Serve, ledger: Path, on_ready: Call
 
 def require_able(cfg: Serve) -> None:
     """Refuse settings that the engine cannot follow."""
+    if cfg.deterministic and cfg.quantization != "none":
+        found, hint = cfg.quantization, "leave out one of the two"
+        raise UsageError("a deterministic engine computes in float32", where="quantization", found=found, hint=hint)
     if cfg.engine == "native":
         return
     if cfg.deterministic:
