@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from pydantic import ValidationError
 from tests.engine.asking import drawn
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,7 +15,8 @@ from torch.nn import functional as F
 from thinkery.core import Sampling
 from thinkery.engine import EngineConfig, Request, generate, open_engine
 from thinkery.engine.native.kernels import Compiled
-from thinkery.errors import ConfigError
+from thinkery.engine.pool import open_pool
+from thinkery.errors import ConfigError, NotFinite
 from thinkery.model.compiled import compiler
 from thinkery.model.transformer import Transformer
 from thinkery.stages.reinforce import Reinforce, loop_of
@@ -51,9 +53,10 @@ def test_products_are_those_of_whole_numbers(rows):
     torch.manual_seed(5)
     for outputs, width in ((16, 64), (275, 192), (64, 2304)):
         x, weight = torch.randint(-9, 10, (rows, width)).float(), torch.randint(-9, 10, (outputs, width)).float()
-        scale, bias = 2.0 ** torch.randint(-2, 3, (width,)), torch.randn(outputs)
+        scale, bias = 2.0 ** torch.randint(-2, 3, (width,)), torch.randn(outputs) if outputs % 16 == 0 else None
         found = Compiled(torch.float32, torch.int8).linear(weight, scale, bias)(x)
-        torch.testing.assert_close(found, product(x, weight * scale) + bias, rtol=1e-6, atol=1e-4)
+        wanted = product(x, weight * scale) + (0 if bias is None else bias)
+        torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-4)
         exact = F.linear(x, weight * scale, bias)
         assert 0.003 < (found - exact).std() / exact.std() < 0.02
 
@@ -79,6 +82,35 @@ def test_a_row_comes_out_the_same_to_the_last_bit_whoever_is_beside_it(dtype):
     assert torch.equal(whole[4], torch.zeros(112))
     for begin, end in ((0, 1), (3, 9), (64, 75), (1, 74)):
         assert torch.equal(panels.logits(x[begin:end]), whole[begin:end])
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_no_number_afterwards(number):
+    weight, x = torch.randn(40, 128), torch.randn(3, 128)
+    x[1, 70] = number
+    found = Compiled(torch.float32, torch.int8).linear(weight, None, None)(x)
+    assert found[1].isnan().all()
+    assert found[[0, 2]].isfinite().all()
+    weight[5, 7] = number
+    assert Compiled(torch.float32, torch.int8).linear(weight, None, None)(x)[0].isnan().nonzero().tolist() == [[5]]
+
+
+def test_broken_weights_raise_instead_of_sampling_nonsense(shape, tokenizer):
+    network = widened(shape)
+    with torch.no_grad():
+        network.blocks[0].mlp.down_proj.weight[3, 3] = float("nan")
+    with open_engine(network, tokenizer, EngineConfig(quantization="int8")) as engine, pytest.raises(NotFinite):
+        dict(generate(engine, [Request((1,), Sampling(max_tokens=4), prompt=(3, 4, 5))]))
+
+
+def test_members_in_8_bits_take_weights(shape, tokenizer):
+    """Their log-probabilities of the canary are farther from the learner's than those of other formats may be."""
+    network = widened(shape)
+    cfg = EngineConfig(quantization="int8", processes=1, max_len=64)
+    with open_pool(network, tokenizer, cfg) as engine:
+        engine.eos_ids = frozenset()
+        [(_, events)] = generate(engine, [Request((1,), Sampling(max_tokens=4), prompt=(3, 4, 5))])
+    assert [len(event.completion.tokens) for event in events if event.completion] == [4]
 
 
 def widened(shape, **changes) -> Transformer:
@@ -163,6 +195,7 @@ def test_reinforcement_learning_corrects_for_samples_in_8_bits():
     cfg = Reinforce(engine=EngineConfig(quantization="int8"))
     assert loop_of(cfg).old_logprobs == "trainer"
     assert loop_of(Reinforce()).old_logprobs == "auto"
-    chosen = cfg.model_copy(update={"grpo": cfg.grpo.model_copy(update={"old_logprobs": "sampler"})})
-    chosen.grpo.model_fields_set.add("old_logprobs")
+    chosen = Reinforce.model_validate({"engine": {"quantization": "int8"}, "grpo": {"old_logprobs": "sampler"}})
     assert loop_of(chosen).old_logprobs == "sampler"
+    with pytest.raises(ValidationError, match="is the built-in engine's"):
+        Reinforce.model_validate({"engine": {"quantization": "int8"}, "vllm": {}})

@@ -91,6 +91,13 @@ def test_other_rewards_keep_their_names_and_may_leave_the_unit_interval():
     assert found["helpful"]["low"] < -1
 
 
+def test_what_goes_in_circles_is_measured():
+    """Behind "boxed" stand twelve words: once, or three times, where 17 of the 30 8-grams came before."""
+    words = " ".join(f"w{i}" for i in range(12))
+    found = measure([group("a", [1.0], answer=words), group("b", [0.0], answer=" ".join([words] * 3))])
+    assert value(found, "repeated") == pytest.approx((0 + 17 / 30) / 2)
+
+
 def test_general_prompts_have_no_accuracy_at_all():
     found = measure([group("a", ["absent"] * 2, kind="general", helpful=0.5)])
     assert not [name for name in found if "@" in name]

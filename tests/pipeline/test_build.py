@@ -27,11 +27,12 @@ class Number(Config):
 
 
 class Climb(Config):
-    """Count up from the base's number by `stride`, failing at `fail_at`."""
+    """Count up from the base's number by `stride`, failing at `fail_at`; an alarm rings above `alarming`."""
 
     steps: int = 6
     stride: int = 1
     fail_at: int = 0
+    alarming: int = 10**9
 
 
 def constant(run: Run, cfg: Number) -> Model:
@@ -58,7 +59,8 @@ def climb(run: Run, cfg: Climb, base: Model, rows: Dataset | None = None) -> Mod
         n += cfg.stride
         run.metrics(number, {"n": n})
         if number % 2 == 0:
-            run.checkpoint(number, lambda folder, n=n: (folder / "n").write_text(str(n)))
+            ringing = ["high"] if n > cfg.alarming else []
+            run.checkpoint(number, lambda folder, n=n: (folder / "n").write_text(str(n)), ringing)
     return run.save_model(lambda folder: (folder / "n").write_text(str(n)))
 
 
@@ -192,7 +194,7 @@ def test_the_manifest_tells_where_an_artifact_came_from(tmp_path):
         "key": made["rows"].key,
         "content": made["rows"].manifest["content"],
     }
-    assert tuned["config"] == {"steps": 6, "stride": 1, "fail_at": 0}
+    assert tuned["config"] == {"steps": 6, "stride": 1, "fail_at": 0, "alarming": 10**9}
     assert tuned["seed"] == 5
     assert tuned["versions"]["thinkery"]
     assert tuned["run"] == open_run(tmp_path).id
@@ -298,6 +300,28 @@ def test_a_branch_of_a_step_in_progress_continues_its_checkpoint_with_other_sett
     came_from = made["tuned"].manifest["branched_from"]
     assert (came_from["at"], came_from["config"]["stride"]) == (2, 1)
     assert open_run(tmp_path / "old").steps["tuned"].status == "stopped", "the source is as it was"
+
+
+@pytest.mark.parametrize(("which", "at"), [("good", 2), ("8", 8), ("", 10)])
+def test_a_branch_goes_back_to_the_checkpoint_before_alarms_rang_or_to_one_that_is_named(tmp_path, which, at):
+    with pytest.raises(RunFailed):
+        build(draw(tune=Climb(steps=12, alarming=13, fail_at=11)), tmp_path / "old")
+    branch(tmp_path / "old", "tuned", tmp_path / "new", which)
+    assert (
+        number_of(build(draw(tune=Climb(steps=12, stride=100)), tmp_path / "new")["tuned"]) == 10 + at + (12 - at) * 100
+    )
+    run = open_run(tmp_path / "new")
+    assert [row["n"] for row in run.metrics("tuned")][:at] == [*range(11, 11 + at)]
+    assert run.run["branched_from"].get("checkpoint", "") == which
+
+
+def test_a_checkpoint_that_is_not_there_is_named_with_those_that_are(tmp_path):
+    with pytest.raises(RunFailed):
+        build(draw(tune=Climb(steps=12, alarming=13, fail_at=11)), tmp_path / "old")
+    with pytest.raises(UsageError, match="no such checkpoint") as error:
+        branch(tmp_path / "old", "tuned", tmp_path / "new", "4")
+    assert error.value.hint == "there are: 2 (good), 8, 10"
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_branch_does_not_write_into_an_existing_run(tmp_path):

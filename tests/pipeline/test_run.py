@@ -80,6 +80,16 @@ def test_the_newest_two_checkpoints_stay(tmp_path):
     assert (step, (folder / "state").read_text()) == (10, "10")
 
 
+def test_so_does_the_newest_at_which_no_alarm_rang(tmp_path):
+    run = Run(tmp_path, "zero")
+    for step, ringing in ((1, []), (2, []), (3, ["kl"]), (4, ["kl"]), (5, ["kl", "entropy"])):
+        run.checkpoint(step, saving(str(step)), ringing)
+    there = tmp_path / "checkpoints"
+    assert sorted(p.name for p in there.iterdir()) == ["step-000002", "step-000004", "step-000005"]
+    run.checkpoint(6, saving("6"))
+    assert sorted(p.name for p in there.iterdir()) == ["step-000005", "step-000006"]
+
+
 def test_what_came_after_the_checkpoint_moves_aside_and_the_curve_continues(tmp_path):
     run = Run(tmp_path, "zero", attempt=1)
     for step in (1, 2, 3):

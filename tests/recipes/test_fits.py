@@ -10,7 +10,7 @@ import torch
 
 from thinkery.cli.main import main
 from thinkery.cli.recipe import open_recipe
-from thinkery.errors import EnvironmentLacks
+from thinkery.errors import ConfigError, EnvironmentLacks
 from thinkery.model.locate import locate
 from thinkery.model.weights import read_headers
 from thinkery.pipeline.memory import memory
@@ -67,6 +67,12 @@ def test_steps_that_fit_or_are_not_known_are_not_refused(huge: Path, tmp_path: P
     require_fitting(graph("tiny", f"student.model={tmp_path / 'nothing'}").values())
     other = folder(tmp_path / "other", 10**6, model_type="gemma")
     require_fitting([graph("tiny", f"student.model={other}")["distill"]])
+
+
+def test_a_model_without_products_in_8_bits_is_refused_before_the_first_step() -> None:
+    require_fitting(graph("tiny", 'zero.engine.quantization="int8"').values())
+    with pytest.raises(ConfigError, match="multiples of 64 inputs, this model's have 96"):
+        require_fitting(graph("tiny", 'evaluate.engine.quantization="int8"').values())
 
 
 def test_what_learns_is_on_this_machine_also_where_engines_are_on_a_ray_cluster(tmp_path: Path) -> None:

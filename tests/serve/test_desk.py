@@ -20,7 +20,7 @@ from thinkery.serve.door import Door
 from thinkery.serve.jobs import Job, News
 from thinkery.serve.replica import Desk, Running, Served, open_native, start_replica
 
-RUNNING = Running(8, 0.1, None, False, 1, "float32", "native", Vllm())
+RUNNING = Running(8, 0.1, None, False, 1, "float32", "none", "native", Vllm())
 PROMPT = tuple(300 + 7 * i % 500 for i in range(1200))
 """Three parts: 512 tokens, 512, and all others but the last."""
 

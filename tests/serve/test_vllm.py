@@ -58,7 +58,7 @@ def test_what_changes_nothing_is_taken():
         READER.completions(CompletionRequest.model_validate(scored), MODEL, "key")
 
 
-@pytest.mark.parametrize("wrong", [{"deterministic": True}, {"api_profile": "r1-2025-01"}])
+@pytest.mark.parametrize("wrong", [{"deterministic": True}, {"quantization": "int8"}, {"api_profile": "r1-2025-01"}])
 def test_settings_that_vllm_cannot_follow_are_refused_before_it_starts(wrong):
     require_able(Serve.model_validate({"engine": "vllm"}))
     require_able(Serve.model_validate(wrong))

@@ -131,6 +131,13 @@ def test_too_short_a_length_cuts_every_completion(rings_on_tiny):
     assert "truncated" not in rings_on_tiny(64)
 
 
+def test_a_checkpoint_says_which_alarms_were_ringing(rings, tmp_path):
+    rung = rings(1e-3, Rubric(low=low), updates=1, max_tokens=((0, 1),))
+    note = json.loads((tmp_path / "0/checkpoints/step-000001/checkpoint.json").read_text())
+    assert "truncated" in note["ringing"]
+    assert set(note["ringing"]) <= set(rung)
+
+
 def test_a_broken_template_shows_before_the_first_update(rings_on_tiny):
     with pytest.raises(RunFailed, match="check that the chat template and the format reward agree"):
         rings_on_tiny(64, template="{{ messages[0].content[::-1] }}", preflight=32)

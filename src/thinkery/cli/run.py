@@ -35,7 +35,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--from", dest="start", metavar="STEP", help="begin with this step")
     parser.add_argument("--until", metavar="STEP", help="end with this step")
     parser.add_argument("--only", action="append", default=[], metavar="STEP", help="only this step; may be repeated")
-    parser.add_argument("--branch", metavar="RUN@STEP", help="continue a copy of RUN from STEP with these settings")
+    parser.add_argument(
+        "--branch",
+        metavar="RUN@STEP[:CHECKPOINT]",
+        help="continue a copy of RUN from STEP with these settings: from its newest checkpoint, the one named, or the"
+        ' newest "good" one, before alarms rang',
+    )
     parser.add_argument("--procs", type=int, default=1, metavar="N", help="train on N processes of this machine")
     parser.add_argument("--nodes", type=int, default=1, metavar="N", help="machines, for --write")
     parser.add_argument("--write", choices=("slurm", "kuberay"), help="print a job file for a cluster, and do nothing")
@@ -164,7 +169,7 @@ def run_directory(args: argparse.Namespace, name: str) -> Path:
     """Where the run is: as told, or named after the recipe and, for a branch, the step."""
     if args.dir:
         return args.dir
-    return models.RUNS / (f"{name}-{split_branch(args.branch)[1]}" if args.branch else name)
+    return models.RUNS / ("-".join(filter(None, (name, *split_branch(args.branch)[1:]))) if args.branch else name)
 
 
 def seed_of_run(directory: Path) -> int:
@@ -174,24 +179,27 @@ def seed_of_run(directory: Path) -> int:
     return open_run(directory).run["seed"] or 0 if models.is_run(directory) else 0
 
 
-def split_branch(text: str) -> tuple[Path, str]:
-    """RUN@STEP as its two parts."""
-    run, at, step = text.rpartition("@")
-    if not at or not run or not step:
-        raise UsageError("not a branch", found=text, hint="--branch RUN@STEP, such as runs/tiny@zero")
-    return Path(run), step
+def split_branch(text: str) -> tuple[Path, str, str]:
+    """RUN@STEP:CHECKPOINT as its parts, of which the last may be missing."""
+    run, at, place = text.rpartition("@")
+    step, colon, checkpoint = place.partition(":")
+    if not at or not run or not step or (colon and not checkpoint):
+        hint = "--branch RUN@STEP[:CHECKPOINT], such as runs/tiny@zero or runs/tiny@zero:good"
+        raise UsageError("not a branch", found=text, hint=hint)
+    return Path(run), step, checkpoint
 
 
 def branch_once(text: str, directory: Path) -> None:
     """Copy a run up to a step, unless `directory` is that copy already."""
     from thinkery.pipeline.branch import branch
+    from thinkery.pipeline.home import origin
     from thinkery.pipeline.read import open_run
 
-    source, step = split_branch(text)
-    origin = {"run": open_run(source).id, "step": step}
-    if models.is_run(directory) and open_run(directory).run.get("branched_from") == origin:
-        return
-    branch(source, step, directory)
+    source, *place = split_branch(text)
+    begun = open_run(directory).run.get("branched_from") if models.is_run(directory) else None
+    if begun != origin(open_run(source).id, *place):
+        step, checkpoint = place
+        branch(source, step, directory, checkpoint)
 
 
 def tell_plan(planned: Sequence[Planned], *, as_json: bool) -> None:

@@ -21,7 +21,7 @@ from thinkery.engine.native.runner import CachedRunner, Network, Runner, token_b
 from thinkery.engine.plain import RecomputingRunner
 from thinkery.errors import ConfigError, EnvironmentLacks
 from thinkery.model.tokenizer import Tokenizer
-from thinkery.model.transformer import Transformer
+from thinkery.model.transformer import Shape, Transformer
 
 __all__ = ["Engine", "EngineConfig", "Event", "MembersConfig", "NativeEngine", "Request", "generate", "open_engine"]
 
@@ -61,9 +61,9 @@ class EngineConfig(MembersConfig):
     """Number format to sample in; "model" is that of the tensors that learn. bfloat16 is faster where the processor
     multiplies in it, which "fastest" looks up, and its log-probabilities are only nearly the trainer's."""
     quantization: Literal["none", "int8"] = Field(default="none", json_schema_extra={"key": "when set"})
-    """Multiply in 8 bits on a CPU, weights and what they are multiplied with: less is read, and processors with VNNI
-    multiply twice as much. The model sampled is then only nearly the one that learns (docs/performance.md), which
-    reinforcement learning corrects for by `old_logprobs = "trainer"` unless that is set."""
+    """Multiply in 8 bits on a CPU, weights and what they are multiplied with: less is read, and processors with AVX-512
+    VNNI multiply up to twice as much; others are slower. The model sampled is then only nearly the one that learns
+    (docs/performance.md); reinforcement learning corrects for it by `old_logprobs = "trainer"` unless that is set."""
     kernels: Literal["compiled", "torch"] = Field(default="compiled", json_schema_extra={"key": False})
     """What computes between matrix products on a CPU: our own functions, compiled on first use where there is a C++
     compiler, or PyTorch's, which are slower."""
@@ -148,12 +148,23 @@ def require_int8(network: Network, dtype: torch.dtype, cfg: EngineConfig) -> Non
     if cfg.deterministic:
         problem = "a deterministic engine computes in float32"
     elif not isinstance(network, Transformer) or not can_pack(network, dtype):
-        problem, hint = "only our own decoder on an x86 processor has products in 8 bits", hint + "; vLLM has its own"
-    elif cfg.kernels != "compiled" or not suits(network.shape):
+        problem = f"only our own decoder has products in 8 bits, on x86 processors, and here not beside {dtype}"
+        hint += "; vLLM has its own"
+    else:
+        require_int8_shape(network.shape, cfg)
+    if problem:
+        raise ConfigError(problem, where="engine.quantization", found=cfg.quantization, hint=hint)
+
+
+def require_int8_shape(shape: Shape, cfg: EngineConfig) -> None:
+    """Raise ConfigError unless a decoder of this shape can be sampled in 8 bits on a CPU of this machine."""
+    problem = ""
+    if cfg.kernels != "compiled" or not suits(shape):
         problem = "products in 8 bits are compiled, which needs a C++ compiler, and widths that fill registers"
-    elif uneven := [width for width in widths(network.shape) if width % SPREAD]:
+    elif uneven := [width for width in widths(shape) if width % SPREAD]:
         problem = f"products in 8 bits take multiples of {SPREAD} inputs, this model's have {uneven[0]}"
     if problem:
+        hint = 'set the engine\'s quantization = "none"'
         raise ConfigError(problem, where="engine.quantization", found=cfg.quantization, hint=hint)
 
 

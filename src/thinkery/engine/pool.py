@@ -45,7 +45,7 @@ LOG = logging.getLogger("thinkery.engine")
 RESTARTS = 5
 """How often each member is replaced, on average, with no sample finished in between, before the run fails."""
 
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05}
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.int8: 0.5}
 """How far a member's log-probabilities of the canary may lie from the learner's, in nats a token on average."""
 
 TICK_S = 1.0
@@ -132,7 +132,8 @@ class Place(Generic[J]):
 @contextmanager
 def open_pool(network: Any, tokenizer: Tokenizer, cfg: EngineConfig, *, version: int = 0) -> Iterator[PoolEngine]:
     """An engine of as many members as the settings ask for, for as long as the block lasts."""
-    tolerance = TOLERANCE.get(sampled_dtype(network, cfg), max(TOLERANCE.values()))
+    multiplied = torch.int8 if cfg.quantization == "int8" else sampled_dtype(network, cfg)
+    tolerance = TOLERANCE.get(multiplied, TOLERANCE[torch.bfloat16])
     with (
         open_members(network, tokenizer, cfg) as members,
         pooled(network, tokenizer, cfg, members, tolerance, version) as engine,

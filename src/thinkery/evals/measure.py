@@ -1,4 +1,4 @@
-"""From judged groups to estimates: pass@1, pass@k, cons@k, every other reward, truncation and lengths.
+"""From judged groups to estimates: pass@1, pass@k, cons@k, every other reward, truncation, loops and lengths.
 
     tally = Tally(pass_at=(8,))
     for group in groups:
@@ -21,6 +21,7 @@ from thinkery.core import Completion, Group, Task
 from thinkery.evals.metrics import Estimate, cons_at_k, mean_estimate, pass_at_k, share_estimate
 from thinkery.rewards.environment import answer_form
 from thinkery.rewards.extract import final_answer
+from thinkery.rewards.shaping import repetition
 
 Extract = Callable[[Completion, str], str | None]
 """(completion, kind of task, or form of an environment's answers) → the final answer."""
@@ -87,7 +88,8 @@ class Tally:
     pass@1, pass@k and cons@k need a reward called accuracy; every other reward appears under its own name. k is the
     number of attempts; pass@k for the smaller ones of `pass_at` is the unbiased estimate from all attempts. `extract`
     finds the answers that vote in cons@k. With a reward called format, `pass@1/well-formed` is the accuracy of the
-    attempts that earn all of it. `truncated` and `ungraded` are shares of the attempts. `length` is in tokens of the
+    attempts that earn all of it. `truncated` and `ungraded` are shares of the attempts, `repeated` is the share of a
+    text's 8-grams that occurred in it before: what does not end often goes in circles. `length` is in tokens of the
     whole completion, or `characters` where an endpoint does not give its tokens.
     """
 
@@ -99,7 +101,8 @@ class Tally:
     def add(self, group: Group, answer_tokens: Sequence[int] | None = None) -> None:
         """Take in one question; the tokens of each attempt's answer part its length into thought and answer."""
         self._samples = self._samples or len(group.rollouts)
-        self._note("truncated", (0,), [rollout.completion.finish == "length" for rollout in group.rollouts])
+        self._note("truncated", (0, 0), [rollout.completion.finish == "length" for rollout in group.rollouts])
+        self._note("repeated", (0, 1), [repetition(rollout.completion.text) for rollout in group.rollouts])
         if right := _scores(group, "accuracy"):
             self._add_accuracy(group, right)
         for name in _rewards(group):
@@ -109,7 +112,7 @@ class Tally:
         self._add_lengths(group, answer_tokens)
 
     def estimates(self) -> dict[str, Estimate]:
-        """Everything that was measured: truncation, accuracy, the other rewards, the ungraded, lengths."""
+        """Everything that was measured: truncation, loops, accuracy, the other rewards, the ungraded, lengths."""
         values = Counter(name.partition("=")[0] for name in self._columns if "=" in name)
         shown = [name for name in self._columns if "=" not in name or values[name.partition("=")[0]] > 1]
         return {
@@ -166,7 +169,7 @@ def count_answers(group: Group, answer_length: Callable[[str], int] | None) -> l
 def metric_names(tasks: Iterable[Task], rewards: Iterable[str], samples: int, pass_at: Sequence[int] = ()) -> list[str]:
     """The metrics that a tally of `samples` attempts at these tasks, judged by these rewards, may have."""
     rewards = list(rewards)
-    found = ["truncated"]
+    found = ["truncated", "repeated"]
     if "accuracy" in rewards:
         found += ["pass@1", *(f"pass@{k}" for k in (*pass_at, samples) if k > 1)]
         found += [f"cons@{samples}"] if samples > 1 else []

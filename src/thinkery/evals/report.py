@@ -47,7 +47,8 @@ def report_data(found: Findings) -> dict[str, Any]:
 def draw(found: Findings) -> dict[str, str]:
     """Every plot as an SVG element, by caption: what was learned over updates, then the stages side by side."""
     drawn = {plot.title: learning_curve(plot.title, plot.curves, plot.base) for plot in found.plots}
-    bars = [metric for metric in columns(found.stages) if metric != "truncated" and is_common(metric, found.stages)]
+    shown = [metric for metric in columns(found.stages) if metric not in ("truncated", "repeated")]
+    bars = [metric for metric in shown if is_common(metric, found.stages)]
     return drawn | {f"{metric} by stage": stage_bars(found.stages, metric) for metric in bars}
 
 

@@ -11,7 +11,8 @@ from thinkery.evals.claims import GENERAL, HARMLESS, Claim, Stages
 from thinkery.evals.metrics import Estimate
 
 COLUMNS = (
-    "pass@1", r"pass@\d+", r"cons@\d+", GENERAL, "preference", HARMLESS, "format", "language", "truncated", "length",
+    "pass@1", r"pass@\d+", r"cons@\d+", GENERAL, "preference", HARMLESS, "format", "language", "truncated", "repeated",
+    "length",
 )  # fmt: skip
 """Metrics that become columns, in this order, where any stage has them; all others are details."""
 

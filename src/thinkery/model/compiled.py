@@ -72,7 +72,8 @@ def library(source: Path) -> ctypes.CDLL:
                     "our C++ kernels do not compile",
                     where=" ".join(command),
                     found=done.stderr.strip()[-2000:],
-                    hint='repair the compiler, or set kernels = "torch", of the engine and of the policy',
+                    hint='repair the compiler, or set kernels = "torch", of the engine and of the policy, and no'
+                    " quantization",
                 )
             new.replace(path)
     return ctypes.CDLL(str(path))

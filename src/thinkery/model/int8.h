@@ -41,7 +41,11 @@ struct Multiplied<int8> {
         int32_t four[4];
     };
     typedef BroadBits Right;
-    static Left left(const int8* at) { return {(int8_t)at[0].bits, (int8_t)at[1].bits, (int8_t)at[2].bits, (int8_t)at[3].bits}; }
+    static Left left(const int8* at) {
+        Left found;
+        for (int i = 0; i < 4; i++) found.four[i] = (int8_t)at[i].bits;
+        return found;
+    }
     static Right right(const int8* at) { return *reinterpret_cast<const BroadBits*>(at); }
     static void add(Sum& sum, Left left, const Right& right) {
         UNROLLED for (int i = 0; i < 4; i++) sum += (Sum)(right >> 8 * i & 255) * left.four[i];
@@ -92,11 +96,12 @@ Broad paired(Broad x) {
     return swapped<S>(x) + x * signs;
 }
 
-// x [n] times Hadamard's matrix (of ones and minus ones), SPREAD numbers at a time; returns the largest size.
+// x [n] times Hadamard's matrix (of ones and minus ones), SPREAD numbers at a time; returns the largest size, NaN where a
+// number is not finite.
 template <class T>
 float spread(const T* x, float* out, int64_t n) {
     constexpr int R = SPREAD / B;
-    Broad most = {};
+    Broad most = {}, wrong = {};  // 0 times what is finite
     for (int64_t d = 0; d < n; d += SPREAD) {
         Broad rows[R];
         UNROLLED for (int r = 0; r < R; r++) rows[r] = paired<8>(paired<4>(paired<2>(paired<1>(numbers(x + d + r * B)))));
@@ -109,12 +114,13 @@ float spread(const T* x, float* out, int64_t n) {
         UNROLLED for (int r = 0; r < R; r++) {
             const Broad size = rows[r] < 0.0f ? -rows[r] : rows[r];
             most = size > most ? size : most;
+            wrong += rows[r] * 0.0f;
             broad(out + d + r * B) = rows[r];
         }
     }
-    float found = most[0];
-    for (int i = 1; i < B; i++) found = std::max(found, most[i]);
-    return found;
+    float found = most[0], sum = wrong[0];
+    for (int i = 1; i < B; i++) found = std::max(found, most[i]), sum += wrong[i];
+    return found + sum;
 }
 
 // Whole numbers nearest to numbers of size 127 at most, ties to even.

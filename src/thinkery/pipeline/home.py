@@ -145,9 +145,14 @@ def finish_folder(partial: Path, folder: Path) -> None:
             (folder / name).unlink(missing_ok=True)
 
 
-def branched_run(source: Mapping[str, Any], step: str) -> dict[str, Any]:
-    """The `run.json` of a new run that begins where `step` of another one is."""
-    return _new_run(None) | {"branched_from": {"run": source["id"], "step": step}}
+def branched_run(source: Mapping[str, Any], step: str, checkpoint: str = "") -> dict[str, Any]:
+    """The `run.json` of a new run that begins where `step` of another one is, or was at a checkpoint."""
+    return _new_run(None) | {"branched_from": origin(source["id"], step, checkpoint)}
+
+
+def origin(run: str, step: str, checkpoint: str = "") -> dict[str, str]:
+    """Where a run has begun as a branch."""
+    return {"run": run, "step": step} | ({"checkpoint": checkpoint} if checkpoint else {})
 
 
 def _new_run(seed: int | None) -> dict[str, Any]:

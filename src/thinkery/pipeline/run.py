@@ -143,8 +143,9 @@ class Run:
         if self._progress:
             self._progress.update(done, total, headline)
 
-    def checkpoint(self, step: int, save: Callable[[Path], object]) -> None:
-        """Let `save` fill a folder that counts only when it is whole; the two newest stay.
+    def checkpoint(self, step: int, save: Callable[[Path], object], ringing: Sequence[str] = ()) -> None:
+        """Let `save` fill a folder that counts only when it is whole; the two newest stay, and the newest at which no
+        alarms were `ringing`.
 
         Every rank calls `save` with the same folder, and it says which of them writes what. DiskFull before any work
         when another as large as the last one does not fit.
@@ -155,7 +156,7 @@ class Run:
             return
         self._warn_of_little_room()
         self.event("checkpoint", at_step=step)
-        note = {"marks": self._record.marks(), "seconds": round(self.seconds, 3)}
+        note = {"marks": self._record.marks(), "seconds": round(self.seconds, 3), "ringing": list(ringing)}
         write_checkpoint(self.dir / CHECKPOINTS, step, save, note)
         self._events.kept = True
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 
+from thinkery.engine import EngineConfig, require_int8_shape
 from thinkery.errors import ThinkeryError
 from thinkery.model.transformer import Shape
 from thinkery.pipeline.step import Step
@@ -27,8 +28,12 @@ from thinkery.train.preference import RewardModelConfig
 
 
 def require_fitting(steps: Iterable[Step], ranks: int = 1) -> None:
-    """Raise EnvironmentLacks for the first of these steps whose weights, gradients and moments do not fit."""
+    """Raise EnvironmentLacks for the first of these steps whose weights, gradients and moments do not fit, ConfigError
+    for one that would sample a decoder in 8 bits whose products do not have them."""
     for step in steps:
+        engine = getattr(step.config, "engine", None)
+        if isinstance(engine, EngineConfig) and engine.quantization == "int8" and (shape := smallest_shape(step)):
+            require_int8_shape(shape, engine)
         policy = learner_of(step)
         if policy and (least := least_parameters(step)):
             ranks_of_it, copied = ranks if step.on_all_ranks else 1, sampled_bytes(step, policy)

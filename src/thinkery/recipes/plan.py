@@ -11,7 +11,7 @@ measures in a second or two. P is the number of parameters; weights are float32,
                 a step of b samples takes the longer of 2 P b flops and reading 4 P bytes, and reads the cache; samples
                 that are asked for together end with the longest of them
     either      of a narrow model as fast as a random one of its shape has been just now
-    disk        4 P a model, 16 P a checkpoint of which two are kept, and every sample as compressed text
+    disk        4 P a model, 16 P a checkpoint of which three may be kept, and every sample as compressed text
 
 Several ranks (`--procs`) or processes share this machine's processors: memory is that of all of them, time that of one.
 What nobody can know before is how long answers are and how many rows pass the filters. A recipe may say what it expects
@@ -158,8 +158,8 @@ class Plan:
 
     @property
     def disk(self) -> float:
-        """What stays when all is done, and two checkpoints of the largest model on the way."""
-        return sum(need.disk for need in self.needs) + 32 * max(need.parameters for need in self.needs)
+        """What stays when all is done, and three checkpoints of the largest model on the way."""
+        return sum(need.disk for need in self.needs) + 48 * max(need.parameters for need in self.needs)
 
 
 def plan(
@@ -531,7 +531,7 @@ def warnings(graph: list[Step], needs: list[Need], machine: Machine) -> list[str
                 "policy.micro_batch_tokens, max_tokens, engine.max_batch or engine.kv_memory, set policy.activations = "
                 '"recomputed" or policy.lora, or take a smaller model'
             )
-    if (disk := sum(n.disk for n in needs) + 32 * max(n.parameters for n in needs)) > machine.disk:
+    if (disk := sum(n.disk for n in needs) + 48 * max(n.parameters for n in needs)) > machine.disk:
         found.append(f"the run needs {disk / 1e9:.1f} GB of disk, {machine.disk / 1e9:.1f} are free: use another --dir")
     bases = {s.config.model for s in graph if isinstance(s.config, Fetch)} - set(EMBEDDED)
     trained = [need for need, step in zip(needs, graph, strict=True) if isinstance(step.config, Reinforce)]

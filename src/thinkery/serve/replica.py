@@ -57,6 +57,7 @@ class Running:
     deterministic: bool
     threads: int | None
     dtype: Literal["fastest", "float32", "bfloat16"]
+    quantization: Literal["none", "int8"]
     engine: EngineName
     vllm: Vllm
 
@@ -107,6 +108,7 @@ def open_native(model: Served, running: Running, opened: ExitStack) -> Opened:
         max_len=running.max_len,
         deterministic=running.deterministic,
         dtype="float32" if running.deterministic else running.dtype,
+        quantization=running.quantization,
     )
     return Opened(opened.enter_context(open_engine(network, tokenizer, cfg)), tokenizer)
 

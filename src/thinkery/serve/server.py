@@ -67,10 +67,16 @@ async def run(models: Sequence[Served], cfg: Serve, ledger: Path, on_ready: Call
 
 def require_able(cfg: Serve) -> None:
     """Refuse settings that the engine cannot follow."""
+    if cfg.deterministic and cfg.quantization != "none":
+        found, hint = cfg.quantization, "leave out one of the two"
+        raise UsageError("a deterministic engine computes in float32", where="quantization", found=found, hint=hint)
     if cfg.engine == "native":
         return
     if cfg.deterministic:
         raise UsageError("vLLM has no deterministic mode", where="deterministic", hint="use the built-in engine")
+    if cfg.quantization != "none":
+        hint = 'vllm.arguments = ["--quantization=…"], or the built-in engine'
+        raise UsageError("vLLM quantises in its own way", where="quantization", found=cfg.quantization, hint=hint)
     if PROFILES[cfg.api_profile].most_thought is not None:
         hint = "take another profile, or the built-in engine"
         raise UsageError(
@@ -164,8 +170,9 @@ def running_of(cfg: Serve, models: Sequence[Served]) -> Running:
     small = all(sum(path.stat().st_size for path in model.folder.glob("*.safetensors")) < SMALL for model in models)
     threads = cfg.threads or (1 if small else max(1, (os.cpu_count() or 1) // cfg.replicas))
     return Running(
-        cfg.max_batch, cfg.kv_memory, cfg.max_len, cfg.deterministic, threads, cfg.dtype, cfg.engine, cfg.vllm
-    )
+        cfg.max_batch, cfg.kv_memory, cfg.max_len, cfg.deterministic, threads, cfg.dtype, cfg.quantization, cfg.engine,
+        cfg.vllm,
+    )  # fmt: skip
 
 
 async def drain(state: State, hurry: asyncio.Event) -> float:

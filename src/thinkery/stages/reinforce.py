@@ -51,6 +51,8 @@ class Reinforce(Config):
     def _vllm_is_in_one_place(self) -> Reinforce:
         if self.vllm and (wrong := self.vllm.contradicts(self.engine)):
             raise ValueError(wrong)
+        if self.vllm and self.engine.quantization != "none":
+            raise ValueError("engine.quantization is the built-in engine's; vLLM's own is among vllm.arguments")
         return self
 
 

@@ -581,7 +581,7 @@ def save(run: Run, policy: Policy, baseline: Baseline, progress: Progress) -> No
             saved = asdict(replace(progress, flights=Flights())) | {"flights": progress.flights.rows()}
             (folder / "grpo.json").write_text(json.dumps(saved))
 
-    run.checkpoint(policy.updates, write)
+    run.checkpoint(policy.updates, write, progress.ringing)
 
 
 def sampling_at(cfg: Grpo, update: int) -> Sampling:

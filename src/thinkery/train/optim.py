@@ -203,7 +203,8 @@ class Learner:
                 f"{self.bad_in_a_row} updates in a row had no finite loss and gradient",
                 where=f"update {self.updates}",
                 found=f"loss {loss}, gradient norm {norm}",
-                hint="lower policy.lr or policy.grad_clip; the weights are those of the last good update",
+                hint="lower policy.lr or policy.grad_clip; the weights are those of the last finite update, and"
+                " --branch RUN@STEP:good goes back to those before alarms rang",
             )
 
     def with_memory(self, work: Callable[[], Any]) -> Any:

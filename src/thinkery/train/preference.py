@@ -127,7 +127,7 @@ def train_reward_model(
         if update.skipped:
             run.alarm("non-finite", f"update {step} had no finite loss and was skipped", "policy.lr", LOWER)
         if run.stopping or step == total or step % cfg.checkpoint_every == 0:
-            run.checkpoint(step, learner.save)
+            run.checkpoint(step, learner.save, ["non-finite"] if update.skipped else [])
         if run.stopping and step < total:
             run.stop()
     found = {"train/rows": float(len(items)), "train/accuracy": accuracy(model, items, learner.micro_batch_tokens)}

@@ -91,7 +91,7 @@ def sft(
         if update.skipped:
             run.alarm("non-finite", f"update {step} had no finite loss and was skipped", "policy.lr", LOWER)
         if run.stopping or step == total or step % cfg.checkpoint_every == 0:
-            run.checkpoint(step, policy.save)
+            run.checkpoint(step, policy.save, ["non-finite"] if update.skipped else [])
         if run.stopping and step < total:
             run.stop()
 

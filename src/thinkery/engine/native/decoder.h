@@ -12,6 +12,7 @@
 #include <cmath>
 #include <cstdint>
 #include <omp.h>
+#include <type_traits>
 #include <vector>
 
 #define LANES 8
@@ -497,7 +498,8 @@ void gate(const Layer<T, P>& layer, Rows<P> normed, float* gates, T* gated, int6
     product(normed, D, layer.gate_and_up, rows, D, part.begin, part.end, [&](int64_t row, int64_t o, Wide values) {
         store(gates + row * F + o, biased(layer.gate_and_up_bias, o, values));
     });
-    product(normed, D, layer.gate_and_up + panels_of(F) * panel_size<P>(D), rows, D, part.begin, part.end, [&](int64_t row, int64_t o, Wide values) {
+    const P* up = layer.gate_and_up + panels_of(F) * panel_size<P>(D);
+    product(normed, D, up, rows, D, part.begin, part.end, [&](int64_t row, int64_t o, Wide values) {
         const Wide gate = load(gates + row * F + o);
         values = biased(layer.gate_and_up_bias, o + F, values);
         store(gated + row * F + o, gate / (1 + exponential(-gate)) * values);
@@ -530,7 +532,8 @@ void decode(const Sizes& is, const Layer<T, P>* layers, float* x, T* out, float 
             const Caches<T> at{layer.prompt_keys, layer.prompt_values, layer.own_keys, layer.own_values,
                                is.slots, is.shared, is.places, K, is.G, is.L};
             norm();
-            product(inputs.rows(normed.data()), D, layer.qkv, rows, D, n.begin, n.end, [&](int64_t row, int64_t o, Wide values) {
+            const Rows<P> input = inputs.rows(normed.data());
+            product(input, D, layer.qkv, rows, D, n.begin, n.end, [&](int64_t row, int64_t o, Wide values) {
                 if (o < N) store(&heads[row * N + o], biased(layer.qkv_bias, o, values));
             });
 #pragma omp barrier
@@ -606,7 +609,8 @@ void advance(const Sizes& is, const Layer<T, P>* layers, const Text<T>* given, i
             for (int64_t from = 0; from < rows; from += BLOCK) {
                 const int64_t here = std::min(BLOCK, rows - from);
                 norm(x + from * D, here);
-                product(inputs.rows(normed.data()), D, layer.qkv, here, D, n.begin, n.end, [&](int64_t row, int64_t o, Wide values) {
+                const Rows<P> input = inputs.rows(normed.data());
+                product(input, D, layer.qkv, here, D, n.begin, n.end, [&](int64_t row, int64_t o, Wide values) {
                     if (o < N) store(&heads[row * N + o], biased(layer.qkv_bias, o, values));
                 });
 #pragma omp barrier
@@ -649,16 +653,19 @@ void advance(const Sizes& is, const Layer<T, P>* layers, const Text<T>* given, i
     for (int64_t row = 0; row < rows; row++) normalise(x + row * D, nullptr, out + row * D, D, eps);
 }
 
-}  // namespace
-
-// out [rows, outputs] = x [rows, n] times weights in panels, and a bias where there is one.
+// out [rows, outputs] = x [rows, n] times weights in panels, and a bias where there is one, of whole registers.
 template <class P, class T, class O>
-void linear(const T* x, const P* panels, const float* bias, O* out, int64_t rows, int64_t n, int64_t outputs, int64_t threads) {
+void linear(const T* x, const P* panels, const float* bias, O* out, int64_t rows, int64_t n, int64_t outputs,
+            int64_t threads) {
     Taken<T, P> taken(rows, n);
+    if constexpr (!std::is_same_v<T, P>) {
 #pragma omp parallel num_threads(threads)
-    taken.all(x, rows);
+        taken.all(x, rows);
+    }
     multiply(taken.rows(x), panels, bias, out, rows, n, outputs, threads);
 }
+
+}  // namespace
 
 #define EXPORTED_WEIGHTS(P, name)                                                                                      \
     extern "C" void lay_out_##name(const float* w, const float* scale, P* to, int64_t outputs, int64_t n) {            \

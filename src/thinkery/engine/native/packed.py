@@ -2,7 +2,7 @@
 
 Weights are laid out beforehand in the order they are multiplied in, for our own functions (`kernels.py`, and `fused.py`
 for all layers in one call) or, where there are none, for oneDNN's. The packed copy takes as much memory as the weights
-and is made anew when they change. Nothing here can be differentiated.
+in its format and is made anew when they change. Nothing here can be differentiated.
 
 Shapes: T tokens, D width, O outputs, H query heads, K key/value heads, N = H + K, E head width, F feed-forward width.
 """

@@ -1,14 +1,15 @@
-"""GRPO with samples of vLLM beside GRPO with samples of the built-in engine: the same tasks, seeds and settings.
+"""GRPO with samples of other engines beside GRPO with those of the built-in engine: the same tasks, seeds and settings.
 
-    /opt/vllm/bin/python -m bench.vllm                               # vLLM in this process, in an environment with both
-    python -m bench.vllm --python /opt/vllm/bin/python               # vLLM as a server of its own, asked over HTTP
-    python -m bench.vllm native/2 --python /opt/vllm/bin/python      # one of the runs
+    python -m bench.samplers native int8                                # ours, and ours in 8 bits
+    /opt/vllm/bin/python -m bench.samplers                              # vLLM in this process, where both are installed
+    python -m bench.samplers --python /opt/vllm/bin/python              # vLLM as a server of its own, asked over HTTP
+    python -m bench.samplers native/2 --python /opt/vllm/bin/python     # one of the runs
 
-Writes the curves of reward, mismatch KL and effective sample size to bench/results/vllm.json, each run in the place of
-the one that was there. The embedded base learns chains of calculations in float32; samples differ, since the engines
+Writes the curves of reward, mismatch KL and effective sample size to bench/results/samplers.json, each run in the place
+of the one that was there. The embedded base learns chains of calculations in float32; samples differ, since the engines
 turn the same seed into other draws. A way of sampling holds when every seed's reward rises by at least half of what the
-built-in engine's does on average, and no update's mismatch KL exceeds MISMATCH nats a token, nor its effective
-samples fall below EFFECTIVE.
+built-in engine's does on average, and no update's mismatch KL exceeds its bound in nats a token, nor its effective
+samples fall below theirs (`BOUNDS`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from statistics import fmean
 from typing import Any
 
 from bench.recipe import RESULTS, machine
+from thinkery.engine import EngineConfig
 from thinkery.engine.vllm import VllmConfig
 from thinkery.pipeline.run import Run
 from thinkery.rewards.accuracy import accuracy
@@ -36,43 +38,49 @@ from thinkery.tasks.sources import Source, load_tasks
 from thinkery.train.grpo import Grpo
 from thinkery.train.policy import PolicyConfig
 
-RESULT = RESULTS / "vllm.json"
+RESULT = RESULTS / "samplers.json"
 CURVES = ("reward/mean", "policy/mismatch_kl", "policy/effective_samples", "time/rollout", "time/update")
-WAYS, SEEDS, UPDATES = ("native", "local", "server"), (1, 2), 16
-MISMATCH, EFFECTIVE = 1e-6, 0.999
-"""Bounds for float32, where both engines should agree to rounding."""
+WAYS, SEEDS, UPDATES = ("native", "int8", "local", "server"), (1, 2, 3), 16
+FLOAT32 = 1e-6, 0.999
+"""Most mismatch and fewest effective samples where sampler and learner should agree to rounding."""
+BOUNDS = {"int8": (0.05, 0.9)}
+"""The same where they do not."""
 
 
 def main() -> None:
     """Train with every way of sampling that is at hand, and keep the curves."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="*", metavar="WAY/SEED", help=f"ways: {', '.join(WAYS)}; all at hand by default")
+    parser.add_argument(
+        "runs", nargs="*", metavar="WAY[/SEED]", help=f"ways: {', '.join(WAYS)}; all at hand by default"
+    )
     parser.add_argument("--python", default="", help="the Python of vLLM's environment, for a server")
     args = parser.parse_args()
-    here = {"native": True, "local": find_spec("vllm") is not None, "server": bool(args.python)}
-    for name in args.runs or [f"{way}/{seed}" for way in WAYS if here[way] for seed in SEEDS]:
+    here = {"native": True, "int8": True, "local": find_spec("vllm") is not None, "server": bool(args.python)}
+    for name in args.runs or [way for way in WAYS if here[way]]:
         way, _, seed = name.partition("/")
         if not here.get(way):
             parser.error(f"{name} needs vLLM in this environment (local) or --python (server); ways: {', '.join(WAYS)}")
-        keep(name, curve(sampler(way, args.python), int(seed)))
+        for number in [int(seed)] if seed else SEEDS:
+            keep(f"{way}/{number}", curve(sampler(way, args.python), number))
 
 
-def sampler(way: str, python: str) -> VllmConfig | None:
-    """vLLM's settings; None for the built-in engine."""
-    if way == "native":
-        return None
+def sampler(way: str, python: str) -> dict[str, Any]:
+    """What samples, as settings of the stage."""
+    if way in ("native", "int8"):
+        return {"engine": EngineConfig(quantization="int8" if way == "int8" else "none")}
     where = python if way == "server" else ""
-    return VllmConfig(python=where, dtype="float32", max_len=256, max_batch=128, kv_memory=0.25, tolerance=1e-3)
+    vllm = VllmConfig(python=where, dtype="float32", max_len=256, max_batch=128, kv_memory=0.25, tolerance=1e-3)
+    return {"vllm": vllm}
 
 
-def curve(vllm: VllmConfig | None, seed: int) -> dict[str, list[float]]:
+def curve(sampler: Mapping[str, Any], seed: int) -> dict[str, list[float]]:
     """The metrics of a run from the embedded base."""
     loop = Grpo(
         policy=PolicyConfig(lr=3e-4), updates=UPDATES, group_size=8, questions_per_update=16, minibatches=1,
         max_tokens=((0, 112),), beta=0.0, advantage="group_mean", skip_no_spread=True, preflight=0, keep_rollouts=0,
         checkpoint_every=UPDATES,
     )  # fmt: skip
-    cfg = Reinforce(grpo=loop.model_copy(), vllm=vllm)
+    cfg = Reinforce(grpo=loop.model_copy(), **sampler)
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder) / "run", "zero", seed=seed)
         tasks = load_tasks([Source(source="world", kind="chain", limit=400)], seed=1)
@@ -108,7 +116,8 @@ def shown(way: str, curves: Mapping[str, Mapping[str, list[float]]]) -> dict[str
     found = {"rises": rises, "mismatch_kl": mismatch, "effective_samples": effective}
     if not natives:
         return found
-    holds = min(rises) >= fmean(natives) / 2 and mismatch <= MISMATCH and effective >= EFFECTIVE
+    most, fewest = BOUNDS.get(way, FLOAT32)
+    holds = min(rises) >= fmean(natives) / 2 and mismatch <= most and effective >= fewest
     return {**found, "holds": holds}
 
 
