@@ -61,7 +61,7 @@ proof: setup ## the long tests, the recipes from nothing, ablations, claims over
 	$(BIN)/python -m bench.ablations --dir runs/proof/ablations --of runs/proof/claims/seed-0 && \
 	$(BIN)/python -m bench.tables && exit $$failed
 
-bench: setup ## speed beside transformers, TRL and vLLM (docs/performance.md), on a quiet machine: about 25 minutes
+bench: setup ## speed beside transformers, TRL and vLLM (docs/performance.md), on a quiet machine: 80 minutes
 	$(BIN)/python -m bench.peers
 	$(BIN)/python -m bench.growth
 	$(BIN)/python -m bench.serve smollm2
