@@ -169,7 +169,8 @@ def run_directory(args: argparse.Namespace, name: str) -> Path:
     """Where the run is: as told, or named after the recipe and, for a branch, the step."""
     if args.dir:
         return args.dir
-    return models.RUNS / ("-".join(filter(None, (name, *split_branch(args.branch)[1:]))) if args.branch else name)
+    place = split_branch(args.branch)[1:] if args.branch else ()
+    return models.RUNS / "-".join(part for part in (name, *place) if part)
 
 
 def seed_of_run(directory: Path) -> int:
@@ -195,10 +196,9 @@ def branch_once(text: str, directory: Path) -> None:
     from thinkery.pipeline.home import origin
     from thinkery.pipeline.read import open_run
 
-    source, *place = split_branch(text)
+    source, step, checkpoint = split_branch(text)
     begun = open_run(directory).run.get("branched_from") if models.is_run(directory) else None
-    if begun != origin(open_run(source).id, *place):
-        step, checkpoint = place
+    if begun != origin(open_run(source).id, step, checkpoint):
         branch(source, step, directory, checkpoint)
 
 

@@ -128,10 +128,8 @@ def sampled_network(network: Network, cfg: EngineConfig) -> Any:
     """The network itself, or a copy that is faster or has the format asked for."""
     own, dtype = next(network.parameters()).dtype, sampled_dtype(network, cfg)
     if cfg.quantization == "int8":
-        require_int8(network, dtype, cfg)
+        return in_int8(network, dtype, cfg)
     if isinstance(network, Transformer) and can_pack(network, dtype) and not cfg.deterministic:
-        if cfg.quantization == "int8":
-            return PackedTransformer(network, Compiled(dtype, torch.int8))
         compiled = cfg.kernels == "compiled" and suits(network.shape)
         return PackedTransformer(network, (Compiled if compiled else OneDnn)(dtype))
     if dtype == own:
@@ -142,30 +140,29 @@ def sampled_network(network: Network, cfg: EngineConfig) -> Any:
     return sampled
 
 
-def require_int8(network: Network, dtype: torch.dtype, cfg: EngineConfig) -> None:
-    """Raise ConfigError unless the network can be sampled in 8 bits here."""
-    problem, hint = "", 'set the engine\'s quantization = "none"'
+def in_int8(network: Network, dtype: torch.dtype, cfg: EngineConfig) -> PackedTransformer:
+    """The network with products in 8 bits; raises ConfigError where it cannot be sampled so here."""
     if cfg.deterministic:
-        problem = "a deterministic engine computes in float32"
-    elif not isinstance(network, Transformer) or not can_pack(network, dtype):
-        problem = f"only our own decoder has products in 8 bits, on x86 processors, and here not beside {dtype}"
-        hint += "; vLLM has its own"
-    else:
-        require_int8_shape(network.shape, cfg)
-    if problem:
-        raise ConfigError(problem, where="engine.quantization", found=cfg.quantization, hint=hint)
+        raise no_int8("a deterministic engine computes in float32")
+    if not isinstance(network, Transformer) or not can_pack(network, dtype):
+        where = f"on x86 processors, and here not beside {dtype}"
+        raise no_int8(f"only our own decoder has products in 8 bits, {where}", "; vLLM has its own")
+    require_int8_shape(network.shape, cfg)
+    return PackedTransformer(network, Compiled(dtype, torch.int8))
 
 
 def require_int8_shape(shape: Shape, cfg: EngineConfig) -> None:
     """Raise ConfigError unless a decoder of this shape can be sampled in 8 bits on a CPU of this machine."""
-    problem = ""
     if cfg.kernels != "compiled" or not suits(shape):
-        problem = "products in 8 bits are compiled, which needs a C++ compiler, and widths that fill registers"
-    elif uneven := [width for width in widths(shape) if width % SPREAD]:
-        problem = f"products in 8 bits take multiples of {SPREAD} inputs, this model's have {uneven[0]}"
-    if problem:
-        hint = 'set the engine\'s quantization = "none"'
-        raise ConfigError(problem, where="engine.quantization", found=cfg.quantization, hint=hint)
+        raise no_int8("products in 8 bits are compiled, which needs a C++ compiler, and widths that fill registers")
+    if uneven := [width for width in widths(shape) if width % SPREAD]:
+        raise no_int8(f"products in 8 bits take multiples of {SPREAD} inputs, this model's have {uneven[0]}")
+
+
+def no_int8(problem: str, hint: str = "") -> ConfigError:
+    """Why there are no products in 8 bits."""
+    hint = f'set the engine\'s quantization = "none"{hint}'
+    return ConfigError(problem, where="engine.quantization", found="int8", hint=hint)
 
 
 def sampled_dtype(network: Network, cfg: EngineConfig) -> torch.dtype:

@@ -37,6 +37,7 @@ from thinkery.model.hf import FAMILIES, read_config, shape_from_config
 from thinkery.model.locate import EMBEDDED, locate
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.model.transformer import Shape
+from thinkery.pipeline.checkpoint import KEPT
 from thinkery.pipeline.step import Step, ordered
 from thinkery.recipes.arithmetic import (
     activation_bytes,
@@ -81,6 +82,8 @@ PROCESS_BYTES = 1.1e9
 the plans of two runs are 1 % below and 21 % above what they held (`bench/results/plan.json`)."""
 KERNELS = 30
 """Operations of one layer for one step of sampling; learning runs about three times as many."""
+CHECKPOINTS = 16 * (KEPT + 1)
+"""Bytes that a parameter takes in the newest checkpoints and the last good one."""
 SAMPLE_BYTES = 300
 """Scores, reasons and names of one recorded sample, compressed; its text comes on top."""
 RL_BYTES = 24
@@ -159,7 +162,7 @@ class Plan:
     @property
     def disk(self) -> float:
         """What stays when all is done, and three checkpoints of the largest model on the way."""
-        return sum(need.disk for need in self.needs) + 48 * max(need.parameters for need in self.needs)
+        return sum(need.disk for need in self.needs) + CHECKPOINTS * max(need.parameters for need in self.needs)
 
 
 def plan(
@@ -531,7 +534,7 @@ def warnings(graph: list[Step], needs: list[Need], machine: Machine) -> list[str
                 "policy.micro_batch_tokens, max_tokens, engine.max_batch or engine.kv_memory, set policy.activations = "
                 '"recomputed" or policy.lora, or take a smaller model'
             )
-    if (disk := sum(n.disk for n in needs) + 48 * max(n.parameters for n in needs)) > machine.disk:
+    if (disk := sum(n.disk for n in needs) + CHECKPOINTS * max(n.parameters for n in needs)) > machine.disk:
         found.append(f"the run needs {disk / 1e9:.1f} GB of disk, {machine.disk / 1e9:.1f} are free: use another --dir")
     bases = {s.config.model for s in graph if isinstance(s.config, Fetch)} - set(EMBEDDED)
     trained = [need for need, step in zip(needs, graph, strict=True) if isinstance(step.config, Reinforce)]

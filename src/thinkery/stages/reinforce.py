@@ -48,7 +48,7 @@ class Reinforce(Config):
     """Exam questions asked once every `grpo.eval_every` updates: the curve of held-out accuracy; 0 asks none."""
 
     @model_validator(mode="after")
-    def _vllm_is_in_one_place(self) -> Reinforce:
+    def _vllm_agrees_with_the_engine(self) -> Reinforce:
         if self.vllm and (wrong := self.vllm.contradicts(self.engine)):
             raise ValueError(wrong)
         if self.vllm and self.engine.quantization != "none":

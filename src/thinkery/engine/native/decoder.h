@@ -470,6 +470,17 @@ struct Taken<T, T> {
     Rows<T> rows(const T* x) const { return {x}; }
 };
 
+// Rows of x [rows, D] normalised, as they are multiplied; by all threads, which have ended it when one goes on.
+template <class T, class P>
+Rows<P> normalised(const float* x, int64_t rows, int64_t D, float eps, T* normed, Taken<T, P>& taken) {
+#pragma omp for
+    for (int64_t row = 0; row < rows; row++) {
+        normalise(x + row * D, nullptr, normed + row * D, D, eps);
+        taken.row(row, normed + row * D);
+    }
+    return taken.rows(normed);
+}
+
 // The weights of a block in panels, norms multiplied in; and its caches.
 template <class T, class P>
 struct Layer {
@@ -516,13 +527,7 @@ void decode(const Sizes& is, const Layer<T, P>* layers, float* x, T* out, float 
     std::vector<T> normed(rows * D), attended(rows * H * E), gated(rows * F);
     Taken<T, P> inputs(rows, D), of_heads(rows, H * E), of_gated(rows, F);
     float* left = scratch(rows * K * spans * size);
-    auto norm = [&] {  // by all threads
-#pragma omp for
-        for (int64_t row = 0; row < rows; row++) {
-            normalise(x + row * D, nullptr, &normed[row * D], D, eps);
-            inputs.row(row, &normed[row * D]);
-        }
-    };
+    auto norm = [&] { return normalised(x, rows, D, eps, normed.data(), inputs); };
 #pragma omp parallel num_threads(is.threads)
     {
         const int64_t number = omp_get_thread_num(), parts = omp_get_num_threads();
@@ -531,9 +536,7 @@ void decode(const Sizes& is, const Layer<T, P>* layers, float* x, T* out, float 
             const Layer<T, P>& layer = layers[l];
             const Caches<T> at{layer.prompt_keys, layer.prompt_values, layer.own_keys, layer.own_values,
                                is.slots, is.shared, is.places, K, is.G, is.L};
-            norm();
-            const Rows<P> input = inputs.rows(normed.data());
-            product(input, D, layer.qkv, rows, D, n.begin, n.end, [&](int64_t row, int64_t o, Wide values) {
+            product(norm(), D, layer.qkv, rows, D, n.begin, n.end, [&](int64_t row, int64_t o, Wide values) {
                 if (o < N) store(&heads[row * N + o], biased(layer.qkv_bias, o, values));
             });
 #pragma omp barrier
@@ -569,8 +572,7 @@ void decode(const Sizes& is, const Layer<T, P>* layers, float* x, T* out, float 
             }
             add(of_heads.all(attended.data(), rows), H * E, layer.out, layer.out_bias, x, rows, D, d);
 #pragma omp barrier
-            norm();
-            gate(layer, inputs.rows(normed.data()), gates.data(), gated.data(), rows, D, F, f);
+            gate(layer, norm(), gates.data(), gated.data(), rows, D, F, f);
 #pragma omp barrier
             add(of_gated.all(gated.data(), rows), F, layer.down, layer.down_bias, x, rows, D, d);
 #pragma omp barrier
@@ -590,13 +592,7 @@ void advance(const Sizes& is, const Layer<T, P>* layers, const Text<T>* given, i
     std::vector<float> heads(most * N), gates(most * F);
     std::vector<T> normed(most * D), gated(most * F), queries(rows * H * E), attended(rows * H * E);
     Taken<T, P> inputs(most, D), of_heads(most, H * E), of_gated(most, F);
-    auto norm = [&](const float* x, int64_t here) {  // by all threads
-#pragma omp for
-        for (int64_t row = 0; row < here; row++) {
-            normalise(x + row * D, nullptr, &normed[row * D], D, eps);
-            inputs.row(row, &normed[row * D]);
-        }
-    };
+    auto norm = [&](const float* x, int64_t here) { return normalised(x, here, D, eps, normed.data(), inputs); };
     std::vector<Text<T>> texts(given, given + count);
     std::vector<int64_t> text_of(rows);
     for (int64_t i = 0; i < count; i++)
@@ -608,9 +604,7 @@ void advance(const Sizes& is, const Layer<T, P>* layers, const Text<T>* given, i
             const Part n(panels_of(N), omp_get_thread_num(), omp_get_num_threads());
             for (int64_t from = 0; from < rows; from += BLOCK) {
                 const int64_t here = std::min(BLOCK, rows - from);
-                norm(x + from * D, here);
-                const Rows<P> input = inputs.rows(normed.data());
-                product(input, D, layer.qkv, here, D, n.begin, n.end, [&](int64_t row, int64_t o, Wide values) {
+                product(norm(x + from * D, here), D, layer.qkv, here, D, n.begin, n.end, [&](int64_t row, int64_t o, Wide values) {
                     if (o < N) store(&heads[row * N + o], biased(layer.qkv_bias, o, values));
                 });
 #pragma omp barrier
@@ -641,8 +635,7 @@ void advance(const Sizes& is, const Layer<T, P>* layers, const Text<T>* given, i
                 float* sums = x + from * D;
                 add(of_heads.all(&attended[from * H * E], here), H * E, layer.out, layer.out_bias, sums, here, D, d);
 #pragma omp barrier
-                norm(sums, here);
-                gate(layer, inputs.rows(normed.data()), gates.data(), gated.data(), here, D, F, f);
+                gate(layer, norm(sums, here), gates.data(), gated.data(), here, D, F, f);
 #pragma omp barrier
                 add(of_gated.all(gated.data(), here), F, layer.down, layer.down_bias, sums, here, D, d);
 #pragma omp barrier
