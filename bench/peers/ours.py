@@ -1,7 +1,7 @@
 """Thinkery: sampling in bfloat16 with the built-in engine, training in bfloat16 with weights in float32.
 
-options: dtype (of sampling: bfloat16 or float32), quantization (of sampling: none or int8), model (a folder in the
-place of the one that all contenders have).
+options: dtype (of sampling: bfloat16 or float32), quantization (of sampling: none or int8), weights, activations and
+micro (of learning, as `policy` has them; micro is in tokens), model (a folder in the place of the one that all have).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def sample(turns: Turns, work: Work, material: Material, options: dict[str, str]
 
 def grpo(turns: Turns, work: Work, material: Material, options: dict[str, str]) -> None:
     """One update: ask, judge, learn, hand the engine the new weights."""
-    policy = opened(material, options, 1152)
+    policy = opened(material, options)
     cfg = Grpo(
         policy=policy.cfg,
         updates=ROUNDS,
@@ -101,7 +101,7 @@ def sampling(options: dict[str, str], **room: int) -> EngineConfig:
 
 def sft(turns: Turns, work: Work, material: Material, options: dict[str, str]) -> None:
     """One update on whole texts."""
-    policy = opened(material, options, 1152)
+    policy = opened(material, options)
 
     def once(work: Work, number: int) -> dict[str, Any]:
         imitate(policy, [Example(np.array(text, np.int32)) for text in material.texts(work, number)])
@@ -118,13 +118,16 @@ def imitate(policy: Policy, examples: list[Example]) -> Update:
     return policy.update(partial(pack, examples, device=policy.device), objective, total=ROUNDS)
 
 
-def opened(material: Material, options: dict[str, str], size: int) -> Policy:
-    """The model, ready to learn at most `size` tokens at once."""
+def opened(material: Material, options: dict[str, str]) -> Policy:
+    """The model, ready to learn."""
     network, tokenizer = load_model(material.folder)
     network.to(options["device"])
-    return Policy(
-        network, tokenizer, PolicyConfig(lr=1e-6, dtype="bfloat16", micro_batch_tokens=size, logits_chunk=2**26)
+    settings = {name: options[name] for name in ("weights", "activations") if name in options}
+    micro = int(options.get("micro", 1152))
+    cfg = PolicyConfig.model_validate(
+        {"lr": 1e-6, "dtype": "bfloat16", "micro_batch_tokens": micro, "logits_chunk": 2**26, **settings}
     )
+    return Policy(network, tokenizer, cfg)
 
 
 def vowels(task: Task, completion: Completion) -> float:

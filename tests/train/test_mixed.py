@@ -156,17 +156,24 @@ def test_probabilities_of_equal_logits_are_one_in_so_many():
     torch.testing.assert_close(logits.float(), wanted, atol=1e-6, rtol=4e-3)
 
 
-@pytest.mark.parametrize(("rows", "width", "outputs"), [(1, 32, 12), (7, 48, 64), (484, 192, 133), (200, 64, 960)])
-def test_products_with_weights_and_their_gradients_are_those_of_torch(rows, width, outputs):
-    """Widths that fill panels and not, rows that are odd, more rows than pass at once; gradients are not rounded."""
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("rows", "width", "layers"),
+    [(1, 32, [12]), (7, 48, [64]), (484, 192, [133]), (200, 64, [640, 160, 160]), (9, 32, [5, 7, 3])],
+)
+def test_products_with_weights_and_their_gradients_are_those_of_torch(rows, width, layers, dtype):
+    """Widths that fill panels and not, rows that are odd, more rows than pass at once, layers that end in the middle of
+    a panel; gradients are not rounded."""
     torch.manual_seed(5)
-    do, weight, x = Kernels(), torch.randn(outputs, width), torch.randn(rows, width).bfloat16()
+    outputs, do = sum(layers), Kernels()
+    weight, x = torch.randn(outputs, width).to(dtype), torch.randn(rows, width).bfloat16()
     exact, near = weight.bfloat16().float(), {"rtol": 2**-8, "atol": 2**-8}
-    slope = do.multiply(x, do.panels(weight), outputs)
+    parts = [part.clone() for part in weight.split(layers)]
+    slope = do.multiply(x, do.panels(parts), outputs)
     torch.testing.assert_close(slope.float(), x.float() @ exact.T, **near)
-    back = do.multiply(slope, do.panels(weight, transposed=True), width)
+    back = do.multiply(slope, do.panels(parts, transposed=True), width)
     torch.testing.assert_close(back.float(), slope.float() @ exact, **near)
-    gradient = torch.full_like(weight, torch.nan)
+    gradient = torch.full((outputs, width), torch.nan)
     for times, add in enumerate((False, True), 1):
         do.learn(gradient, x, slope, add=add)
         expected = times * slope.double().T @ x.double()

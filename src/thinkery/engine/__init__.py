@@ -126,13 +126,13 @@ def longest_text(network: Network, cfg: EngineConfig) -> int:
 
 def sampled_network(network: Network, cfg: EngineConfig) -> Any:
     """The network itself, or a copy that is faster or has the format asked for."""
-    own, dtype = next(network.parameters()).dtype, sampled_dtype(network, cfg)
+    dtype = sampled_dtype(network, cfg)
     if cfg.quantization == "int8":
         return in_int8(network, dtype, cfg)
     if isinstance(network, Transformer) and can_pack(network, dtype) and not cfg.deterministic:
         compiled = cfg.kernels == "compiled" and suits(network.shape)
         return PackedTransformer(network, (Compiled if compiled else OneDnn)(dtype))
-    if dtype == own:
+    if all(parameter.dtype == dtype for parameter in network.parameters()):
         return network
     sampled = copy.deepcopy(network)
     for parameter in sampled.parameters():  # not .to(), which would also round the rotary frequencies

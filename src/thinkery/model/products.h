@@ -154,16 +154,17 @@ void store_outputs(O* row, int64_t output, int64_t outputs, Wide values) {
     for (int64_t i = 0; output + i < outputs; i++) row[output + i] = last[i];
 }
 
-// Lays out one panel of weights times `scale` [n], where there is one; n is a multiple of W.
-template <class T>
-void lay_panel(const float* w, const float* scale, T* to, int64_t outputs, int64_t n, int64_t panel) {
+// Lays out one panel of weights times `scale` [n], where there is one; `row(output)` is where those of an output lie, and n
+// is a multiple of W.
+template <class T, class Row>
+void lay_panel(Row row, const float* scale, T* to, int64_t outputs, int64_t n, int64_t panel) {
     constexpr int P = Multiplied<T>::pair;
     T rows[PANEL][W];
     to += panel * PANEL * n;
     for (int64_t d = 0; d < n; d += W) {
         for (int64_t i = 0; i < PANEL; i++) {
             const int64_t output = panel * PANEL + i;
-            const Wide x = output < outputs ? load(w + output * n + d) : Wide{};
+            const Wide x = output < outputs ? load(row(output) + d) : Wide{};
             store(rows[i], scale ? x * load(scale + d) : x);
         }
         for (int64_t k = 0; k < W; k += P)
@@ -173,8 +174,9 @@ void lay_panel(const float* w, const float* scale, T* to, int64_t outputs, int64
 
 template <class T>
 void lay_panels(const float* w, const float* scale, T* to, int64_t outputs, int64_t n) {
+    const auto row = [&](int64_t output) { return w + output * n; };
 #pragma omp parallel for
-    for (int64_t panel = 0; panel < panels_of(outputs); panel++) lay_panel(w, scale, to, outputs, n, panel);
+    for (int64_t panel = 0; panel < panels_of(outputs); panel++) lay_panel(row, scale, to, outputs, n, panel);
 }
 
 // x [rows, n] times the panels from `first` to `last`: calls done(row, output, values) for W outputs of a row at a time.

@@ -70,11 +70,16 @@ class Transformer(nn.Module):
 
     def forward(self, tokens_T: Tensor, positions_T: Tensor, attend: Attend) -> Tensor:
         """Hidden states hidden_TD after the final norm."""
-        x_TD = self.model["embed_tokens"](tokens_T)
+        x_TD = self.model["embed_tokens"](tokens_T).to(self.residual)
         cos_TE, sin_TE = self.rotations(positions_T, x_TD.dtype)
         for block in self.blocks:
             x_TD = self.through(block, x_TD, cos_TE, sin_TE, attend)
         return self.model["norm"](x_TD)
+
+    @property
+    def residual(self) -> torch.dtype:
+        """The format in which blocks add up what they find: that of the norms, which may be wider than matrices'."""
+        return cast(nn.RMSNorm, self.model["norm"]).weight.dtype
 
     @property
     def blocks(self) -> nn.ModuleList:

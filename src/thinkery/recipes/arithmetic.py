@@ -1,8 +1,8 @@
 """What a decoder takes to learn and to sample, from its shape and the settings: numbers, bytes, operations.
 
 Shared by the plan for one machine (`plan.py`), the simulation of many (`cluster.py`) and what is measured before a plan
-(`probe.py`). Weights that learn are float32, 4 bytes each; `train/held.py:held_bytes` says what learning holds of
-them. A multiplication and the addition after it are two operations.
+(`probe.py`). `train/held.py:held_bytes` says what learning holds of weights. A multiplication and the addition after it
+are two operations.
 """
 
 from __future__ import annotations
@@ -35,20 +35,29 @@ def adapter_parameters(shape: Shape, lora: Lora) -> int:
 
 
 def learner_bytes(
-    shape: Shape, policy: LearnerConfig, ranks: int = 1, *, reference: bool = False, sampled: int = 0
+    shape: Shape,
+    policy: LearnerConfig,
+    ranks: int = 1,
+    *,
+    reference: bool = False,
+    sampled: int = 0,
+    compiled: bool = False,
 ) -> tuple[float, float]:
     """Bytes on the accelerator and bytes in the host's memory that each of so many ranks holds as long as it learns.
 
     `held_bytes` for every parameter, with `sampled` bytes a number where engines sample; beside these adapters with
-    gradients and moments, the frozen `reference`, and the weights once more in bfloat16 where these are multiplied.
+    gradients and moments, the frozen `reference`, and the weights once more in bfloat16 where these are multiplied:
+    those of one product where `compiled` functions do it.
     """
     P, parts, lora = parameters(shape), parts_of(policy, ranks), lora_of(policy)
     there, host = (each * P for each in held_bytes(policy, parts, sampled=sampled))
-    if policy.dtype == "bfloat16":
+    if compiled:
+        there += 2 * shape.hidden_size * max(shape.vocab_size, 2 * shape.intermediate_size)
+    elif policy.dtype == "bfloat16" and not narrow_of(policy):
         there += 2 * P
     if lora:
         return there + (20 if reference else 16) * adapter_parameters(shape, lora), host
-    frozen = 4 * P / parts if reference else 0.0
+    frozen = (2 if narrow_of(policy) else 4) * P / parts if reference else 0.0
     return (there, host + frozen) if offloads(policy) and parts > 1 else (there + frozen, host)
 
 
@@ -121,6 +130,11 @@ def offloads(policy: LearnerConfig) -> bool:
 def splits(policy: LearnerConfig) -> bool:
     """Whether every rank computes a part of each sequence."""
     return isinstance(policy, PolicyConfig) and policy.sequences == "split" and policy.lora is None
+
+
+def narrow_of(policy: LearnerConfig) -> bool:
+    """Whether the weights that learn are bfloat16."""
+    return isinstance(policy, PolicyConfig) and policy.weights == "bfloat16"
 
 
 def lora_of(policy: LearnerConfig) -> Lora | None:

@@ -1,7 +1,8 @@
 """What a recipe will need on this machine: memory, tokens, time and disk of every step, before it starts.
 
 Arithmetic on the shape of the models and the settings of the steps (`arithmetic.py`), with what `recipes/probe.py`
-measures in a second or two. P is the number of parameters; weights are float32, so 4 bytes each.
+measures in a second or two. P is the number of parameters; weights are float32, so 4 bytes each, unless they learn in
+bfloat16.
 
     learning    memory what `held_bytes` says of the settings, 16 P by default (weights, gradients, two moments), 4 P
                 for a reference, and activations of one micro-batch, or of the longest sequence where that is longer
@@ -27,7 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from statistics import fmean
 
@@ -64,7 +65,8 @@ from thinkery.stages.reinforce import Reinforce
 from thinkery.stages.sensitivity import Sensitivity
 from thinkery.tasks.sources import load_tasks
 from thinkery.train.grpo import Grpo
-from thinkery.train.held import held_bytes, learns_on_gpu
+from thinkery.train.held import held_bytes, learns_on_gpu, parts_of
+from thinkery.train.mixed import learns_compiled
 from thinkery.train.optim import LearnerConfig
 from thinkery.train.preference import RewardModelConfig
 
@@ -321,7 +323,9 @@ def learning_need(
     `length` is the mean of its sequences, and a `longest` beyond `micro_batch_tokens` stands alone in a micro-batch;
     `sampled` are the bytes a number that engines sample from, of weights that lie in parts.
     """
-    P, held = parameters(shape), sum(learner_bytes(shape, policy, ranks, reference=reference, sampled=sampled))
+    compiled = not learns_on_gpu(policy) and parts_of(policy, ranks) == 1 and learns_compiled(shape, policy)
+    holds = partial(learner_bytes, reference=reference, sampled=sampled, compiled=compiled)
+    P, held = parameters(shape), sum(holds(shape, policy, ranks))
     update = tokens / max(1.0, updates) / ranks
     memory = ranks * (PROCESS_BYTES + held + activation_bytes(shape, policy, longest, ranks, update))
     flops = tokens * learning_flops(shape, policy, length, reference=reference)

@@ -58,6 +58,7 @@ def held_bytes(cfg: LearnerConfig, parts: int, *, sampled: int = 0) -> tuple[flo
     if cfg.lora:
         return 4, 0
     if parts == 1:
-        return (16, 0) if cfg.offload == "none" else (8, 12)
+        whole = 10 if cfg.weights == "bfloat16" else 16
+        return (whole, 0) if cfg.offload == "none" else (8, 12)
     part = 16 / parts
     return (part + sampled, 0) if cfg.offload == "none" else (sampled, part)

@@ -126,16 +126,46 @@ void transpose(const Bf* x, int64_t stride, int64_t count, int64_t filled, int64
 
 // ---- products with weights --------------------------------------------------------------------------------------------
 
-// A panel of the transpose of weights [n, outputs]: of each output pairs of inputs, a zero behind the last.
-void lay_transposed_panel(const float* w, Bf* to, int64_t outputs, int64_t n, int64_t panel) {
-    for (int64_t o = 0; o < n; o += 2)
-        for (int64_t i = 0; i < PANEL; i += W, to += 2 * W) {
-            const int64_t output = panel * PANEL + i;
-            const float* from = w + o * outputs + output;
-            const WideBits a = output < outputs ? narrowed(load(from)) : WideBits{};
-            const WideBits b = output < outputs && o + 1 < n ? narrowed(load(from + outputs)) : WideBits{};
-            *reinterpret_cast<WideBits*>(to) = a | (b << 16);
+// Weights of several layers as one matrix, of n inputs.
+template <class S>
+struct Stacked {
+    const int64_t* parts;  // of each layer where its weights lie, and the row behind its last
+    int64_t n;
+
+    const S* operator()(int64_t output) const {
+        int64_t first = 0;
+        const int64_t* part = parts;
+        for (; output >= part[1]; part += 2) first = part[1];
+        return reinterpret_cast<const S*>(part[0]) + (output - first) * n;
+    }
+};
+
+// A panel of their transpose: of each of W inputs pairs of outputs, a zero behind the last.
+template <class S>
+void lay_transposed_panel(const Stacked<S>& row, Bf* to, int64_t outputs, int64_t panel) {
+    const int64_t first = panel * PANEL, count = std::min<int64_t>(PANEL, row.n - first);
+    for (int64_t o = 0; o < outputs; o += 2, to += 2 * PANEL) {
+        const S *here = row(o) + first, *next = o + 1 < outputs ? row(o + 1) + first : nullptr;
+        for (int64_t i = 0; i < PANEL; i += W) {
+            const WideBits a = i < count ? narrowed(load(here + i)) : WideBits{};
+            const WideBits b = i < count && next ? narrowed(load(next + i)) : WideBits{};
+            *reinterpret_cast<WideBits*>(to + 2 * i) = a | (b << 16);
         }
+    }
+}
+
+template <class S>
+void lay_out(const Stacked<S>& weights, Bf* to, int64_t outputs) {
+    const int64_t n = weights.n;
+#pragma omp parallel for
+    for (int64_t panel = 0; panel < panels_of(outputs); panel++) lay_panel(weights, nullptr, to, outputs, n, panel);
+}
+
+template <class S>
+void lay_out_transposed(const Stacked<S>& weights, Bf* to, int64_t outputs) {
+#pragma omp parallel for
+    for (int64_t panel = 0; panel < panels_of(weights.n); panel++)
+        lay_transposed_panel(weights, to + panel * PANEL * up(outputs, 2), outputs, panel);
 }
 
 // ---- attention ----------------------------------------------------------------------------------------------------------
@@ -345,14 +375,16 @@ void attend_back(const Bf* qkv, const Bf* out, const float* logs, const Bf* slop
 
 extern "C" {
 
-// Weights [outputs, n] in panels, and those of their transpose.
-void lay_out(const float* w, Bf* to, int64_t outputs, int64_t n) { lay_panels(w, nullptr, to, outputs, n); }
-
-void lay_out_transposed(const float* w, Bf* to, int64_t outputs, int64_t n) {
-#pragma omp parallel for
-    for (int64_t panel = 0; panel < panels_of(n); panel++)
-        lay_transposed_panel(w, to + panel * PANEL * up(outputs, 2), n, outputs, panel);
-}
+// Weights [outputs, n] of several layers in panels, and those of their transpose, for both formats of weights.
+#define EXPORTED_WEIGHTS(S, name)                                                                                \
+    void lay_out_##name(const int64_t* parts, Bf* to, int64_t outputs, int64_t n) {                              \
+        lay_out(Stacked<S>{parts, n}, to, outputs);                                                              \
+    }                                                                                                            \
+    void lay_out_transposed_##name(const int64_t* parts, Bf* to, int64_t outputs, int64_t n) {                   \
+        lay_out_transposed(Stacked<S>{parts, n}, to, outputs);                                                   \
+    }
+EXPORTED_WEIGHTS(float, float32)
+EXPORTED_WEIGHTS(Bf, bfloat16)
 
 void multiply(const Bf* x, const Bf* panels, const float* bias, Bf* out, int64_t rows, int64_t n, int64_t outputs) {
     multiply(Rows<Bf>{x}, panels, bias, out, rows, n, outputs, omp_get_max_threads());

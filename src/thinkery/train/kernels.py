@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -34,8 +35,13 @@ class Kernels:
         self._norm = declared("norm", pointers=5, integers=2, floats=1)
         self._norm_back = declared("norm_back", pointers=8, integers=2, floats=1)
         self._add = declared("add", pointers=3, integers=2)
-        self._lay_out = declared("lay_out", pointers=2, integers=2)
-        self._lay_out_transposed = declared("lay_out_transposed", pointers=2, integers=2)
+        self._lay_out = {
+            (transposed, dtype): declared(f"lay_out{'_transposed' * transposed}_{dtype}", pointers=2, integers=2)
+            for transposed in (False, True)
+            for dtype in ("float32", "bfloat16")
+        }
+        self.room = torch.empty(0, dtype=torch.bfloat16)
+        """Where weights are laid out, one product's after the other's."""
         self._multiply = declared("multiply", pointers=4, integers=3)
         self._learn = declared("learn", pointers=3, integers=5)
         self._rotate = declared("rotate", pointers=3, integers=4, floats=1)
@@ -75,13 +81,17 @@ class Kernels:
         self._add(*pointers(x_TD, added_TD, sum_TD), *x_TD.shape)
         return sum_TD
 
-    def panels(self, weight_OD: Tensor, *, transposed: bool = False) -> Tensor:
-        """A weight in bfloat16 as it is multiplied (`products.h`): by inputs, or transposed by slopes of outputs."""
-        columns, depth = weight_OD.T.shape if transposed else weight_OD.shape
-        panels = torch.empty(up(columns, PANEL) * up(depth, 2), dtype=torch.bfloat16)
-        lay_out = self._lay_out_transposed if transposed else self._lay_out
-        lay_out(*pointers(weight_OD, panels), *weight_OD.shape)
-        return panels
+    def panels(self, weights: Sequence[Tensor], *, transposed: bool = False) -> Tensor:
+        """Weights of one input, one below the other, in bfloat16 as they are multiplied (`products.h`): by inputs, or
+        transposed by slopes of outputs. They lie there until others are asked for."""
+        ends, inputs = list(accumulate(len(weight) for weight in weights)), weights[0].shape[1]
+        columns, depth = (inputs, ends[-1]) if transposed else (ends[-1], inputs)
+        if len(self.room) < (size := up(columns, PANEL) * up(depth, 2)):
+            self.room = torch.empty(size, dtype=torch.bfloat16)
+        parts = torch.tensor(list(zip(pointers(*weights), ends, strict=True)))
+        lay_out = self._lay_out[transposed, str(weights[0].dtype).removeprefix("torch.")]
+        lay_out(*pointers(parts, self.room), ends[-1], inputs)
+        return self.room[:size]
 
     def multiply(self, x_TD: Tensor, panels: Tensor, outputs: int, bias: Tensor | None = None) -> Tensor:
         """The product with a weight in panels."""

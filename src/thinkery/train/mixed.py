@@ -1,9 +1,9 @@
 """The decoder as it learns in bfloat16 on a CPU: `model/transformer.py`'s arithmetic, its backward pass by hand.
 
-Weights and their gradients are float32; products multiply copies of the weights in bfloat16, made once per update, and
-add to `.grad` themselves, in float32. All of it is computed by the functions of `kernels.cpp`. Of every block stay its
-input, queries, keys and values, attention's output, the residual between its halves, and gate and up; the rest is made
-again.
+Gradients are float32, and so are weights, but for matrices with `policy.weights = "bfloat16"`. Every product lays its
+weights out in bfloat16, in the order it reads them and in a room that all share, and adds to `.grad` itself. All of it
+is computed by the functions of `kernels.cpp`. Of every block stay its input, queries, keys and values, attention's
+output, the residual between its halves, and gate and up; the rest is made again.
 
 PyTorch's operations under autocast do the same with `policy.kernels = "torch"`, where there is no compiler, on other
 devices, for weights in parts (FSDP2) and for networks that are not ours.
@@ -25,14 +25,21 @@ from thinkery.model.lora import LoraLinear
 from thinkery.model.shared import Group, shared_positions
 from thinkery.model.transformer import Shape, Transformer
 from thinkery.train.kernels import Kernels, Spans, suits
+from thinkery.train.optim import LearnerConfig
+from thinkery.train.rounded import is_narrow, no_gradient
+
+
+def learns_compiled(shape: Shape, cfg: LearnerConfig) -> bool:
+    """Whether a decoder of this shape learns by these functions where `learns_mixed` allows it."""
+    return cfg.dtype == "bfloat16" and cfg.kernels == "compiled" and suits(shape)
 
 
 def learns_mixed(network: Any) -> bool:
-    """Whether a network can learn by these functions: our own decoder on a CPU, with weights that are whole."""
-    if not isinstance(network, Transformer) or not suits(network.shape):
-        return False
-    parameters = list(network.parameters())
-    return all(type(p) is nn.Parameter and p.device.type == "cpu" and p.dtype == torch.float32 for p in parameters)
+    """Whether a network is our own decoder on a CPU, with weights that are whole."""
+    return isinstance(network, Transformer) and all(
+        type(p) is nn.Parameter and p.device.type == "cpu" and (p.dtype == torch.float32 or is_narrow(p))
+        for p in network.parameters()
+    )
 
 
 class MixedTransformer:
@@ -66,20 +73,15 @@ class Product:
         self.kernels, self.layers = kernels, layers
         self.bases: list[nn.Linear] = [layer.base if isinstance(layer, LoraLinear) else layer for layer in layers]
         self.widths = [base.out_features for base in self.bases]
-        self.copies: dict[bool, tuple[list[int], Tensor]] = {}
-        """The weights in panels, also transposed, and what versions they are of."""
 
     def panels(self, *, transposed: bool = False) -> Tensor:
-        """The weights in bfloat16, made anew when the layers' have changed."""
-        versions = [base.weight._version for base in self.bases]
-        if self.copies.get(transposed, ([], None))[0] != versions:
-            weight_OD = joined([base.weight for base in self.bases])
-            self.copies[transposed] = versions, self.kernels.panels(weight_OD, transposed=transposed)
-        return self.copies[transposed][1]
+        """The weights in bfloat16, until those of another product are asked for."""
+        return self.kernels.panels([base.weight for base in self.bases], transposed=transposed)
 
     def __call__(self, x_TD: Tensor) -> Tensor:
-        biases = [base.bias for base in self.bases if base.bias is not None]
-        out_TN = self.kernels.multiply(x_TD, self.panels(), sum(self.widths), joined(biases) if biases else None)
+        biases = [base.bias.detach() for base in self.bases if base.bias is not None]
+        bias_N = torch.cat(biases) if biases else None
+        out_TN = self.kernels.multiply(x_TD, self.panels(), sum(self.widths), bias_N)
         for layer, out in zip(self.layers, out_TN.split(self.widths, 1), strict=True):
             if isinstance(layer, LoraLinear):
                 out.addmm_(x_TD @ layer.lora_A.bfloat16().T, layer.lora_B.bfloat16().T, alpha=layer.scale)
@@ -103,7 +105,7 @@ class Product:
                 add_gradient(base.bias, slope.sum(0, dtype=torch.float32))
             if base.weight.requires_grad:
                 known = base.weight.grad
-                gradient = torch.empty_like(base.weight) if known is None else known
+                gradient = torch.empty_like(base.weight, dtype=torch.float32) if known is None else known
                 self.kernels.learn(gradient, x_TD, slope, add=known is not None)
                 base.weight.grad = gradient
 
@@ -185,11 +187,6 @@ class MixedBlock:
             add_gradient(scale, slope)
 
 
-def joined(weights: Sequence[Tensor]) -> Tensor:
-    """Weights one below the other."""
-    return torch.cat([weight.detach() for weight in weights]) if len(weights) > 1 else weights[0].detach()
-
-
 def add_gradient(weight: Tensor, gradient: Tensor) -> None:
     """Add to a weight's gradient where it learns."""
     if weight.requires_grad:
@@ -202,13 +199,14 @@ class Embedded(Function):
     @staticmethod
     def forward(ctx: Any, anchor: Tensor, tokens_T: Tensor, weight_VD: nn.Parameter) -> Tensor:
         ctx.tokens_T, ctx.weight_VD = tokens_T, weight_VD
-        return weight_VD.detach().index_select(0, tokens_T)
+        return weight_VD.detach().index_select(0, tokens_T).float()
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[None, None, None]:
         weight_VD = ctx.weight_VD
         if weight_VD.requires_grad:
-            weight_VD.grad = torch.zeros_like(weight_VD) if weight_VD.grad is None else weight_VD.grad
+            if weight_VD.grad is None:
+                weight_VD.grad = no_gradient(weight_VD)
             weight_VD.grad.index_add_(0, ctx.tokens_T, slopes[0])
         return None, None, None
 

@@ -7,6 +7,7 @@ changes rounding and nothing else: also how it is dealt to several ranks, whose 
 
 from __future__ import annotations
 
+import json
 import math
 import resource
 import sys
@@ -16,13 +17,14 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from thinkery.config import Config
 from thinkery.errors import InputError, NotFinite, RunFailed
 from thinkery.model.lora import Lora
 from thinkery.pipeline.ranks import ALONE, Ranks
+from thinkery.train.rounded import LARGEST_BETA, RoundedAdamW, is_narrow, no_gradient, no_moments
 from thinkery.train.share import Share, dealt
 
 B = TypeVar("B")
@@ -53,7 +55,7 @@ class LearnerConfig(Config):
     not_finite_in_a_row: int = 5
     """Updates with a non-finite loss or gradient, one after the other, that end the run."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of forward and backward passes; weights and optimizer state stay float32."""
+    """Arithmetic of forward and backward passes; weights and moments stay as they are."""
     kernels: Literal["compiled", "torch"] = Field(default="compiled", json_schema_extra={"key": False})
     """What computes between matrix products in bfloat16 on a CPU: our own functions, compiled on first use where there
     is a C++ compiler, or PyTorch's, which are slower and need more memory."""
@@ -66,6 +68,10 @@ class LearnerConfig(Config):
 class PolicyConfig(LearnerConfig):
     """How a language model learns: all of its weights, or low-rank adapters beside them."""
 
+    weights: Literal["float32", "bfloat16"] = Field(default="float32", json_schema_extra={"key": False})
+    """What matrices and AdamW's moments are held in, beside gradients in float32: 16 bytes a parameter, or 10 with
+    weights that are rounded at random (`train/rounded.py`), which needs `dtype = "bfloat16"` and betas of at most 0.99,
+    and goes neither with `lora` nor with `sharding` or `offload`."""
     lora: Lora | None = None
     """Adapters (LoRA), such as `{rank = 16}`; the weights themselves then stay as they are, and take a learning rate
     about ten times as high."""
@@ -80,6 +86,17 @@ class PolicyConfig(LearnerConfig):
     activations: Literal["kept", "recomputed"] = Field(default="kept", json_schema_extra={"key": False})
     """What a backward pass needs: kept, or recomputed block by block from each block's inputs (activation
     checkpointing), for about a third more arithmetic and a small part of the memory."""
+
+    @model_validator(mode="after")
+    def _weights_can_be_rounded(self) -> PolicyConfig:
+        if self.weights == "bfloat16":
+            others = ("dtype", "bfloat16"), ("lora", None), ("sharding", "replicated"), ("offload", "none")
+            for name, wanted in others:
+                if getattr(self, name) != wanted:
+                    raise ValueError(f'weights = "bfloat16" goes with {name} = {json.dumps(wanted)} only')
+            if max(self.betas) > LARGEST_BETA:
+                raise ValueError(f'weights = "bfloat16" needs betas of at most {LARGEST_BETA}, found {self.betas}')
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +197,7 @@ class Learner:
         if not self.ranks.any(any(p.grad is not None for p in learning)):
             return
         for p in learning:
-            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+            p.grad = no_gradient(p) if p.grad is None else p.grad
         self.ranks.add([p.grad for p in learning if p.grad is not None])
 
     def clip(self) -> float:
@@ -296,15 +313,15 @@ def adamw(network: nn.Module, cfg: LearnerConfig) -> torch.optim.AdamW:
         {"params": [p for p in learning if p.dim() >= 2], "weight_decay": cfg.weight_decay},
         {"params": [p for p in learning if p.dim() < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=cfg.lr, betas=cfg.betas, eps=cfg.eps, fused=True)
+    kind = RoundedAdamW if any(map(is_narrow, learning)) else torch.optim.AdamW
+    return kind([g for g in groups if g["params"]], lr=cfg.lr, betas=cfg.betas, eps=cfg.eps, fused=True)
 
 
 def make_moments(optimizer: torch.optim.AdamW) -> None:
     """Give every parameter the moments that AdamW's first step would make, at zero."""
     for group in optimizer.param_groups:
         for p in group["params"]:
-            step = torch.zeros((), dtype=torch.float32, device=p.device)
-            optimizer.state[p] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+            optimizer.state[p] = no_moments(p)
 
 
 def out_of_memory(error: RuntimeError) -> bool:

@@ -31,9 +31,10 @@ from thinkery.pipeline.ranks import ALONE, Ranks
 from thinkery.pipeline.run import Run
 from thinkery.train.batch import Batch, Example, packing, per_example
 from thinkery.train.held import require_memory
-from thinkery.train.mixed import MixedTransformer, learns_mixed
+from thinkery.train.mixed import MixedTransformer, learns_compiled, learns_mixed
 from thinkery.train.optim import Learner, LearnerConfig, PolicyConfig
 from thinkery.train.peak import matrix_flops
+from thinkery.train.rounded import narrow
 from thinkery.train.share import Share, collected
 
 __all__ = ["Policy", "PolicyConfig", "open_policy"]
@@ -98,6 +99,8 @@ class Policy(Learner):
     """
 
     def __init__(self, network: Any, tokenizer: Tokenizer, cfg: PolicyConfig, *, ranks: Ranks = ALONE) -> None:
+        if cfg.weights == "bfloat16":
+            narrow(network)
         super().__init__(network.eval(), cfg, ranks)
         self.network: Any = network
         if cfg.activations == "recomputed":
@@ -272,7 +275,7 @@ def recompute_activations(network: Any) -> None:
 
 def mixed(network: Any, cfg: LearnerConfig) -> Any:
     """The network as it learns in bfloat16 by compiled functions where it can; otherwise the network itself."""
-    compiled = cfg.dtype == "bfloat16" and cfg.kernels == "compiled" and learns_mixed(network)
+    compiled = learns_mixed(network) and learns_compiled(network.shape, cfg)
     return MixedTransformer(network) if compiled else network
 
 

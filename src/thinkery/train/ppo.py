@@ -68,7 +68,7 @@ class Critic(Learner):
     reads_old = True
 
     def __init__(self, policy: Policy, cfg: CriticConfig, *, beta: float, temperature: float) -> None:
-        network = ValueNetwork(policy.copied()).to(policy.device)
+        network = ValueNetwork(policy.copied().float()).to(policy.device)
         super().__init__(network, cfg, policy.ranks)
         self.computing = mixed(network.network, cfg)
         self.gae_lambda, self.value_clip = cfg.gae_lambda, cfg.value_clip

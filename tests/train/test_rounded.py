@@ -1,0 +1,205 @@
+"""Weights in bfloat16: rounded at random to what is right on average, and otherwise what float32 does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
+from tests.train.conftest import tiny_network, tiny_tokenizer
+from tests.train.test_mixed import ALONE, SHARED, error, learnt, network
+from tests.train.test_policy import EXAMPLES, imitation, train
+
+from thinkery.core import Sampling
+from thinkery.engine import EngineConfig, Request, generate, open_engine
+from thinkery.errors import ConfigError
+from thinkery.model.compiled import compiler
+from thinkery.model.hf import load_model, read_config
+from thinkery.model.lora import Lora
+from thinkery.pipeline.artifact import Model
+from thinkery.train.batch import pack, pack_shared
+from thinkery.train.held import held_bytes
+from thinkery.train.mixed import MixedTransformer
+from thinkery.train.optim import LearnerConfig
+from thinkery.train.policy import Policy, PolicyConfig, mixed, open_policy
+from thinkery.train.ppo import Critic, CriticConfig
+from thinkery.train.rounded import SLICE, RoundedAdamW, narrow, rounded_at_random
+
+NARROW = {"weights": "bfloat16", "dtype": "bfloat16"}
+ALL_NOISE = torch.arange(2**16, dtype=torch.int32)
+
+
+@pytest.mark.parametrize(
+    ("x", "below", "above", "share"),
+    [
+        (1.0, 1.0, 1.0, 0.0),
+        (1 + 2**-9, 1.0, 1 + 2**-7, 0.25),
+        (-1 - 2**-8, -1.0, -1 - 2**-7, 0.5),
+        (2 - 2**-16, 2 - 2**-7, 2.0, 1 - 2**-9),
+        (3e-39, None, None, None),  # subnormal
+    ],
+)
+def test_a_number_becomes_one_of_its_neighbours_as_often_as_makes_the_mean_right(x, below, above, share):
+    found = rounded_at_random(torch.full((2**16,), x), ALL_NOISE).double()
+    assert float(found.mean()) == pytest.approx(float(torch.tensor(x)), rel=1e-12, abs=0)
+    if below is not None:
+        assert set(found.tolist()) == ({below, above} if 0 < share < 1 else {below})
+        assert float((found == above).double().mean()) == (share or 1.0)
+
+
+def test_steps_that_rounding_to_the_nearest_would_lose_come_out_on_average():
+    weight = torch.nn.Parameter(torch.full((1024, 3 * 1024), 0.05).bfloat16())
+    weight.grad_dtype = torch.float32
+    start, lr = weight[0, 0].item(), 3e-6
+    optimizer = RoundedAdamW([weight], lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
+    assert weight.numel() > 2 * SLICE  # several slices
+    for step in range(1, 4):
+        weight.grad = torch.full_like(weight, 0.01, dtype=torch.float32)
+        optimizer.step()
+        unit = 2**-12  # between neighbours at 0.05; one step is a hundredth of it
+        spread = unit * (step * lr / unit / weight.numel()) ** 0.5
+        assert float(weight.detach().double().mean()) == pytest.approx(start - step * lr, abs=5 * spread)
+        assert 5 * spread < lr / 2
+    assert torch.full((1,), start - lr).bfloat16() == start
+
+
+def test_it_steps_as_adamw_does_up_to_rounding():
+    torch.manual_seed(0)
+    start, bias = torch.randn(64, 48).bfloat16(), torch.randn(48)
+    exact = [torch.nn.Parameter(start.float()), torch.nn.Parameter(bias.clone())]
+    ours = [torch.nn.Parameter(start.clone()), torch.nn.Parameter(bias.clone())]
+    ours[0].grad_dtype = torch.float32
+    settings = {"lr": 0.02, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
+    optimizers = torch.optim.AdamW(exact, fused=True, **settings), RoundedAdamW(ours, **settings)
+    for _ in range(5):
+        for p, q in zip(exact, ours, strict=True):
+            p.grad = torch.randn(p.shape)
+            q.grad = p.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    assert torch.equal(exact[1], ours[1])  # what is float32 has the very bits
+    wanted, found = (each.state[p] for each, p in zip(optimizers, (exact[0], ours[0]), strict=True))
+    for name in ("exp_avg", "exp_avg_sq"):
+        assert found[name].dtype == torch.bfloat16
+        torch.testing.assert_close(found[name].float(), wanted[name], rtol=5 * 2**-8, atol=2**-9)
+    assert float(found["step"]) == 5
+    torch.testing.assert_close(ours[0].float(), exact[0].detach(), rtol=5 * 2**-7, atol=0.01)
+
+
+@pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
+@pytest.mark.parametrize("batches", [pack_shared(SHARED, 250), pack(ALONE, 200)], ids=["shared", "alone"])
+@pytest.mark.parametrize("kind", [{}, {"qk_norm": True}, {"tie_word_embeddings": False, "attention_bias": True}])
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # PyTorch of its own, under autocast
+def test_gradients_are_those_of_the_same_numbers_in_float32(kind, batches):
+    cfg, held = PolicyConfig(**NARROW), network(**kind)
+    narrow(held)
+    wide = network(**kind)
+    wide.load_state_dict(held.state_dict())
+    assert {p.dtype for p in wide.parameters()} == {torch.float32}
+    assert isinstance(mixed(held, cfg), MixedTransformer)
+    ours, same = learnt(held, cfg, batches), learnt(wide, PolicyConfig(dtype="bfloat16"), batches)
+    assert {g.dtype for g in ours} == {torch.float32}
+    assert all(torch.equal(a, b) for a, b in zip(ours, same, strict=True))
+    by_pytorch = learnt(held, cfg.model_copy(update={"kernels": "torch"}), batches)
+    assert {g.dtype for g in by_pytorch} == {torch.float32}
+    assert error(by_pytorch, same) < 0.06
+
+
+def test_it_learns_saves_itself_and_goes_on_bit_for_bit(make_policy, tmp_path):
+    policy = make_policy(**NARROW, lr=1e-2)
+    before = sum(map(sum, policy.logprobs(EXAMPLES)))
+    train(policy, 3)
+    policy.save(tmp_path)
+    train(policy, 3)
+    assert sum(map(sum, policy.logprobs(EXAMPLES))) > before + 1
+    again = make_policy(seed=9, **NARROW, lr=1e-2)
+    again.load(tmp_path)
+    train(again, 3)
+    pairs = list(zip(policy.network.named_parameters(), again.network.parameters(), strict=True))
+    assert all(torch.equal(p, q) for (_, p), q in pairs)
+    assert all(p.dtype == (torch.bfloat16 if p.dim() >= 2 else torch.float32) for (_, p), _ in pairs)
+    assert {m.dtype for p, state in policy.optimizer.state.items() if p.dim() >= 2 for m in (state["exp_avg"],)} == {
+        torch.bfloat16
+    }
+
+
+def test_its_model_is_one_like_any_other(folder: Path, run, tmp_path):
+    with open_policy(run, Model(folder, {"folder": "."}), PolicyConfig(**NARROW)) as policy:
+        policy.save_model(tmp_path / "made")
+    assert read_config(tmp_path / "made")["torch_dtype"] == "bfloat16"
+    stored = load_file(tmp_path / "made" / "model.safetensors")
+    assert stored["model.embed_tokens.weight"].dtype == torch.bfloat16
+    assert stored["model.norm.weight"].dtype == torch.float32
+    again, _ = load_model(tmp_path / "made")
+    for p, q in zip(policy.network.parameters(), again.parameters(), strict=True):
+        assert q.dtype == torch.float32
+        assert torch.equal(p.float(), q)
+
+
+@pytest.mark.parametrize(
+    "engine", [{}, {"dtype": "float32"}, {"kernels": "torch"}, {"dtype": "float32", "deterministic": True}]
+)
+def test_engines_sample_from_it_what_they_sample_from_the_same_numbers_in_float32(engine):
+    held, wide = network(), network()
+    narrow(held)
+    wide.load_state_dict(held.state_dict())
+    texts = []
+    for net in (held, wide):
+        with open_engine(
+            net.requires_grad_(False), tiny_tokenizer(), EngineConfig(**{"dtype": "bfloat16"} | engine)
+        ) as e:
+            e.eos_ids = frozenset()
+            found = dict(generate(e, [Request((0, 1), Sampling(max_tokens=12), prompt=(5, 9, 100))]))
+            texts.append([event.completion for event in found[0] if event.completion])
+    assert len(texts[0]) == 2
+    assert [t.tokens for t in texts[0]] == [t.tokens for t in texts[1]]
+
+
+def test_a_critic_beside_it_is_float32(make_policy):
+    critic = Critic(make_policy(**NARROW), CriticConfig(), beta=0.0, temperature=1.0)
+    assert {p.dtype for p in critic.network.parameters()} == {torch.float32}
+    assert not isinstance(critic.optimizer, RoundedAdamW)
+
+
+def test_a_reference_is_a_copy_that_stays(make_policy):
+    policy = make_policy(**NARROW, lr=1e-2)
+    policy.refresh_reference()
+    before = policy.logprobs(EXAMPLES, reference=True)
+    assert before == policy.logprobs(EXAMPLES)
+    train(policy, 2)
+    assert policy.logprobs(EXAMPLES, reference=True) == before != policy.logprobs(EXAMPLES)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"dtype": "float32"}, 'dtype = "bfloat16"'),
+        ({"lora": Lora()}, "lora"),
+        ({"sharding": "fsdp"}, "sharding"),
+        ({"offload": "cpu"}, "offload"),
+        ({"betas": (0.9, 0.999)}, "betas of at most 0.99"),
+    ],
+)
+def test_what_it_does_not_go_with_is_said_at_once(settings, words):
+    with pytest.raises(ValidationError, match=words):
+        PolicyConfig(**NARROW | settings)
+
+
+def test_other_networks_and_old_pytorch_are_refused(monkeypatch):
+    with pytest.raises(ConfigError, match="only our own decoder"):
+        Policy(torch.nn.Linear(2, 2), tiny_tokenizer(), PolicyConfig(**NARROW))
+    monkeypatch.setattr("thinkery.train.rounded.hasattr", lambda *_: False, raising=False)
+    with pytest.raises(ConfigError, match="this PyTorch has no gradients"):
+        narrow(tiny_network())
+
+
+def test_ten_bytes_a_parameter_are_held():
+    assert held_bytes(PolicyConfig(**NARROW), 1) == (10, 0)
+    assert held_bytes(PolicyConfig(), 1) == held_bytes(LearnerConfig(), 1) == (16, 0)
+    policy = Policy(network(), tiny_tokenizer(), PolicyConfig(**NARROW))
+    policy.update(lambda n: pack(EXAMPLES, n), imitation(policy, EXAMPLES), total=1)
+    matrices = [p for p in policy.network.parameters() if p.dim() >= 2]
+    held = sum(x.nbytes for p in matrices for x in (p, *policy.optimizer.state[p].values()) if x.dim())
+    assert held == 6 * sum(p.numel() for p in matrices)  # and a gradient of 4 while an update is learnt
