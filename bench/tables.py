@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -140,13 +141,14 @@ def ablations(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def peers(found: Mapping[str, Any]) -> str:
+def peers(found: Mapping[str, Any], name: str = "peers.json") -> str:
     """Ours beside each peer, with the bar."""
-    machine, limits = found["machine"], found["rows"][0]["limits"]
+    machine = found["machine"]
+    gflops, read = (spread(row["limits"][key] for row in found["rows"]) for key in ("bf16_gflops", "read_gb_s"))
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     lines = [
-        f"{found['date']}, {machine['cpu']}, {machine['threads']} threads; {limits['bf16_gflops']:.0f} GFLOP/s in "
-        f"bfloat16, reads {limits['read_gb_s']:.0f} GB/s; {versions} (`bench/results/peers.json`).",
+        f"{found['date']}, {machine['cpu']}, {machine['threads']} threads; {gflops} GFLOP/s in bfloat16, reads {read} "
+        f"GB/s, measured at the start of each command; {versions} (`bench/results/{name}`).",
         "",
         "| | ours | peer | ratio | bar | holds |",
         "|---|--:|--:|--:|--:|---|",
@@ -233,6 +235,13 @@ def number(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 1000 else f"{value:.2g}"
 
 
+def spread(values: Iterable[float]) -> str:
+    """The least and the most of them, in whole numbers."""
+    found = list(values)
+    least, most = (f"{end:.0f}" for end in (min(found), max(found)))
+    return least if least == most else f"{least} to {most}"
+
+
 def rounded(value: float) -> str:
     """Four digits."""
     return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
@@ -243,6 +252,7 @@ TABLES: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], str]]] = {
     "claims table": ("docs/findings.md", "claims.json", claims),
     "reported table": ("docs/findings.md", "claims.json", reported),
     "peers table": ("docs/performance.md", "peers.json", peers),
+    "slower table": ("docs/performance.md", "peers-slower.json", partial(peers, name="peers-slower.json")),
     "serving table": ("docs/serve.md", "serve.json", serving),
     "faults table": ("docs/scale.md", "faults.json", faults),
     "overhead table": ("docs/serve.md", "overhead.json", overhead),

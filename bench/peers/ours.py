@@ -1,4 +1,4 @@
-"""Thinkery: sampling in bfloat16 with the built-in engine, training in bfloat16 with weights in float32.
+"""Thinkery: sampling in bfloat16 with the built-in engine, training in bfloat16, with weights in float32 by default.
 
 options: dtype (of sampling: bfloat16 or float32), quantization (of sampling: none or int8), weights, activations and
 micro (of learning, as `policy` has them; micro is in tokens), model (a folder in the place of the one that all have).

@@ -45,6 +45,8 @@ def test_adapters_have_as_many_numbers_as_in_the_network(targets: tuple[str, ...
         (PolicyConfig(), 4, True, (20 * P, 0)),  # every rank is a replica
         (LearnerConfig(), 1, False, (16 * P, 0)),
         (PolicyConfig(dtype="bfloat16"), 1, False, (18 * P, 0)),
+        (PolicyConfig(dtype="bfloat16", weights="bfloat16"), 1, False, (10 * P, 0)),
+        (PolicyConfig(dtype="bfloat16", weights="bfloat16"), 1, True, (12 * P, 0)),
         (PolicyConfig(lora=LORA), 1, False, (4 * P + 16 * A, 0)),
         (PolicyConfig(lora=LORA, sharding="fsdp", offload="cpu"), 4, True, (4 * P + 20 * A, 0)),  # adapters win
         (PolicyConfig(sharding="fsdp"), 1, False, (16 * P, 0)),
@@ -59,6 +61,11 @@ def test_what_a_rank_holds_follows_the_settings(
 ) -> None:
     sampled = 4 if reference else 0  # what has a reference samples, too
     assert learner_bytes(SHAPE, policy, ranks, reference=reference, sampled=sampled) == expected
+
+
+def test_compiled_functions_hold_one_product_in_bfloat16() -> None:
+    policy = PolicyConfig(dtype="bfloat16")
+    assert learner_bytes(SHAPE, policy, compiled=True) == (16 * P + 2 * 2 * 100 * 8, 0)  # the head, both ways
 
 
 LAYER = 4 * (5 * 8 + 3 * 4 * 3 + 4 * 16)

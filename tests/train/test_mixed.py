@@ -101,11 +101,12 @@ def test_activations_and_logits_that_are_computed_again_change_no_bit():
     assert error(again, kept) < 1e-2  # the head's gradient is rounded chunk by chunk
 
 
-def test_copies_of_the_weights_follow_every_update(make_policy):
-    policy = Policy(network(), make_policy().tokenizer, PolicyConfig(dtype="bfloat16", lr=0.01))
+@pytest.mark.parametrize("weights", ["float32", "bfloat16"])
+def test_weights_are_laid_out_anew_after_every_update(make_policy, weights):
+    policy = Policy(network(), make_policy().tokenizer, PolicyConfig(dtype="bfloat16", lr=0.01, weights=weights))
     before = policy.logprobs(ALONE)
     policy.update(lambda size: pack(ALONE, size), lambda batch: (-policy.forward(batch)[0].mean(), {}), total=1)
-    fresh = Policy(policy.network, policy.tokenizer, PolicyConfig(dtype="bfloat16"))
+    fresh = Policy(policy.network, policy.tokenizer, policy.cfg)
     assert policy.logprobs(ALONE) == fresh.logprobs(ALONE) != before
 
 
@@ -122,6 +123,19 @@ def test_a_critic_learns_by_them_too(make_policy):
         critic.backward(policy.pack(judged, 250), critic.objective(100))
         gradients.append([p.grad for p in critic.network.parameters()])
     assert error(gradients[1], gradients[0]) < 0.05
+
+
+def test_a_head_is_laid_out_once_for_all_chunks():
+    laid, net = [], network()
+    computing = MixedTransformer(net)
+    for key, function in list(computing.kernels._lay_out.items()):
+        counted = lambda *given, function=function: (laid.append(given), function(*given))  # noqa: E731
+        computing.kernels._lay_out[key] = counted
+    batch = pack(ALONE, 1000)[0]
+    for chunk in (VOCABULARY * 1000, VOCABULARY * 60):
+        token_logprobs(computing, batch, 1.0, PolicyConfig(dtype="bfloat16", logits_chunk=chunk))[0].sum().backward()
+    products = 4 * net.shape.num_hidden_layers
+    assert len(laid) == 2 * (2 * products + 2) == 36
 
 
 def test_going_back_twice_is_refused_because_the_logits_are_gone():

@@ -19,6 +19,7 @@ from thinkery.model.compiled import compiler
 from thinkery.model.hf import load_model, read_config
 from thinkery.model.lora import Lora
 from thinkery.pipeline.artifact import Model
+from thinkery.stages.reinforce import Reinforce
 from thinkery.train.batch import pack, pack_shared
 from thinkery.train.held import held_bytes
 from thinkery.train.mixed import MixedTransformer
@@ -125,6 +126,39 @@ def test_it_learns_saves_itself_and_goes_on_bit_for_bit(make_policy, tmp_path):
     }
 
 
+@pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
+def test_compiled_functions_go_on_bit_for_bit_too(tmp_path):
+    def opened(seed: int) -> Policy:
+        net = network()
+        net.initialise(torch.Generator().manual_seed(seed), std=0.1)
+        return Policy(net, tiny_tokenizer(), PolicyConfig(**NARROW, lr=1e-3))
+
+    def learn(policy: Policy) -> None:
+        assert isinstance(policy.learning, MixedTransformer)
+        policy.update(lambda n: pack(ALONE, n), lambda b: (-policy.forward(b)[0].sum() / 250, {}), total=9)
+
+    policy, again = opened(1), opened(2)
+    learn(policy)
+    policy.save(tmp_path)
+    learn(policy)
+    again.load(tmp_path)
+    learn(again)
+    assert all(torch.equal(p, q) for p, q in zip(policy.network.parameters(), again.network.parameters(), strict=True))
+
+
+def test_a_checkpoint_in_float32_goes_on_in_bfloat16_with_todays_settings(make_policy, tmp_path):
+    policy = make_policy(lr=1e-2, betas=(0.9, 0.999), weight_decay=0.5)
+    train(policy, 2)
+    policy.save(tmp_path)
+    again = make_policy(seed=9, **NARROW, lr=1e-2)
+    again.load(tmp_path)
+    for p, q in zip(policy.network.parameters(), again.network.parameters(), strict=True):
+        assert torch.equal(p.to(q.dtype), q)
+        assert again.optimizer.state[q]["exp_avg_sq"].dtype == q.dtype
+    assert {(group["betas"], group["weight_decay"]) for group in again.optimizer.param_groups} == {((0.9, 0.95), 0.0)}
+    train(again, 1)
+
+
 def test_its_model_is_one_like_any_other(folder: Path, run, tmp_path):
     with open_policy(run, Model(folder, {"folder": "."}), PolicyConfig(**NARROW)) as policy:
         policy.save_model(tmp_path / "made")
@@ -176,15 +210,21 @@ def test_a_reference_is_a_copy_that_stays(make_policy):
     ("settings", "words"),
     [
         ({"dtype": "float32"}, 'dtype = "bfloat16"'),
-        ({"lora": Lora()}, "lora"),
-        ({"sharding": "fsdp"}, "sharding"),
-        ({"offload": "cpu"}, "offload"),
+        ({"lora": Lora()}, "goes without lora"),
+        ({"sharding": "fsdp", "sequences": "split"}, "goes without sharding, sequences"),
+        ({"offload": "cpu"}, "goes without offload"),
         ({"betas": (0.9, 0.999)}, "betas of at most 0.99"),
     ],
 )
 def test_what_it_does_not_go_with_is_said_at_once(settings, words):
     with pytest.raises(ValidationError, match=words):
         PolicyConfig(**NARROW | settings)
+
+
+@pytest.mark.parametrize("engine", [{"processes": 2}, {"ray": "auto"}])
+def test_engines_elsewhere_are_refused_before_anything_is_loaded(engine):
+    with pytest.raises(ValidationError, match=r"goes without vllm, engine\.processes and engine\.ray"):
+        Reinforce.model_validate({"grpo": {"policy": NARROW}, "engine": engine})
 
 
 def test_other_networks_and_old_pytorch_are_refused(monkeypatch):

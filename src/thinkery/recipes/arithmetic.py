@@ -47,12 +47,12 @@ def learner_bytes(
 
     `held_bytes` for every parameter, with `sampled` bytes a number where engines sample; beside these adapters with
     gradients and moments, the frozen `reference`, and the weights once more in bfloat16 where these are multiplied:
-    those of one product where `compiled` functions do it.
+    those of one product, also transposed, where `compiled` functions do it.
     """
     P, parts, lora = parameters(shape), parts_of(policy, ranks), lora_of(policy)
     there, host = (each * P for each in held_bytes(policy, parts, sampled=sampled))
     if compiled:
-        there += 2 * shape.hidden_size * max(shape.vocab_size, 2 * shape.intermediate_size)
+        there += 2 * 2 * shape.hidden_size * max(shape.vocab_size, 2 * shape.intermediate_size)
     elif policy.dtype == "bfloat16" and not narrow_of(policy):
         there += 2 * P
     if lora:

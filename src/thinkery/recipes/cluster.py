@@ -37,6 +37,7 @@ from thinkery.recipes.arithmetic import (
     learning_flops,
     lora_of,
     micro_batches,
+    narrow_of,
     offloads,
     parameters,
     splits,
@@ -123,9 +124,8 @@ def estimate(cfg: Reinforce, shape: Shape, gpu: Gpu, gpus: int, fill: float) -> 
     learner, _ = learner_bytes(shape, g.policy, gpus, reference=g.beta > 0, sampled=size)
     activations = activation_bytes(shape, g.policy, PROMPT_TOKENS + longest, gpus)
     in_parts = parts_of(g.policy, gpus) > 1
-    copied = (
-        0 if in_parts or size == 4 else size * P
-    )  # to sample from; in float32 the weights that learn serve for both
+    serve = size == 4 and not narrow_of(g.policy)  # the weights that learn are those that are sampled from
+    copied = 0 if in_parts or serve else size * P
     sample = cache_bytes(shape, size) * (PROMPT_TOKENS + longest)
     slots = int((gpu.memory - learner - copied) / sample)
     held = learner + max(activations, copied + max(1, min(slots, len(lengths) // gpus)) * sample)

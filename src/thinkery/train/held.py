@@ -27,7 +27,7 @@ def require_memory(parameters: int, cfg: LearnerConfig, *, where: str, ranks: in
         if needed > free:
             others = ""
             if isinstance(cfg, PolicyConfig) and cfg.lora is None:
-                others = ', policy.lora, or more ranks with policy.sharding = "fsdp"'
+                others = ', policy.weights = "bfloat16", policy.lora, or more ranks with policy.sharding = "fsdp"'
             raise EnvironmentLacks(
                 "too little memory to train this model",
                 where=where,
@@ -50,15 +50,15 @@ def held_bytes(cfg: LearnerConfig, parts: int, *, sampled: int = 0) -> tuple[flo
     """Bytes a parameter that one process holds to train on the accelerator, and in the host's memory.
 
     Weights, gradients and moments in `parts`, of which it has one; `sampled` are the bytes a number of whole weights
-    for engines to sample from, 0 without, which weights that are whole themselves do not need. What computing takes,
-    a reference, and what is gathered while a block computes come on top.
+    for engines to sample from, 0 without, which weights that are whole themselves do not need, but for those in
+    bfloat16 on a GPU. What computing takes, a reference, and what is gathered while a block computes come on top.
     """
     if not isinstance(cfg, PolicyConfig):
         return 16, 0
     if cfg.lora:
         return 4, 0
     if parts == 1:
-        whole = 10 if cfg.weights == "bfloat16" else 16
+        whole = 10 + (sampled if learns_on_gpu(cfg) else 0) if cfg.weights == "bfloat16" else 16
         return (whole, 0) if cfg.offload == "none" else (8, 12)
     part = 16 / parts
     return (part + sampled, 0) if cfg.offload == "none" else (sampled, part)

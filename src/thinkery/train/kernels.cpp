@@ -140,7 +140,7 @@ struct Stacked {
     }
 };
 
-// A panel of their transpose: of each of W inputs pairs of outputs, a zero behind the last.
+// A panel of their transpose: for each pair of outputs, of which the last may be a zero, those of PANEL inputs.
 template <class S>
 void lay_transposed_panel(const Stacked<S>& row, Bf* to, int64_t outputs, int64_t panel) {
     const int64_t first = panel * PANEL, count = std::min<int64_t>(PANEL, row.n - first);

@@ -28,7 +28,8 @@ LANES = 16
 
 
 class Kernels:
-    """The compiled functions, for tensors as their arguments; activations are bfloat16, other numbers float32."""
+    """The compiled functions, for tensors as their arguments; activations are bfloat16, weights too or float32, other
+    numbers float32."""
 
     def __init__(self) -> None:
         declared = partial(function, SOURCE)
@@ -40,8 +41,7 @@ class Kernels:
             for transposed in (False, True)
             for dtype in ("float32", "bfloat16")
         }
-        self.room = torch.empty(0, dtype=torch.bfloat16)
-        """Where weights are laid out, one product's after the other's."""
+        self.rooms = {transposed: Room() for transposed in (False, True)}
         self._multiply = declared("multiply", pointers=4, integers=3)
         self._learn = declared("learn", pointers=3, integers=5)
         self._rotate = declared("rotate", pointers=3, integers=4, floats=1)
@@ -86,12 +86,15 @@ class Kernels:
         transposed by slopes of outputs. They lie there until others are asked for."""
         ends, inputs = list(accumulate(len(weight) for weight in weights)), weights[0].shape[1]
         columns, depth = (inputs, ends[-1]) if transposed else (ends[-1], inputs)
-        if len(self.room) < (size := up(columns, PANEL) * up(depth, 2)):
-            self.room = torch.empty(size, dtype=torch.bfloat16)
-        parts = torch.tensor(list(zip(pointers(*weights), ends, strict=True)))
-        lay_out = self._lay_out[transposed, str(weights[0].dtype).removeprefix("torch.")]
-        lay_out(*pointers(parts, self.room), ends[-1], inputs)
-        return self.room[:size]
+        room, holds = self.rooms[transposed], [(weight.data_ptr(), weight._version) for weight in weights]
+        size = up(columns, PANEL) * up(depth, 2)
+        if room.holds != holds:
+            room.fit(size)
+            parts = torch.tensor(list(zip(pointers(*weights), ends, strict=True)))
+            lay_out = self._lay_out[transposed, str(weights[0].dtype).removeprefix("torch.")]
+            lay_out(*pointers(parts, room.numbers), ends[-1], inputs)
+            room.holds = holds
+        return room.numbers[:size]
 
     def multiply(self, x_TD: Tensor, panels: Tensor, outputs: int, bias: Tensor | None = None) -> Tensor:
         """The product with a weight in panels."""
@@ -157,6 +160,20 @@ class Kernels:
         """Replace logits by their slopes."""
         self._label_logprobs_back(*pointers(logits_CV, labels_C, slopes_C, logs_C), *logits_CV.shape, temperature)
         torch.autograd.graph.increment_version(logits_CV)
+
+
+class Room:
+    """Where weights are laid out, one product's after the other's."""
+
+    def __init__(self) -> None:
+        self.numbers = torch.empty(0, dtype=torch.bfloat16)
+        self.holds: list[tuple[int, int]] = []
+        """Where the weights that lie here come from, and which versions of them they are."""
+
+    def fit(self, size: int) -> None:
+        """Be large enough."""
+        if len(self.numbers) < size:
+            self.numbers = torch.empty(size, dtype=torch.bfloat16)
 
 
 class Spans:

@@ -43,7 +43,7 @@ def learns_mixed(network: Any) -> bool:
 
 
 class MixedTransformer:
-    """A network whose float32 weights are multiplied in bfloat16."""
+    """A network whose weights are multiplied in bfloat16."""
 
     def __init__(self, source: Transformer) -> None:
         self.source, self.shape, self.kernels = source, source.shape, Kernels()
@@ -75,7 +75,7 @@ class Product:
         self.widths = [base.out_features for base in self.bases]
 
     def panels(self, *, transposed: bool = False) -> Tensor:
-        """The weights in bfloat16, until those of another product are asked for."""
+        """The weights in bfloat16, as they are now, until those of another product are asked for."""
         return self.kernels.panels([base.weight for base in self.bases], transposed=transposed)
 
     def __call__(self, x_TD: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ changes rounding and nothing else: also how it is dealt to several ranks, whose 
 
 from __future__ import annotations
 
-import json
 import math
 import resource
 import sys
@@ -68,10 +67,10 @@ class LearnerConfig(Config):
 class PolicyConfig(LearnerConfig):
     """How a language model learns: all of its weights, or low-rank adapters beside them."""
 
-    weights: Literal["float32", "bfloat16"] = Field(default="float32", json_schema_extra={"key": False})
+    weights: Literal["float32", "bfloat16"] = Field(default="float32", json_schema_extra={"key": "when set"})
     """What matrices and AdamW's moments are held in, beside gradients in float32: 16 bytes a parameter, or 10 with
-    weights that are rounded at random (`train/rounded.py`), which needs `dtype = "bfloat16"` and betas of at most 0.99,
-    and goes neither with `lora` nor with `sharding` or `offload`."""
+    weights that are rounded at random (`train/rounded.py`). That is for our own decoder, needs `dtype = "bfloat16"` and
+    betas of at most 0.99, goes without `lora`, `sharding` and `offload`, and samples in the process that learns."""
     lora: Lora | None = None
     """Adapters (LoRA), such as `{rank = 16}`; the weights themselves then stay as they are, and take a learning rate
     about ten times as high."""
@@ -90,10 +89,11 @@ class PolicyConfig(LearnerConfig):
     @model_validator(mode="after")
     def _weights_can_be_rounded(self) -> PolicyConfig:
         if self.weights == "bfloat16":
-            others = ("dtype", "bfloat16"), ("lora", None), ("sharding", "replicated"), ("offload", "none")
-            for name, wanted in others:
-                if getattr(self, name) != wanted:
-                    raise ValueError(f'weights = "bfloat16" goes with {name} = {json.dumps(wanted)} only')
+            if self.dtype != "bfloat16":
+                raise ValueError('weights = "bfloat16" needs dtype = "bfloat16"')
+            alone = {"lora": None, "sharding": "replicated", "sequences": "whole", "offload": "none"}
+            if wrong := [name for name, wanted in alone.items() if getattr(self, name) != wanted]:
+                raise ValueError(f'weights = "bfloat16" goes without {", ".join(wrong)}')
             if max(self.betas) > LARGEST_BETA:
                 raise ValueError(f'weights = "bfloat16" needs betas of at most {LARGEST_BETA}, found {self.betas}')
         return self
@@ -290,7 +290,11 @@ class Learner:
     def restore(self, state: dict[str, Any]) -> None:
         """Take over a state that `state` described."""
         self.network.load_state_dict(state["network"])
+        names = ("betas", "eps", "weight_decay")  # of these the settings count, not what they were
+        settings = [{name: group[name] for name in names} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, own in zip(self.optimizer.param_groups, settings, strict=True):
+            group |= own
         self.updates, self.version = state["updates"], state["version"]
         self.bad_in_a_row, self.micro_batch_tokens = state["bad_in_a_row"], state["micro_batch_tokens"]
 

@@ -123,7 +123,10 @@ class Policy(Learner):
 
     def frozen(self, folder: Path) -> Any:
         """The network of a folder, held as this one is, to `score` with: it does not learn."""
-        return load_model(folder)[0].to(self.device).eval().requires_grad_(False)
+        network: Any = load_model(folder)[0].to(self.device).eval()
+        if self.cfg.weights == "bfloat16":
+            narrow(network)
+        return network.requires_grad_(False)
 
     def refresh_reference(self) -> None:
         """Freeze a copy of the current weights as the reference of the KL term (R1: every 400 updates)."""

@@ -5,11 +5,16 @@
     gradient            4, float32                     4
     norms and biases    float32, as ever
 
-Neighbouring numbers of bfloat16 lie a 128th to a 256th of their size apart, and R1's learning rate moves a weight by a
-thousandth of that: rounded to the nearest, weights would stay where they are. They are rounded up or down at random,
-with the probabilities that make it right on average (stochastic rounding; Gupta et al. 2015, 1502.02551). What is drawn
-follows from the number of the update, so replicas stay equal and a resumed run makes the same weights. Moments are
-rounded to the nearest, as DeepSeek-V3's are (2412.19437 §3.3.3), which wants betas by which they move far enough.
+Neighbouring numbers of bfloat16 lie a 128th to a 256th of their size apart, and R1's learning rate moves a weight of
+usual size by a hundredth of that: rounded to the nearest, it would stay where it is. Weights are rounded up or down at
+random, with the probabilities that make it right on average (stochastic rounding; Gupta et al. 2015, 1502.02551). What
+is drawn follows from the number of the update, so replicas stay equal and a resumed run makes the same weights.
+Moments, which are in bfloat16 in DeepSeek-V3's training too (2412.19437 §3.3.3), are rounded to the nearest; that wants
+betas by which they move far enough.
+
+By compiled functions (`mixed.py`) gradients are float32 from the first sum on. Where PyTorch computes instead, that of
+one micro-batch is made in bfloat16, and micro-batches are added up in float32. Nothing of this was run on CUDA, where
+the built-in engine samples from a copy, since norms have another format than matrices.
 """
 
 from __future__ import annotations
@@ -31,7 +36,7 @@ SHIFT = 2**16
 """Places at which the noise of an update may begin."""
 
 LARGEST_BETA = 0.99
-"""Above it a moment in bfloat16 would not come down again: a step takes off less than half of a unit."""
+"""From 0.996 on a moment in bfloat16 would not come down again, as a step takes off less than half of a unit."""
 
 
 def is_narrow(p: Tensor) -> bool:
