@@ -34,7 +34,7 @@ from thinkery.train.held import require_memory
 from thinkery.train.mixed import MixedTransformer, learns_compiled, learns_mixed
 from thinkery.train.optim import Learner, LearnerConfig, PolicyConfig
 from thinkery.train.peak import matrix_flops
-from thinkery.train.rounded import narrow
+from thinkery.train.rounded import is_narrow, narrow
 from thinkery.train.share import Share, collected
 
 __all__ = ["Policy", "PolicyConfig", "open_policy"]
@@ -124,7 +124,7 @@ class Policy(Learner):
     def frozen(self, folder: Path) -> Any:
         """The network of a folder, held as this one is, to `score` with: it does not learn."""
         network: Any = load_model(folder)[0].to(self.device).eval()
-        if self.cfg.weights == "bfloat16":
+        if any(map(is_narrow, self.network.parameters())):
             narrow(network)
         return network.requires_grad_(False)
 
