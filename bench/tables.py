@@ -148,7 +148,7 @@ def peers(found: Mapping[str, Any], name: str = "peers.json") -> str:
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     lines = [
         f"{found['date']}, {machine['cpu']}, {machine['threads']} threads; {gflops} GFLOP/s in bfloat16, reads {read} "
-        f"GB/s, measured at the start of each command; {versions} (`bench/results/{name}`).",
+        f"GB/s, measured before the rows; {versions} (`bench/results/{name}`).",
         "",
         "| | ours | peer | ratio | bar | holds |",
         "|---|--:|--:|--:|--:|---|",

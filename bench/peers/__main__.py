@@ -141,8 +141,8 @@ class Bench:
     files: Mapping[str, str]
     """The model as .gguf files, by number format; none where it does not come from one."""
     out: Path
-    limits: Mapping[str, float]
-    """The roofline, measured before the rows."""
+    limits: dict[str, float]
+    """The roofline: the most that was measured before a row until now, since a busy machine is slower."""
     parameters: int
     fastest: dict[tuple[Any, ...], Entry] = field(default_factory=dict)
     """By kind of work and candidates, which is fastest; found in the first row that they play in."""
@@ -156,6 +156,11 @@ class Bench:
         fastest, tried = best_of([known] if known else candidates, work, self.place)
         self.fastest[kind] = fastest
         return *match(ours, fastest, work, self.place, self.repeats, self.patience_s), tried
+
+    def look(self) -> None:
+        """Measure the roofline once more."""
+        found = answer_of("bench.peers.roofline", str(self.place.threads), self.place.device)
+        self.limits.update({name: max(value, self.limits.get(name, 0.0)) for name, value in found.items()})
 
     def roof(self, flops_per_token: float) -> float:
         """Tokens a second if everything were matrix products at the measured peak."""
@@ -334,9 +339,9 @@ def main() -> None:
     args = arguments()
     wanted = args.rows or list(ROWS)
     bench = prepared(args)
-    print(f"limits: {bench.limits}")
     for name in wanted:
-        print(f"{name}")
+        bench.look()
+        print(f"{name}; limits: {bench.limits}")
         try:
             rows = ROWS[name](bench)
         except (RuntimeError, subprocess.CalledProcessError) as error:
@@ -371,14 +376,13 @@ def arguments() -> argparse.Namespace:
 
 
 def prepared(args: argparse.Namespace) -> Bench:
-    """The model as a folder, the words of the prompts, the limits."""
+    """The model as a folder, the words of the prompts."""
     folder = located(args.model)
     tokenizer, parameters = Tokenizer.load(folder), count_parameters(folder)
     material = CACHE / "material.json"
     material.parent.mkdir(parents=True, exist_ok=True)
     Material(str(folder), one_token_words(tokenizer)).save(material)
     place = Place(material, args.threads, args.device)
-    limits = answer_of("bench.peers.roofline", str(args.threads), args.device)
     return Bench(
         place,
         args.repeats,
@@ -387,7 +391,7 @@ def prepared(args: argparse.Namespace) -> Bench:
         readers=readers(args.openvino, args.llamacpp / PREBUILT),
         files=files_of(args.model),
         out=args.out,
-        limits=limits,
+        limits={},
         parameters=parameters,
     )
 
@@ -445,7 +449,7 @@ def answer_of(module: str, *arguments: str) -> dict[str, float]:
 def keep(name: str, rows: Sequence[Row], bench: Bench) -> None:
     """Write the rows of one name in the place of those that were there."""
     old = json.loads(bench.out.read_text())["rows"] if bench.out.exists() else []
-    stamp = {"row": name, "date": date.today().isoformat(), "limits": bench.limits}
+    stamp = {"row": name, "date": date.today().isoformat(), "limits": dict(bench.limits)}
     every = [row for row in old if row["row"] != name] + [stamp | asdict(row) for row in rows]
     every.sort(key=lambda row: list(ROWS).index(row["row"]))
     found = {

@@ -166,6 +166,7 @@ def test_its_model_is_one_like_any_other(folder: Path, run, tmp_path):
     stored = load_file(tmp_path / "made" / "model.safetensors")
     assert stored["model.embed_tokens.weight"].dtype == torch.bfloat16
     assert stored["model.norm.weight"].dtype == torch.float32
+    assert policy.frozen(tmp_path / "made").lm_head.weight.dtype == torch.bfloat16  # as a teacher
     again, _ = load_model(tmp_path / "made")
     for p, q in zip(policy.network.parameters(), again.parameters(), strict=True):
         assert q.dtype == torch.float32
