@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
+from thinkery.model.compiled import compiler
 from thinkery.model.lora import Lora, adapt, adapters
 from thinkery.model.transformer import Shape, Transformer
 from thinkery.recipes.arithmetic import (
@@ -16,7 +17,10 @@ from thinkery.recipes.arithmetic import (
     learning_flops,
     parameters,
 )
+from thinkery.train.mixed import MixedTransformer
 from thinkery.train.optim import LearnerConfig, PolicyConfig
+from thinkery.train.policy import mixed
+from thinkery.train.rounded import narrow
 
 SHAPE = Shape("llama", 100, 8, 16, 3, 2, 1, 4)
 P = 3 * (2 * 8 * 4 * (2 + 1) + 3 * 8 * 16) + 100 * 8
@@ -122,6 +126,32 @@ def test_what_is_counted_of_a_layer_is_what_pytorch_keeps(dtype: str) -> None:
     assert each == pytest.approx(4 * 5 * 64 + size * (3 * 16 * (4 + 2) + 4 * 176), rel=0.1)
     numbers = 2 * 64 * 16 * (4 + 2) + 3 * 64 * 176
     assert short - 2048 * each == pytest.approx(2 * numbers if dtype == "bfloat16" else 0, abs=1)  # the copy
+
+
+@pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
+@pytest.mark.parametrize("weights", ["float32", "bfloat16"])
+def test_what_is_counted_of_compiled_functions_is_what_they_keep(weights: str) -> None:
+    shape, policy = Shape("llama", 32, 64, 176, 3, 4, 2, 32), PolicyConfig(dtype="bfloat16", micro_batch_tokens=10**6)
+
+    def kept(tokens: int) -> int:
+        network = Transformer(shape)
+        network.initialise(torch.Generator().manual_seed(0))
+        if weights == "bfloat16":
+            narrow(network)
+        computing, held = mixed(network, policy), {}
+        assert isinstance(computing, MixedTransformer)
+
+        def note(tensor: torch.Tensor) -> torch.Tensor:
+            held[tensor.untyped_storage().data_ptr()] = tensor  # kept, so that no other tensor gets its address
+            return tensor
+
+        with saved_tensors_hooks(note, lambda tensor: tensor):
+            hidden_TD = computing.hidden(torch.arange(tokens) % 32, [(1, (tokens - 1,))])
+            computing.logprobs(hidden_TD, torch.arange(tokens) % 32, 1.0)
+        return sum(tensor.untyped_storage().nbytes() for tensor in held.values())
+
+    counted = [activation_bytes(shape, policy, 0, 1, tokens, compiled=True) for tokens in (1024, 2048)]
+    assert (kept(2048) - kept(1024)) / (counted[1] - counted[0]) == pytest.approx(1, abs=0.2)
 
 
 def test_adapters_save_the_gradient_of_what_is_frozen() -> None:

@@ -62,10 +62,17 @@ def learner_bytes(
 
 
 def activation_bytes(
-    shape: Shape, policy: LearnerConfig, longest: float = 0.0, ranks: int = 1, update: float = math.inf
+    shape: Shape,
+    policy: LearnerConfig,
+    longest: float = 0.0,
+    ranks: int = 1,
+    update: float = math.inf,
+    *,
+    compiled: bool = False,
 ) -> float:
     """What a backward pass must remember of one micro-batch on each of so many ranks: per layer two norms, two
-    residuals, projections and the feed-forward's four products; and three copies of a chunk of logits.
+    residuals, projections and the feed-forward's four products; and three copies of a chunk of logits. `compiled`
+    functions (`train/mixed.py`) make norms and half of the feed-forward again, and keep one copy of logits.
 
     A micro-batch has no more tokens than an `update`, and a sequence of `longest` tokens stands alone where it has
     fewer; ranks that split sequences have a part of it each. Where activations are recomputed, these are of one layer,
@@ -74,12 +81,15 @@ def activation_bytes(
     """
     alone = longest / (parts_of(policy, ranks) if splits(policy) else 1)
     tokens = max(min(policy.micro_batch_tokens, update), alone)
-    D, E = shape.hidden_size, shape.head_dim
-    heads = 3 * E * (shape.num_attention_heads + shape.num_key_value_heads)
+    D, E, F = shape.hidden_size, shape.head_dim, shape.intermediate_size
+    H, K = shape.num_attention_heads, shape.num_key_value_heads
     size = 2 if policy.dtype == "bfloat16" else 4  # of what products take and give; norms and residuals are float32
-    layer = 4 * 5 * D + size * (heads + 4 * shape.intermediate_size)
+    if compiled:
+        layer = 4 * (2 * D + H) + size * (2 * E * (H + K) + 2 * F)
+    else:
+        layer = 4 * 5 * D + size * (3 * E * (H + K) + 4 * F)
     kept = shape.num_hidden_layers * 4 * D + layer if recomputes(policy) else shape.num_hidden_layers * layer
-    return tokens * kept + 12.0 * min(policy.logits_chunk, tokens * shape.vocab_size)
+    return tokens * kept + (size if compiled else 12.0) * min(policy.logits_chunk, tokens * shape.vocab_size)
 
 
 def learning_flops(shape: Shape, policy: LearnerConfig, length: float, *, reference: bool = False) -> float:

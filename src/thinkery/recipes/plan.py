@@ -295,13 +295,21 @@ def reinforce_need(
         reference=g.beta > 0, ranks=ranks, sampled=4,
     )  # fmt: skip
     engines = sampled.memory / ranks - PROCESS_BYTES - 4 * P
-    activations = activation_bytes(shape, g.policy, prompt + longest, ranks, tokens / max(1, g.updates) / ranks)
+    activations = activation_bytes(
+        shape, g.policy, prompt + longest, ranks, tokens / max(1, g.updates) / ranks,
+        compiled=compiles(shape, g.policy, ranks),
+    )  # fmt: skip
     beside = engines + activations if cfg.engine.processes else max(engines, activations)
     memory = learnt.memory + ranks * (beside - activations)
     seconds = sampled.seconds + watching + learnt.seconds
     if g.advantage == "gae":  # PPO's critic is a second model that learns
         memory, seconds = memory + ranks * sum(held_bytes(g.critic, 1)) * P, seconds + 8 * P * tokens / machine.flops
     return Need(name, "sampling and learning", P, memory, sampled.tokens, seconds, sampled.disk + learnt.disk)
+
+
+def compiles(shape: Shape, policy: LearnerConfig, ranks: int) -> bool:
+    """Whether weights of a decoder of this shape learn by compiled functions on this machine."""
+    return not learns_on_gpu(policy) and parts_of(policy, ranks) == 1 and learns_compiled(shape, policy)
 
 
 def learning_need(
@@ -323,11 +331,12 @@ def learning_need(
     `length` is the mean of its sequences, and a `longest` beyond `micro_batch_tokens` stands alone in a micro-batch;
     `sampled` are the bytes a number that engines sample from, of weights that lie in parts.
     """
-    compiled = not learns_on_gpu(policy) and parts_of(policy, ranks) == 1 and learns_compiled(shape, policy)
+    compiled = compiles(shape, policy, ranks)
     holds = partial(learner_bytes, reference=reference, sampled=sampled, compiled=compiled)
     P, held = parameters(shape), sum(holds(shape, policy, ranks))
     update = tokens / max(1.0, updates) / ranks
-    memory = ranks * (PROCESS_BYTES + held + activation_bytes(shape, policy, longest, ranks, update))
+    activations = activation_bytes(shape, policy, longest, ranks, update, compiled=compiled)
+    memory = ranks * (PROCESS_BYTES + held + activations)
     flops = tokens * learning_flops(shape, policy, length, reference=reference)
     batches = max(updates, micro_batches(policy, tokens, length))
     if machine.learning_flops:
