@@ -15,6 +15,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -62,24 +63,36 @@ def main() -> None:
     network, tokenizer = random_model()
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     found |= {"date": date.today().isoformat(), "machine": machine() | {"threads": torch.get_num_threads()}}
-    if what in ("all", "sequences"):
-        with engine_of(network, tokenizer) as engine:
-            sampled(engine, 4, 100, 8)
-            found["sequences"] = [sampled(engine, count, 100, NEW) for count in SEQUENCES]
-    if what in ("all", "lengths"):
-        known = {one["prompt"]: one for one in found.get("lengths", ()) if one["prompt"] in LENGTHS}
-        for length in map(int, some or LENGTHS):
-            with engine_of(network, tokenizer) as engine:
-                sampled(engine, 1, 100, 8)
-                forget_peak()
-                known[length] = sampled(engine, 1, length, NEW)
-        found["lengths"] = [known[length] for length in sorted(known)]
-    if what in ("all", "sizes"):
-        found["sizes"] = [one for name, shape in SIZES.items() for one in sized(name, shape, tokenizer)]
-    if what in ("all", "others"):
-        found["others"] = [disturbed(network, tokenizer, prefill) for prefill in PARTS]
-    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+    parts: dict[str, Callable[[], list[dict[str, Any]]]] = {
+        "sequences": lambda: many(network, tokenizer),
+        "lengths": lambda: long(network, tokenizer, [int(each) for each in some] or LENGTHS, found.get("lengths", ())),
+        "sizes": lambda: [one for name, shape in SIZES.items() for one in sized(name, shape, tokenizer)],
+        "others": lambda: [disturbed(network, tokenizer, prefill) for prefill in PARTS],
+    }
+    for name in parts if what == "all" else [what]:
+        found[name] = parts[name]()
+        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
     draw(found)
+
+
+def many(network: Transformer, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """Several sequences at once."""
+    with engine_of(network, tokenizer) as engine:
+        sampled(engine, 4, 100, 8)
+        return [sampled(engine, count, 100, NEW) for count in SEQUENCES]
+
+
+def long(
+    network: Transformer, tokenizer: Tokenizer, lengths: Sequence[int], old: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """One sequence after prompts of these lengths, beside what is known of others."""
+    known = {one["prompt"]: one for one in old if one["prompt"] in LENGTHS}
+    for length in lengths:
+        with engine_of(network, tokenizer) as engine:
+            sampled(engine, 1, 100, 8)
+            forget_peak()
+            known[length] = sampled(engine, 1, length, NEW)
+    return [known[length] for length in sorted(known)]
 
 
 def random_model() -> tuple[Transformer, Tokenizer]:
@@ -181,16 +194,16 @@ def forget_peak() -> None:
 def draw(found: dict[str, Any]) -> None:
     """Speed against sequences, against the length of the prompt, and against the size of the model."""
     figure, (left, right, last) = plt.subplots(1, 3, figsize=(12, 3), layout="constrained")
-    many, long = found["sequences"], found["lengths"]
-    left.plot([one["sequences"] for one in many], [one["tokens_per_s"] for one in many], "o-")
+    together, alone = found["sequences"], found["lengths"]
+    left.plot([one["sequences"] for one in together], [one["tokens_per_s"] for one in together], "o-")
     left.set(xscale="log", xlabel="sequences", ylabel="new tokens/s", title="prompts of 100 tokens")
-    lengths = [one["prompt"] for one in long]
-    right.plot(lengths, [one["tokens_per_s"] for one in long], "o-", label="new tokens after the prompt")
-    right.plot(lengths, [one["prompt_tokens_per_s"] for one in long], "s--", label="the prompt's tokens")
+    lengths = [one["prompt"] for one in alone]
+    right.plot(lengths, [one["tokens_per_s"] for one in alone], "o-", label="new tokens after the prompt")
+    right.plot(lengths, [one["prompt_tokens_per_s"] for one in alone], "s--", label="the prompt's tokens")
     right.set(xscale="log", yscale="log", xlabel="tokens of the prompt", ylabel="tokens/s", title="one sequence")
     right.legend(frameon=False)
     for count in TOGETHER:
-        some = [one for one in found["sizes"] if one["sequences"] == count]
+        some = [one for one in found.get("sizes", ()) if one["sequences"] == count]
         sizes, speeds = ([one[name] for one in some] for name in ("parameters", "tokens_per_s"))
         last.plot(sizes, speeds, "o-", label=f"{count} sequence{'s' if count > 1 else ''}")
     last.set(xscale="log", yscale="log", xlabel="parameters", ylabel="new tokens/s", title="prompts of 100 tokens")

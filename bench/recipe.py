@@ -2,6 +2,7 @@
 
     python -m bench.recipe tiny --dir /tmp/demo      →  bench/results/tiny.json, docs/images/tiny.svg
     python -m bench.recipe tiny --dir /tmp/two --nodes --against /tmp/demo      →  bench/results/tiny-nodes.json
+    python -m bench.recipe smollm2-puzzles --as puzzles-narrow --dir DIR train.grpo.policy.weights=bfloat16
 
 With `--nodes`, as root, it runs on a Ray cluster of two nodes (`bench/nodes.py`): it learns on one, and the other
 samples; with `--against RUN` every model must be that run's, bit for bit.
@@ -48,6 +49,7 @@ def main() -> None:
     parser.add_argument("--dir", type=Path, required=True, help="an empty or missing folder")
     parser.add_argument("--nodes", action="store_true", help="on a Ray cluster of two nodes")
     parser.add_argument("--against", type=Path, metavar="RUN", help="a finished run whose models must come out again")
+    parser.add_argument("--as", dest="named", metavar="NAME", help="the name of the result, where settings differ")
     parser.add_argument("settings", nargs="*")
     args = parser.parse_args()
     if args.dir.exists() and any(args.dir.iterdir()):
@@ -59,7 +61,8 @@ def main() -> None:
     report = next(a.data for a in record.artifacts.values() if a.name == "report")
     made, expected = models(record), models(open_run(args.against)) if args.against else {}
     other = [step for step, content in expected.items() if made.get(step) != content]
-    name, drawn = f"{args.recipe}-nodes" if args.nodes else args.recipe, curves(record)
+    name = args.named or (f"{args.recipe}-nodes" if args.nodes else args.recipe)
+    drawn = curves(record)
     if not args.nodes and (svg := figure(args.recipe, drawn)):
         (IMAGES / f"{name}.svg").write_text(svg)
     write(name, {
