@@ -237,8 +237,8 @@ def number(value: float) -> str:
 
 def spread(values: Iterable[float]) -> str:
     """The least and the most of them, in whole numbers."""
-    found = list(values)
-    least, most = (f"{end:.0f}" for end in (min(found), max(found)))
+    whole = sorted(round(value) for value in values)
+    least, most = str(whole[0]), str(whole[-1])
     return least if least == most else f"{least} to {most}"
 
 

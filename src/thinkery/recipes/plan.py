@@ -1,8 +1,8 @@
 """What a recipe will need on this machine: memory, tokens, time and disk of every step, before it starts.
 
 Arithmetic on the shape of the models and the settings of the steps (`arithmetic.py`), with what `recipes/probe.py`
-measures in a second or two. P is the number of parameters; weights are float32, so 4 bytes each, unless they learn in
-bfloat16.
+measures in a second or two. P is the number of parameters; weights are float32, so 4 bytes each, unless
+`policy.weights` says otherwise.
 
     learning    memory what `held_bytes` says of the settings, 16 P by default (weights, gradients, two moments), 4 P
                 for a reference, and activations of one micro-batch, or of the longest sequence where that is longer

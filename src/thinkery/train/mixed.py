@@ -1,7 +1,7 @@
 """The decoder as it learns in bfloat16 on a CPU: `model/transformer.py`'s arithmetic, its backward pass by hand.
 
 Gradients are float32, and so are weights, but for matrices with `policy.weights = "bfloat16"`. Every product lays its
-weights out in bfloat16, in the order it reads them and in a room that all share, and adds to `.grad` itself. All of it
+weights out in bfloat16, in the order it reads them and in rooms that all share, and adds to `.grad` itself. All of it
 is computed by the functions of `kernels.cpp`. Of every block stay its input, queries, keys and values, attention's
 output, the residual between its halves, and gate and up; the rest is made again.
 

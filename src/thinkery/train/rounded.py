@@ -89,12 +89,11 @@ class RoundedAdamW(torch.optim.AdamW):
     def move(self, p: Tensor, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any], noise: Noise) -> None:
         """One step of one weight."""
         own = (p.view(-1), state["exp_avg"].view(-1), state["exp_avg_sq"].view(-1))
-        slices = zip(gradient.reshape(-1).split(SLICE), *(x.split(SLICE) for x in own), strict=True)
-        for slope, *held in slices:
+        settings = {name: group[name] for name in ("lr", "weight_decay", "eps", "maximize", "amsgrad")}
+        beta1, beta2 = group["betas"]
+        for slope, *held in zip(gradient.reshape(-1).split(SLICE), *(x.split(SLICE) for x in own), strict=True):
             weight, first, second = (x.float() for x in held)  # themselves where they are float32
-            settings = {name: group[name] for name in ("lr", "weight_decay", "eps", "maximize", "amsgrad")}
-            beta1, beta2 = group["betas"]
-            steps = [state["step"].clone()]
+            steps = [state["step"].clone()]  # which adamw counts up
             adamw([weight], [slope], [first], [second], [], steps, fused=True, beta1=beta1, beta2=beta2, **settings)
             if is_narrow(p):
                 held[0].copy_(rounded_at_random(weight, noise.of(len(weight), state["step"])))
