@@ -94,6 +94,29 @@ def test_the_failure_of_a_rubric_surfaces(engine):
     assert not engine.step() or all(event.completion for event in engine.step())
 
 
+def test_what_was_finished_before_the_engine_failed_is_judged_and_handed_over(engine, monkeypatch):
+    def slow(task, completion):
+        time.sleep(0.02)
+        return 1.0
+
+    step, finished = engine.step, []
+
+    def failing():
+        if len(finished) >= 4:
+            raise RuntimeError("out of memory")
+        events = step()
+        finished.extend(event.request for event in events if event.completion)
+        return events
+
+    monkeypatch.setattr(engine, "step", failing)
+    stream, found = rollouts(engine, TASKS, SAMPLING, Rubric(slow=slow), samples=2, seed=0), []
+    with pytest.raises(RuntimeError, match="out of memory"):
+        found.extend(group.rewards for group in stream)
+    whole = [request for request in set(finished) if finished.count(request) == 2]
+    assert 1 <= len(whole) < len(TASKS)
+    assert found == [(1.0, 1.0)] * len(whole)
+
+
 def test_a_reward_that_raises_leaves_the_attempt_ungraded(engine):
     def broken(task, completion):
         raise ValueError("no gold")

@@ -37,8 +37,9 @@ def rollouts(
     """Judged groups of `samples` attempts at each task, in the order in which they are finished.
 
     A sample's seed depends on (seed, step, task id, sample number) alone. Judging overlaps with the generation of
-    other groups; what it raises is raised here. Generation rests while the caller works on a group. Where there is a
-    clock, waiting for judges after everything is generated is its phase "grading".
+    other groups; what it raises is raised here. Generation rests while the caller works on a group. Where it fails,
+    the groups that were finished before are judged and handed over first: they may have been paid for. Where there is
+    a clock, waiting for judges after everything is generated is its phase "grading".
     """
     clock = clock or Clock()
     asked = list(tasks)
@@ -52,15 +53,21 @@ def rollouts(
         for task in asked
     ]
     judged: deque[Future[Group]] = deque()
+    failure: Exception | None = None
     with judging(rubric) as submit:
-        for i, events in generate(engine, requests):
-            judged.append(submit(asked[i], events))
-            while judged and (judged[0].done() or len(judged) > UNJUDGED):
-                yield judged.popleft().result()
+        try:
+            for i, events in generate(engine, requests):
+                judged.append(submit(asked[i], events))
+                while judged and (judged[0].done() or len(judged) > UNJUDGED):
+                    yield judged.popleft().result()
+        except Exception as problem:
+            failure = problem
         while judged:
             with clock("grading"):
                 group = judged.popleft().result()
             yield group
+    if failure:
+        raise failure
 
 
 def shared_rollouts(

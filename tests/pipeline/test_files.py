@@ -1,6 +1,18 @@
 """Rows on disk: whatever text a model or a data set brings."""
 
+import subprocess
+import sys
+from contextlib import suppress
+
 from thinkery.pipeline.files import append_row, read_rows, write_file, zipped
+
+REMOVAL = """
+import sys
+from pathlib import Path
+from thinkery.pipeline.files import remove_folder
+print("ready", flush=True)
+remove_folder(Path(sys.argv[1]))
+"""
 
 
 def test_half_a_surrogate_pair_is_written_as_a_replacement_character(tmp_path):
@@ -10,3 +22,19 @@ def test_half_a_surrogate_pair_is_written_as_a_replacement_character(tmp_path):
     read = {"text": "broken \ufffd and whole 😀", "n": 1}
     assert list(read_rows(tmp_path / "rows.jsonl")) == [read]
     assert list(read_rows(tmp_path / "rows.jsonl.gz")) == [read]
+
+
+def test_a_folder_whose_removal_is_killed_is_gone_under_its_name(tmp_path):
+    folder = tmp_path / "step-000007"
+    folder.mkdir()
+    for number in range(20_000):
+        (folder / str(number)).touch()
+    whole = folder.stat().st_mtime_ns
+    with subprocess.Popen([sys.executable, "-c", REMOVAL, folder], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"ready\n"
+        with suppress(FileNotFoundError):
+            while folder.stat().st_mtime_ns == whole:
+                pass
+        process.kill()
+    assert not folder.exists()

@@ -102,6 +102,7 @@ class HttpEngine:
         self.jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self.news: queue.SimpleQueue[Event | Exception] = queue.SimpleQueue()
         self.pending: set[tuple[str, int]] = set()
+        self.failure: Exception | None = None
         self.closing = threading.Event()
         self.submitted = 0
         for n in range(cfg.concurrency):
@@ -126,18 +127,22 @@ class HttpEngine:
         return id
 
     def step(self) -> list[Event]:
-        """News since the last call, waiting up to a second for some."""
+        """News since the last call, waiting up to a second for some; a failure is raised once the answers that came
+        are told."""
         events: list[Event] = []
         while self.pending:
             try:
-                news = self.news.get(block=not events, timeout=1.0)
+                news = self.news.get(block=not events and self.failure is None, timeout=1.0)
             except queue.Empty:
                 break
             if isinstance(news, Exception):
-                raise news
-            if (news.request, news.sample) in self.pending:
+                self.failure = self.failure or news
+            elif (news.request, news.sample) in self.pending:
                 self.pending.discard((news.request, news.sample))
                 events.append(news)
+        if self.failure and not events:
+            failure, self.failure = self.failure, None
+            raise failure
         return events
 
     def cancel(self, id: str) -> None:

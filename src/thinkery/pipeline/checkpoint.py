@@ -13,7 +13,15 @@ from typing import Any
 
 from thinkery.errors import UsageError
 from thinkery.pipeline.artifact import verify_file
-from thinkery.pipeline.files import disk_full, free_bytes, hash_folder, read_json, write_folder, write_json
+from thinkery.pipeline.files import (
+    disk_full,
+    free_bytes,
+    hash_folder,
+    read_json,
+    remove_folder,
+    write_folder,
+    write_json,
+)
 
 KEPT = 2
 NOTE = "checkpoint.json"
@@ -37,7 +45,7 @@ def write_checkpoint(folder: Path, step: int, save: Callable[[Path], object], no
     kept = {*found[-KEPT:], *[path for path in found if good(path)][-1:]}
     for old in found:
         if old not in kept:
-            shutil.rmtree(old)
+            remove_folder(old)
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -103,6 +103,14 @@ def write_folder(path: Path, write: Callable[[Path], object]) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def remove_folder(path: Path) -> None:
+    """Remove a folder that nobody sees half removed; what a kill leaves of it is called `*.tmp`."""
+    temporary = path.with_name(path.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    path.rename(temporary)
+    shutil.rmtree(temporary)
+
+
 def row_bytes(row: Mapping[str, Any]) -> bytes:
     """One line of JSON in UTF-8; half a surrogate pair, which UTF-8 cannot hold, becomes U+FFFD."""
     text = json.dumps(row, ensure_ascii=False, default=str)
