@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from tests.train.conftest import tiny_tokenizer
+from tests.train.test_policy import EXAMPLES, imitation
 from torch.autograd.graph import saved_tensors_hooks
 
 from thinkery.model.compiled import compiler
@@ -12,14 +16,17 @@ from thinkery.model.transformer import Shape, Transformer
 from thinkery.recipes.arithmetic import (
     activation_bytes,
     adapter_parameters,
+    checkpoint_bytes,
     in_format,
     learner_bytes,
     learning_flops,
+    model_bytes,
     parameters,
 )
+from thinkery.train.batch import pack
 from thinkery.train.mixed import MixedTransformer
 from thinkery.train.optim import LearnerConfig, PolicyConfig
-from thinkery.train.policy import mixed
+from thinkery.train.policy import LoraPolicy, Policy, mixed
 from thinkery.train.rounded import narrow
 
 SHAPE = Shape("llama", 100, 8, 16, 3, 2, 1, 4)
@@ -94,6 +101,23 @@ def test_a_micro_batch_is_remembered_or_the_longest_sequence_where_that_is_longe
 ) -> None:
     policy = policy.model_copy(update={"micro_batch_tokens": 64, "logits_chunk": 2000})
     assert activation_bytes(SHAPE, policy, longest, ranks) == tokens * each + 12 * 2000
+
+
+@pytest.mark.parametrize("reference", [False, True])
+@pytest.mark.parametrize("settings", [{}, {"dtype": "bfloat16", "weights": "bfloat16"}, {"lora": Lora(rank=16)}])
+def test_a_checkpoint_and_a_model_take_what_is_counted(settings: dict, reference: bool, tmp_path: Path) -> None:
+    shape, cfg, lora = Shape("llama", 257, 128, 256, 3, 4, 2, 16), PolicyConfig(**settings), settings.get("lora")
+    network, tokenizer = Transformer(shape), tiny_tokenizer()
+    network.initialise(torch.Generator().manual_seed(0))
+    policy = LoraPolicy(network, tokenizer, cfg, lora=lora, seed=0) if lora else Policy(network, tokenizer, cfg)
+    policy.update(lambda n: pack(EXAMPLES, n), imitation(policy, EXAMPLES), total=1)
+    if reference:
+        policy.refresh_reference()
+    policy.save(tmp_path)
+    policy.save_model(tmp_path / "model")
+    sizes = [(tmp_path / name).stat().st_size for name in ("learner.pt", "model/model.safetensors")]
+    counted = checkpoint_bytes(shape, cfg, reference=reference), model_bytes(shape, cfg)
+    assert sizes == pytest.approx(counted, rel=0.02, abs=60_000)  # names, and how everything is laid out
 
 
 @pytest.mark.parametrize(("longest", "update", "tokens"), [(0, 1000, 64), (0, 40, 40), (50, 40, 50)])

@@ -24,8 +24,8 @@ pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
 
 def network(**kind) -> Transformer:
     """Two layers with three query heads for each head of keys; what is fused is not square."""
-    shape = Shape("qwen2", VOCABULARY, 192, 224, 2, 6, 2, 32, max_position_embeddings=512, **kind)
-    found = Transformer(shape).eval()
+    shape = Shape("qwen2", VOCABULARY, 192, 224, 2, 6, 2, 32, max_position_embeddings=512)
+    found = Transformer(replace(shape, **kind)).eval()
     found.initialise(torch.Generator().manual_seed(0), std=0.1)
     with torch.no_grad():
         for number, parameter in enumerate(p for p in found.parameters() if p.dim() < 2):

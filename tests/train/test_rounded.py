@@ -8,18 +8,20 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
+from tests.engine.asking import answers, moved, one_thread, requests
 from tests.train.conftest import tiny_network, tiny_tokenizer
 from tests.train.test_mixed import ALONE, SHARED, error, learnt, network
 from tests.train.test_policy import EXAMPLES, imitation, train
 
 from thinkery.core import Sampling
 from thinkery.engine import EngineConfig, Request, generate, open_engine
+from thinkery.engine.canary import text_logprobs
+from thinkery.engine.pool import open_pool
 from thinkery.errors import ConfigError
 from thinkery.model.compiled import compiler
 from thinkery.model.hf import load_model, read_config
 from thinkery.model.lora import Lora
 from thinkery.pipeline.artifact import Model
-from thinkery.stages.reinforce import Reinforce
 from thinkery.train.batch import pack, pack_shared
 from thinkery.train.held import held_bytes
 from thinkery.train.mixed import MixedTransformer
@@ -222,10 +224,24 @@ def test_what_it_does_not_go_with_is_said_at_once(settings, words):
         PolicyConfig(**NARROW | settings)
 
 
-@pytest.mark.parametrize("engine", [{"processes": 2}, {"ray": "auto"}])
-def test_engines_elsewhere_are_refused_before_anything_is_loaded(engine):
-    with pytest.raises(ValidationError, match=r"goes without vllm, engine\.processes and engine\.ray"):
-        Reinforce.model_validate({"grpo": {"policy": NARROW}, "engine": engine})
+def test_an_engine_in_another_process_samples_from_it_what_one_here_samples():
+    held = network(vocab_size=257, attention_bias=True).requires_grad_(False)
+    settings = EngineConfig(dtype="bfloat16", max_len=64)
+    narrow(held)
+    there = settings.model_copy(update={"processes": 1})
+    with one_thread(), open_pool(held, tiny_tokenizer(), there) as pool:
+        for version in (1, 2):
+            with open_engine(held, tiny_tokenizer(), settings) as engine:
+                assert answers(pool, requests(1, samples=8)) == answers(engine, requests(1, samples=8))
+            moved(held)
+            pool.bump(version)
+
+
+def test_log_probabilities_of_a_text_are_those_that_it_learns_with(make_policy):
+    policy = make_policy(**NARROW)
+    for example, expected in zip(EXAMPLES, policy.logprobs(EXAMPLES), strict=True):
+        found = text_logprobs(policy.network, example.tokens)
+        assert found[len(found) - len(expected) :] == pytest.approx(expected, abs=0.05)
 
 
 def test_other_networks_and_old_pytorch_are_refused(monkeypatch):

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from thinkery.core import Sampling
@@ -25,7 +24,7 @@ from thinkery.engine import EngineConfig, NativeEngine, open_engine
 from thinkery.engine.base import Event, Request, generate
 from thinkery.engine.delivery import Weights
 from thinkery.errors import ThinkeryError
-from thinkery.model.hf import load_model
+from thinkery.model.hf import Formats, load_model
 from thinkery.model.weights import fill
 from thinkery.process import Cancel, Channel, Stop, work
 
@@ -156,10 +155,10 @@ class LearningMembers(Members, Protocol):
         ...
 
 
-def run_member(connection: Channel, folder: Path, cfg: EngineConfig, dtype: torch.dtype, device: str) -> None:
-    """What a member does: load the model of a folder and sample."""
+def run_member(connection: Channel, folder: Path, cfg: EngineConfig, formats: Formats, device: str) -> None:
+    """What a member does: load the model of a folder, in the learner's formats, and sample."""
     try:
-        network, tokenizer = load_model(folder, dtype)
+        network, tokenizer = load_model(folder, formats)
         with ExitStack() as stack:
             engine = stack.enter_context(open_engine(network.to(device).eval(), tokenizer, cfg))
             connection.send(Alive())

@@ -35,6 +35,7 @@ from thinkery.engine.delivery import Snapshot, snapshot_of
 from thinkery.engine.member import Ask, Broken, Ended, LearningMembers, Link, Lost, Members, Order, Said, Take, Taken
 from thinkery.engine.processes import open_processes
 from thinkery.errors import InputError, RunFailed, Stalled
+from thinkery.model.hf import formats_of
 from thinkery.model.lora import plain_weights
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.process import Cancel, Stop
@@ -133,7 +134,8 @@ class Place(Generic[J]):
 def open_pool(network: Any, tokenizer: Tokenizer, cfg: EngineConfig, *, version: int = 0) -> Iterator[PoolEngine]:
     """An engine of as many members as the settings ask for, for as long as the block lasts."""
     multiplied = torch.int8 if cfg.quantization == "int8" else sampled_dtype(network, cfg)
-    tolerance = TOLERANCE.get(multiplied, TOLERANCE[torch.bfloat16])
+    learnt = formats_of(network).matrices
+    tolerance = max(TOLERANCE.get(format, TOLERANCE[torch.bfloat16]) for format in (multiplied, learnt))
     with (
         open_members(network, tokenizer, cfg) as members,
         pooled(network, tokenizer, cfg, members, tolerance, version) as engine,

@@ -16,7 +16,7 @@ from torch import Tensor
 from thinkery.engine import EngineConfig, MembersConfig
 from thinkery.engine.delivery import InFolder, in_folder
 from thinkery.engine.member import Link, Order, Said, run_member
-from thinkery.model.hf import save_model
+from thinkery.model.hf import formats_of, save_model
 from thinkery.model.lora import plain
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.process import Worker, end_process, start_process
@@ -29,7 +29,7 @@ def open_processes(network: Any, tokenizer: Tokenizer, cfg: EngineConfig) -> Ite
     try:
         save_model(folder / "model", plain(network), tokenizer)
         alone = cfg.model_copy(update={"processes": 0})
-        yield LearningProcesses(folder, cfg, run_member, folder / "model", alone, own.dtype, str(own.device))
+        yield LearningProcesses(folder, cfg, run_member, folder / "model", alone, formats_of(network), str(own.device))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

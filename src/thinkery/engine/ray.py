@@ -30,7 +30,7 @@ from torch import Tensor
 from thinkery.engine import EngineConfig, MembersConfig
 from thinkery.engine.member import Link, Lost, Order, Said, run_member
 from thinkery.errors import ConfigError, EnvironmentLacks, RankLost, Stalled, ThinkeryError
-from thinkery.model.hf import save_model
+from thinkery.model.hf import formats_of, save_model
 from thinkery.model.lora import plain
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.model.weights import SINGLE
@@ -66,11 +66,11 @@ LOOK_S = 0.5
 def open_actors(network: Any, tokenizer: Tokenizer, cfg: EngineConfig) -> Iterator[Actors]:
     """Actors that sample with the built-in engine, on the cluster that the settings name, connected for as long as the
     block lasts."""
-    own = next(network.parameters())
+    device = next(network.parameters()).device.type
     alone = cfg.model_copy(update={"processes": 0, "ray": ""})
-    work = partial(run_member, cfg=alone, dtype=own.dtype, device=own.device.type)
+    work = partial(run_member, cfg=alone, formats=formats_of(network), device=device)
     with connected_as(cfg):
-        gpus = int(own.device.type == "cuda")
+        gpus = int(device == "cuda")
         yield Actors(cfg, gpus, lambda folder: save_model(folder, plain(network), tokenizer), work)
 
 

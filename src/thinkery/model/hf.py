@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from thinkery.errors import EnvironmentLacks, InputError
 from thinkery.model.tokenizer import Tokenizer, read_json
@@ -39,16 +39,31 @@ def accelerator() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
+class Formats(NamedTuple):
+    """Number formats of a network."""
+
+    matrices: torch.dtype
+    vectors: torch.dtype
+    """Of norms and biases."""
+
+
+def formats_of(network: nn.Module) -> Formats:
+    """The number formats that a network has."""
+    matrices = next(p.dtype for p in network.parameters() if p.dim() >= 2)
+    return Formats(matrices, next((p.dtype for p in network.parameters() if p.dim() < 2), matrices))
+
+
 def load_model(
-    folder: str | Path, dtype: torch.dtype = torch.float32, device: torch.device | None = None
+    folder: str | Path, dtype: torch.dtype | Formats = torch.float32, device: torch.device | None = None
 ) -> tuple[Transformer | Adapted, Tokenizer]:
     """The network, in training mode as made and on a device (default: the CPU), and the tokenizer of a Hugging Face
     folder."""
     folder = Path(folder)
+    formats = dtype if isinstance(dtype, Formats) else Formats(dtype, dtype)
     config = read_config(folder)
     tokenizer = Tokenizer.load(folder)
-    require_room(_numbers(read_headers(folder)), where=str(folder), dtype=dtype)
-    network = _load_network(folder, config, dtype)
+    require_room(_numbers(read_headers(folder)), where=str(folder), dtype=formats.matrices)
+    network = _load_network(folder, config, formats)
     _check_rows(folder, tokenizer, network.shape)
     return network.to(device) if device else network, tokenizer
 
@@ -226,12 +241,15 @@ _ROPE_KEYS = {
 """The kinds of rope scaling we compute → the numbers each needs."""
 
 
-def _load_network(folder: Path, config: Mapping[str, Any], dtype: torch.dtype) -> Transformer | Adapted:
+def _load_network(folder: Path, config: Mapping[str, Any], formats: Formats) -> Transformer | Adapted:
     if config.get("model_type") not in FAMILIES:
         from thinkery.model.adapter import Adapted
 
-        return Adapted.load(folder, dtype)
-    network = empty(shape_from_config(config, where=str(folder / "config.json")), dtype)
+        return Adapted.load(folder, formats.matrices)
+    network = empty(shape_from_config(config, where=str(folder / "config.json")), formats.matrices)
+    for p in network.parameters():
+        if p.dim() < 2:
+            p.data = p.data.to(formats.vectors)
     fill(network, _learnt(read_weights(folder), network.shape), where=str(folder))
     return network
 

@@ -61,6 +61,17 @@ def learner_bytes(
     return (there, host + frozen) if offloads(policy) and parts > 1 else (there + frozen, host)
 
 
+def checkpoint_bytes(shape: Shape, policy: LearnerConfig, *, reference: bool = False) -> float:
+    """Bytes of a checkpoint: the weights that learn, their two moments, and the `reference`'s."""
+    learning = adapter_parameters(shape, lora) if (lora := lora_of(policy)) else parameters(shape)
+    return (4 if reference else 3) * (2 if narrow_of(policy) else 4) * learning
+
+
+def model_bytes(shape: Shape, policy: LearnerConfig) -> float:
+    """Bytes of the model that a step makes."""
+    return (2.0 if narrow_of(policy) else 4.0) * parameters(shape)
+
+
 def activation_bytes(
     shape: Shape,
     policy: LearnerConfig,

@@ -12,7 +12,8 @@ measures in a second or two. P is the number of parameters; weights are float32,
                 a step of b samples takes the longer of 2 P b flops and reading 4 P bytes, and reads the cache; samples
                 that are asked for together end with the longest of them
     either      of a narrow model as fast as a random one of its shape has been just now
-    disk        4 P a model, 16 P a checkpoint of which three may be kept, and every sample as compressed text
+    disk        4 P a model, 12 P a checkpoint of which three may be kept (weights and two moments, 4 P more with a
+                reference), half of both where weights are bfloat16, and every sample as compressed text
 
 Several ranks (`--procs`) or processes share this machine's processors: memory is that of all of them, time that of one.
 What nobody can know before is how long answers are and how many rows pass the filters. A recipe may say what it expects
@@ -43,10 +44,12 @@ from thinkery.pipeline.step import Step, ordered
 from thinkery.recipes.arithmetic import (
     activation_bytes,
     cache_bytes,
+    checkpoint_bytes,
     in_format,
     learner_bytes,
     learning_flops,
     micro_batches,
+    model_bytes,
     parameters,
 )
 from thinkery.recipes.expected import Expected
@@ -84,8 +87,6 @@ PROCESS_BYTES = 1.1e9
 the plans of two runs are 1 % below and 21 % above what they held (`bench/results/plan.json`)."""
 KERNELS = 30
 """Operations of one layer for one step of sampling; learning runs about three times as many."""
-CHECKPOINTS = 16 * (KEPT + 1)
-"""Bytes that a parameter takes in the newest checkpoints and the last good one."""
 SAMPLE_BYTES = 300
 """Scores, reasons and names of one recorded sample, compressed; its text comes on top."""
 RL_BYTES = 24
@@ -140,6 +141,8 @@ class Need:
     tokens: float = 0.0
     seconds: float = 0.0
     disk: float = 0.0
+    checkpoint: float = 0.0
+    """Bytes of one of its checkpoints, which are gone when it has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +166,8 @@ class Plan:
 
     @property
     def disk(self) -> float:
-        """What stays when all is done, and three checkpoints of the largest model on the way."""
-        return sum(need.disk for need in self.needs) + CHECKPOINTS * max(need.parameters for need in self.needs)
+        """What stays when all is done, and the checkpoints on the way."""
+        return disk_of(self.needs)
 
 
 def plan(
@@ -229,7 +232,7 @@ def need_of(
     """What one step needs, by the kind of its settings; `lengths` are those of datasets, on average and at most."""
     P, cfg = parameters(shape), step.config
     if isinstance(cfg, Fetch):
-        return Need(step.name, "-", P, disk=4 * P if cfg.model.endswith(".gguf") or cfg.model == "smollm2" else 0)
+        return Need(step.name, "-", P, disk=4.0 * P if cfg.model.endswith(".gguf") or cfg.model == "smollm2" else 0)
     if isinstance(cfg, Fresh):
         return Need(step.name, "-", P, disk=4 * P)
     if isinstance(cfg, Reinforce):
@@ -300,11 +303,13 @@ def reinforce_need(
         compiled=compiles(shape, g.policy, ranks),
     )  # fmt: skip
     beside = engines + activations if cfg.engine.processes else max(engines, activations)
-    memory = learnt.memory + ranks * (beside - activations)
+    memory, checkpoint = learnt.memory + ranks * (beside - activations), learnt.checkpoint
     seconds = sampled.seconds + watching + learnt.seconds
     if g.advantage == "gae":  # PPO's critic is a second model that learns
         memory, seconds = memory + ranks * sum(held_bytes(g.critic, 1)) * P, seconds + 8 * P * tokens / machine.flops
-    return Need(name, "sampling and learning", P, memory, sampled.tokens, seconds, sampled.disk + learnt.disk)
+        checkpoint += checkpoint_bytes(shape, g.critic)
+    disk = sampled.disk + learnt.disk
+    return Need(name, "sampling and learning", P, memory, sampled.tokens, seconds, disk, checkpoint)
 
 
 def compiles(shape: Shape, policy: LearnerConfig, ranks: int) -> bool:
@@ -346,7 +351,8 @@ def learning_need(
             flops / machine.multiplies(policy.dtype)[0]
             + batches * 3 * KERNELS * shape.num_hidden_layers * machine.latency_s
         )
-    return Need(name, "learning", P, memory, tokens, seconds, 4.0 * P)
+    checkpoint = checkpoint_bytes(shape, policy, reference=reference)
+    return Need(name, "learning", P, memory, tokens, seconds, model_bytes(shape, policy), checkpoint)
 
 
 def sampling_need(
@@ -537,6 +543,11 @@ def elsewhere(graph: Sequence[Step]) -> list[str]:
     ]  # fmt: skip
 
 
+def disk_of(needs: list[Need]) -> float:
+    """Bytes of what stays when all is done, and on the way of a step's newest checkpoints and its last good one."""
+    return sum(need.disk for need in needs) + (KEPT + 1) * max(need.checkpoint for need in needs)
+
+
 def warnings(graph: list[Step], needs: list[Need], machine: Machine) -> list[str]:
     """What does not fit, with the setting to change, and bases too small to gain much from RL."""
     found = []
@@ -547,7 +558,7 @@ def warnings(graph: list[Step], needs: list[Need], machine: Machine) -> list[str
                 "policy.micro_batch_tokens, max_tokens, engine.max_batch or engine.kv_memory, set policy.activations = "
                 '"recomputed" or policy.lora, or take a smaller model'
             )
-    if (disk := sum(n.disk for n in needs) + CHECKPOINTS * max(n.parameters for n in needs)) > machine.disk:
+    if (disk := disk_of(needs)) > machine.disk:
         found.append(f"the run needs {disk / 1e9:.1f} GB of disk, {machine.disk / 1e9:.1f} are free: use another --dir")
     bases = {s.config.model for s in graph if isinstance(s.config, Fetch)} - set(EMBEDDED)
     trained = [need for need, step in zip(needs, graph, strict=True) if isinstance(step.config, Reinforce)]

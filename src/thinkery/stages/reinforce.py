@@ -55,14 +55,6 @@ class Reinforce(Config):
             raise ValueError("engine.quantization is the built-in engine's; vLLM's own is among vllm.arguments")
         return self
 
-    @model_validator(mode="after")
-    def _narrow_weights_are_sampled_from_here(self) -> Reinforce:
-        if self.grpo.policy.weights == "bfloat16" and (self.vllm or self.engine.processes or self.engine.ray):
-            raise ValueError(
-                'grpo.policy.weights = "bfloat16" goes without vllm, engine.processes and engine.ray: they are not sent'
-            )
-        return self
-
 
 def reinforce(
     run: Run,

@@ -70,7 +70,7 @@ class PolicyConfig(LearnerConfig):
     weights: Literal["float32", "bfloat16"] = Field(default="float32", json_schema_extra={"key": "when set"})
     """What matrices and AdamW's moments are held in, beside gradients in float32: 16 bytes a parameter, or 10 with
     weights that are rounded at random (`train/rounded.py`). That is for our own decoder, needs `dtype = "bfloat16"` and
-    betas of at most 0.99, goes without `lora`, `sharding` and `offload`, and samples in the process that learns."""
+    betas of at most 0.99, and goes without `lora`, `sharding` and `offload`."""
     lora: Lora | None = None
     """Adapters (LoRA), such as `{rank = 16}`; the weights themselves then stay as they are, and take a learning rate
     about ten times as high."""
