@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from thinkery.chat import R1_ZERO, THINK_CHAT, Parts, conversation_parts, opens_thought, render, split
+from thinkery.chat import R1_ZERO, THINK_CHAT, Parts, conversation_parts, opens_thought, render, split, turn_end
 from thinkery.core import Message
 from thinkery.errors import InputError
 
@@ -153,3 +153,19 @@ def test_templates_may_use_what_hugging_face_offers_them():
         "{% endgeneration %}{% endfor %}{{ strftime_now('%Y') | length }}"
     )
     assert render(template, [Message("user", "é<")]) == '{"role": "user", "content": "é<"}4'
+
+
+CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "end"),
+    [
+        (CHATML, "<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n"),
+        (THINK_CHAT, "</s>\n\nUser: Why?\n\nAssistant:"),
+        (R1_ZERO, ""),  # which shows the last message alone
+        ("{{ raise_exception('one question only') if messages | length > 1 }}", ""),
+    ],
+)
+def test_an_earlier_turn_ends_as_the_template_says(template, end):
+    assert turn_end(template, eos="</s>") == end

@@ -272,6 +272,17 @@ def conversation_parts(template: str, messages: Sequence[Message], *, eos: str, 
     return prompt, _gap(prompt, whole) + said.strip() + eos
 
 
+def turn_end(template: str, *, eos: str, bos: str = "") -> str:
+    """What a template puts behind an assistant's words where another turn follows; "" where it shows no earlier turn."""
+    said = "Nineteen."
+    talk = [Message("user", "How many?"), Message("assistant", said), Message("user", "Why?")]
+    try:
+        text = render(template, talk, bos=bos, eos=eos)
+    except InputError:  # it knows no such conversation
+        return ""
+    return text.partition(said)[2]
+
+
 def _spoken(message: Message, opened: bool) -> str:
     """What the assistant says in this turn, tags included, given whether the prompt opened the thought."""
     if message.thought is not None:

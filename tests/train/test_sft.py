@@ -50,6 +50,16 @@ def test_every_epoch_shows_every_sequence_once_in_a_new_order(make_policy):
     assert [id(e) for e in epochs[0]] != [id(e) for e in epochs[1]]
 
 
+def test_a_template_whose_turns_end_otherwise_than_answers_are_learnt_to_rings(make_policy, run):
+    policy = make_policy()
+    policy.tokenizer = policy.tokenizer.with_template("{% for m in messages %}{{ m.content }}<eot>{% endfor %}")
+    sft(run, Sft(epochs=1, batch=12), policy, ROWS)
+    events = [json.loads(line) for line in (run.dir / "events.jsonl").read_text().splitlines()]
+    [alarm] = [event for event in events if event["kind"] == "alarm"]
+    assert alarm["alarm"] == "template"
+    assert "learnt to end with '<|end|>', the template ends earlier ones with '<eot>Why?<eot>'" in alarm["message"]
+
+
 def test_training_learns_the_rows_and_measures_held_out_ones(make_policy, run):
     policy = make_policy()
     cfg = Sft(policy=SftPolicy(lr=1e-2), epochs=10, batch=4)

@@ -80,7 +80,7 @@ class Tokenizer:
         """The token that ends a turn; raises InputError when the tokenizer declares none."""
         token = self.backend.token_to_id(self.eos) if self.eos else None
         if token is None:
-            raise InputError("the tokenizer has no end-of-sequence token", where=self.folder, hint=_EOS_HINT)
+            raise InputError("the tokenizer has no end-of-sequence token", where=self.folder, hint=EOS_HINT)
         return token
 
     @property
@@ -173,11 +173,11 @@ def require_chat(tokenizer: Tokenizer) -> str:
             "Python Tokenizer.with_template",
         )
     if not tokenizer.eos:
-        raise InputError("the tokenizer has no end-of-sequence token", where=tokenizer.folder, hint=_EOS_HINT)
+        raise InputError("the tokenizer has no end-of-sequence token", where=tokenizer.folder, hint=EOS_HINT)
     return tokenizer.template
 
 
-_EOS_HINT = 'set "eos_token" in tokenizer_config.json to the token that ends a turn'
+EOS_HINT = 'set "eos_token" in tokenizer_config.json to the token that ends a turn'
 
 
 def read_json(path: Path) -> dict[str, Any]:

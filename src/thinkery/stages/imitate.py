@@ -17,7 +17,8 @@ class Imitate(Config):
     """Settings of supervised fine-tuning (R1 v2 §B.4.2)."""
 
     template: str = "chat"
-    """The chat template the model learns and keeps: `chat`, or Jinja."""
+    """The chat template the model learns and keeps: `chat`, or Jinja. An alarm rings where its earlier turns do not end
+    with the token that answers are learnt to end with."""
     held_out: float = 0.02
     """Share of the corpus that is kept for measuring the loss."""
     sft: Sft = Sft()

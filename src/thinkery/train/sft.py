@@ -15,10 +15,11 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor
 
+from thinkery.chat import turn_end
 from thinkery.config import Config
 from thinkery.core import Message
 from thinkery.errors import InputError
-from thinkery.model.tokenizer import Tokenizer
+from thinkery.model.tokenizer import EOS_HINT, Tokenizer
 from thinkery.pipeline.run import Run
 from thinkery.train.alarms import LOWER
 from thinkery.train.batch import Batch, Example, pack
@@ -65,6 +66,8 @@ def sft(
     """Train the policy on the rows; continues from the run's newest checkpoint, bit for bit."""
     if latest := run.latest():
         policy.load(latest[1])
+    else:
+        compare_ends(run, policy.tokenizer)
     examples = load_examples(run, cfg, policy.tokenizer, rows)
     unseen = load_examples(run, cfg, policy.tokenizer, held_out) if held_out else []
     per_epoch = -(-len(examples) // cfg.batch)
@@ -94,6 +97,14 @@ def sft(
             run.checkpoint(step, policy.save, ["non-finite"] if update.skipped else [])
         if run.stopping and step < total:
             run.stop()
+
+
+def compare_ends(run: Run, tokenizer: Tokenizer) -> None:
+    """Ring where the turns of a conversation end otherwise than what is learnt, which serving and users would meet."""
+    end = turn_end(tokenizer.template, eos=tokenizer.eos, bos=tokenizer.bos) if tokenizer.template else ""
+    if end and not end.lstrip().startswith(tokenizer.eos):
+        seen = f"an answer is learnt to end with {tokenizer.eos!r}, the template ends earlier ones with {end[:16]!r}"
+        run.alarm("template", seen, "template", f"{EOS_HINT}, or give that template this end")
 
 
 def load_examples(run: Run, cfg: Sft, tokenizer: Tokenizer, rows: Iterable[Mapping[str, Any]]) -> list[Example]:
