@@ -3,9 +3,11 @@
     python -m bench.recipe tiny --dir /tmp/demo      →  bench/results/tiny.json, docs/images/tiny.svg
     python -m bench.recipe tiny --dir /tmp/two --nodes --against /tmp/demo      →  bench/results/tiny-nodes.json
     python -m bench.recipe smollm2-puzzles --as puzzles-narrow --dir DIR train.grpo.policy.weights=bfloat16
+    python -m bench.recipe smollm2 --dir runs/night --continued     once more, where it was stopped
 
 With `--nodes`, as root, it runs on a Ray cluster of two nodes (`bench/nodes.py`): it learns on one, and the other
-samples; with `--against RUN` every model must be that run's, bit for bit.
+samples; with `--against RUN` every model must be that run's, bit for bit. With `--continued` a run goes on that was
+stopped: its time is then that of its steps, and its memory the most that a training step recorded.
 The numbers are of one run on the machine named in the file: wall time, peak memory of the process and its
 children, seconds of each step and of each phase of an update, mean reward and held-out accuracy by update, the stage
 table, what each stage gained over the base on the same questions, and the claims. The figure shows the curves of the
@@ -30,6 +32,7 @@ from statistics import fmean
 from thinkery import __version__
 from thinkery.pipeline.artifact import Model
 from thinkery.pipeline.read import RunRecord, open_run
+from thinkery.recipes.measured import measured
 
 RESULTS = Path(__file__).parent / "results"
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
@@ -47,17 +50,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe")
     parser.add_argument("--dir", type=Path, required=True, help="an empty or missing folder")
+    parser.add_argument("--continued", action="store_true", help="go on with the run in that folder")
     parser.add_argument("--nodes", action="store_true", help="on a Ray cluster of two nodes")
     parser.add_argument("--against", type=Path, metavar="RUN", help="a finished run whose models must come out again")
     parser.add_argument("--as", dest="named", metavar="NAME", help="the name of the result, where settings differ")
     parser.add_argument("settings", nargs="*")
     args = parser.parse_args()
-    if args.dir.exists() and any(args.dir.iterdir()):
-        parser.error(f"{args.dir} is not empty; the time of a continued run means nothing")
+    if not args.continued and args.dir.exists() and any(args.dir.iterdir()):
+        parser.error(f"{args.dir} is not empty; --continued goes on with the run in it")
     command = [sys.executable, "-m", "thinkery.cli", "run", args.recipe, "--dir", str(args.dir), *args.settings]
     seconds = run_on_nodes(command) if args.nodes else run_here(command)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     record = open_run(args.dir)
+    if args.continued:
+        seconds = sum(step.seconds for step in record.steps.values())
+        peak = max(measured(record, name)["memory"] for name in record.steps)
     report = next(a.data for a in record.artifacts.values() if a.name == "report")
     made, expected = models(record), models(open_run(args.against)) if args.against else {}
     other = [step for step, content in expected.items() if made.get(step) != content]
@@ -70,6 +77,7 @@ def main() -> None:
         "machine": machine(),
         "version": __version__,
         "command": ["thinkery", "run", args.recipe, *(["--on", "NODE"] if args.nodes else []), *args.settings],
+        "attempts": len(record.attempts),
         "wall_s": round(seconds, 1),
         "peak_memory_gb": round(peak / 1e9, 2),
         "seconds": {step.name: step.seconds for step in record.steps.values()},

@@ -273,7 +273,7 @@ def conversation_parts(template: str, messages: Sequence[Message], *, eos: str, 
 
 
 def turn_end(template: str, *, eos: str, bos: str = "") -> str:
-    """What a template puts behind an assistant's words where another turn follows; "" where it shows no earlier turn."""
+    """What a template puts behind an assistant's words where another turn follows; "" where it shows no such turn."""
     said = "Nineteen."
     talk = [Message("user", "How many?"), Message("assistant", said), Message("user", "Why?")]
     try:
