@@ -7,6 +7,7 @@ from tokenizers import models, pre_tokenizers
 
 from thinkery.core import Sampling, Score, Task
 from thinkery.engine import EngineConfig, open_engine
+from thinkery.errors import UsageError
 from thinkery.evals.benchmark import Benchmark, evaluate
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.model.transformer import Shape, Transformer
@@ -46,3 +47,8 @@ def test_estimates_are_those_of_the_groups_that_were_seen(engine):
     again = evaluate(engine, benchmark, seed=7)
     assert again["pass@1"] == found["pass@1"]
     assert evaluate(engine, benchmark, seed=8)["length"] != found["length"]
+
+
+def test_a_reward_with_the_name_of_a_metric_is_refused_before_anything_is_asked():
+    with pytest.raises(UsageError, match=r"digits: two metrics have one name.*repeated"):
+        Benchmark("digits", [], Rubric(accuracy=says, repeated=says))

@@ -8,6 +8,7 @@ R1 v2 §D.1 samples k times at temperature 0.6 and top-p 0.95 and reports the me
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -38,6 +39,12 @@ class Benchmark:
     """Rewards that another model gives, by name: each is made from that model's engine."""
     figures: tuple[Callable[[], Figures], ...] = ()
     """What else is worked out from the judged groups; each is made anew for every measurement."""
+
+    def __post_init__(self) -> None:
+        names = Counter(self.metrics())
+        if taken := [name for name, count in names.items() if count > 1]:
+            hint = "call the reward otherwise"
+            raise UsageError("two metrics have one name", where=self.name, found=", ".join(taken), hint=hint)
 
     def full_rubric(self, judge: Engine | None) -> Rubric:
         """The rubric with what the judge adds; UsageError where one is needed and none is given."""

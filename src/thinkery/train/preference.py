@@ -30,11 +30,10 @@ from thinkery.model.tokenizer import Tokenizer
 from thinkery.model.weights import read_headers
 from thinkery.pipeline.run import Run
 from thinkery.rewards.preference import Reads, RewardModel, reading
-from thinkery.train.alarms import LOWER
 from thinkery.train.batch import Batch, Example, arrange, collate
 from thinkery.train.held import require_memory
 from thinkery.train.optim import Learner, LearnerConfig, resident_bytes
-from thinkery.train.sft import batch_of
+from thinkery.train.sft import batch_of, end_update
 
 
 class RewardPolicy(LearnerConfig):
@@ -124,12 +123,7 @@ def train_reward_model(
             metrics["eval/accuracy"] = accuracy(model, unseen, learner.micro_batch_tokens)
         run.metrics(step, metrics)
         run.progress(step, total, acc=metrics["preference/accuracy"], loss=update.loss)
-        if update.skipped:
-            run.alarm("non-finite", f"update {step} had no finite loss and was skipped", "policy.lr", LOWER)
-        if run.stopping or step == total or step % cfg.checkpoint_every == 0:
-            run.checkpoint(step, learner.save, ["non-finite"] if update.skipped else [])
-        if run.stopping and step < total:
-            run.stop()
+        end_update(run, learner, update, total, cfg.checkpoint_every)
     found = {"train/rows": float(len(items)), "train/accuracy": accuracy(model, items, learner.micro_batch_tokens)}
     if unseen:
         found |= {

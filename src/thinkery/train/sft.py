@@ -23,7 +23,7 @@ from thinkery.model.tokenizer import EOS_HINT, Tokenizer
 from thinkery.pipeline.run import Run
 from thinkery.train.alarms import LOWER
 from thinkery.train.batch import Batch, Example, pack
-from thinkery.train.optim import PolicyConfig, resident_bytes
+from thinkery.train.optim import Learner, PolicyConfig, Update, resident_bytes
 from thinkery.train.policy import Policy
 
 T = TypeVar("T")
@@ -91,12 +91,18 @@ def sft(
             metrics["eval/loss"] = held_out_loss(policy, unseen)
         run.metrics(step, metrics)
         run.progress(step, total, loss=update.loss, lr=update.lr, tok_s=metrics["perf/tokens_per_s"])
-        if update.skipped:
-            run.alarm("non-finite", f"update {step} had no finite loss and was skipped", "policy.lr", LOWER)
-        if run.stopping or step == total or step % cfg.checkpoint_every == 0:
-            run.checkpoint(step, policy.save, ["non-finite"] if update.skipped else [])
-        if run.stopping and step < total:
-            run.stop()
+        end_update(run, policy, update, total, cfg.checkpoint_every)
+
+
+def end_update(run: Run, learner: Learner, update: Update, total: int, checkpoint_every: int) -> None:
+    """How an update ends: with an alarm where it was skipped, a checkpoint where it is time, and a stop where asked."""
+    step, ringing = learner.updates, ["non-finite"] if update.skipped else []
+    if update.skipped:
+        run.alarm("non-finite", f"update {step} had no finite loss and was skipped", "policy.lr", LOWER)
+    if run.stopping or step == total or step % checkpoint_every == 0:
+        run.checkpoint(step, learner.save, ringing)
+    if run.stopping and step < total:
+        run.stop()
 
 
 def compare_ends(run: Run, tokenizer: Tokenizer) -> None:
