@@ -295,15 +295,10 @@ def reinforce_need(
     tokens = questions * prompt + sampled.tokens  # a group's prompt is learnt from once
     learnt = learning_need(
         name, shape, g.policy, machine, tokens, g.updates, length=prompt + mean, longest=prompt + longest,
-        reference=g.beta > 0, ranks=ranks, sampled=4,
+        reference=g.beta > 0, ranks=ranks, sampled=4, engines=sampled.memory / ranks - PROCESS_BYTES - 4 * P,
+        in_turn=not cfg.engine.processes,
     )  # fmt: skip
-    engines = sampled.memory / ranks - PROCESS_BYTES - 4 * P
-    activations = activation_bytes(
-        shape, g.policy, prompt + longest, ranks, tokens / max(1, g.updates) / ranks,
-        compiled=compiles(shape, g.policy, ranks),
-    )  # fmt: skip
-    beside = engines + activations if cfg.engine.processes else max(engines, activations)
-    memory, checkpoint = learnt.memory + ranks * (beside - activations), learnt.checkpoint
+    memory, checkpoint = learnt.memory, learnt.checkpoint
     seconds = sampled.seconds + watching + learnt.seconds
     if g.advantage == "gae":  # PPO's critic is a second model that learns
         memory, seconds = memory + ranks * sum(held_bytes(g.critic, 1)) * P, seconds + 8 * P * tokens / machine.flops
@@ -330,18 +325,22 @@ def learning_need(
     reference: bool = False,
     ranks: int = 1,
     sampled: int = 0,
+    engines: float = 0.0,
+    in_turn: bool = True,
 ) -> Need:
     """What training on `tokens` in `updates` takes; the model it makes is on the disk afterwards.
 
     `length` is the mean of its sequences, and a `longest` beyond `micro_batch_tokens` stands alone in a micro-batch;
-    `sampled` are the bytes a number that engines sample from, of weights that lie in parts.
+    `sampled` are the bytes a number that engines sample from, of weights that lie in parts; `engines` those that each
+    rank's hold beside the weights, `in_turn` with activations or as long as these.
     """
     compiled = compiles(shape, policy, ranks)
     holds = partial(learner_bytes, reference=reference, sampled=sampled, compiled=compiled)
     P, held = parameters(shape), sum(holds(shape, policy, ranks))
     update = tokens / max(1.0, updates) / ranks
     activations = activation_bytes(shape, policy, longest, ranks, update, compiled=compiled)
-    memory = ranks * (PROCESS_BYTES + held + activations)
+    beside = max(engines, activations) if in_turn else engines + activations
+    memory = ranks * (PROCESS_BYTES + held + beside)
     flops = tokens * learning_flops(shape, policy, length, reference=reference)
     batches = max(updates, micro_batches(policy, tokens, length))
     if machine.learning_flops:
