@@ -20,7 +20,10 @@ from thinkery.serve.door import Door
 from thinkery.serve.jobs import Job, News
 from thinkery.serve.replica import Desk, Running, Served, open_native, start_replica
 
-RUNNING = Running(8, 0.1, None, False, 1, "float32", "none", "native", Vllm())
+RUNNING = Running(
+    max_batch=8, kv_memory=0.1, max_len=None, deterministic=False, threads=1, dtype="float32", quantization="none",
+    engine="native", vllm=Vllm(),
+)  # fmt: skip
 PROMPT = tuple(300 + 7 * i % 500 for i in range(1200))
 """Three parts: 512 tokens, 512, and all others but the last."""
 

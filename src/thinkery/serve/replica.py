@@ -46,7 +46,7 @@ class Served:
     template: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
     """How a replica runs its engines."""
 

@@ -170,8 +170,8 @@ def running_of(cfg: Serve, models: Sequence[Served]) -> Running:
     small = all(sum(path.stat().st_size for path in model.folder.glob("*.safetensors")) < SMALL for model in models)
     threads = cfg.threads or (1 if small else max(1, (os.cpu_count() or 1) // cfg.replicas))
     return Running(
-        cfg.max_batch, cfg.kv_memory, cfg.max_len, cfg.deterministic, threads, cfg.dtype, cfg.quantization, cfg.engine,
-        cfg.vllm,
+        max_batch=cfg.max_batch, kv_memory=cfg.kv_memory, max_len=cfg.max_len, deterministic=cfg.deterministic,
+        threads=threads, dtype=cfg.dtype, quantization=cfg.quantization, engine=cfg.engine, vllm=cfg.vllm,
     )  # fmt: skip
 
 
