@@ -57,6 +57,13 @@ def interrupted(*words: str) -> tuple[int, str]:
         return run.wait(60), "".join(seen)
 
 
+def test_what_continues_a_fresh_run_does_not_begin_it_anew(thinkery, folder: Path) -> None:
+    words = ("run", "my.toml", "-c", "quick.toml", "--dir", "runs/f")
+    code, err = interrupted(*words, "--fresh")
+    assert code == 75, err
+    assert err.rstrip().endswith("try: to continue: thinkery run my.toml -c quick.toml --dir runs/f")
+
+
 def test_ctrl_c_stops_with_75_and_the_command_that_continues(thinkery, folder: Path) -> None:
     pytest.importorskip("tensorboard")
     words = ("run", "my.toml", "-c", "quick.toml", "--dir", "runs/a")

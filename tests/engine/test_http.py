@@ -11,7 +11,7 @@ import pytest
 from thinkery.core import Message, Sampling
 from thinkery.engine import Request, generate
 from thinkery.engine.http import HttpConfig, HttpEngine
-from thinkery.errors import EnvironmentLacks, InputError, RunFailed, UsageError
+from thinkery.errors import DiskFull, EnvironmentLacks, InputError, RunFailed, UsageError
 
 ASK = Request((11, 12), Sampling(temperature=0.6, top_p=0.95, max_tokens=20), (Message("user", "2+2?"),))
 
@@ -82,6 +82,12 @@ def asked(url, request=ASK, **settings):
     with opened(url=url, backoff_s=0.01, **settings) as engine:
         [(_, events)] = generate(engine, [request], patience_s=20)
         return [event.completion for event in events], engine
+
+
+def heard(engine, events: list) -> None:
+    """All that an engine says until it raises."""
+    while True:
+        events += engine.step()
 
 
 def test_each_sample_is_one_request_with_its_own_seed():
@@ -218,6 +224,28 @@ def test_kept_replies_are_not_asked_for_again(tmp_path):
         with pytest.raises(RunFailed, match="status 500"):  # another seed is another request
             asked(url, Request((13,), ASK.sampling, ASK.messages), replies=file, tries=1)
     assert {(reply.thought, reply.answer) for reply in first} == {("two and two", "4"), (None, "5")}
+
+
+def test_what_was_answered_when_a_request_was_refused_is_handed_over_and_nothing_more_is_asked():
+    request = Request(tuple(range(20)), ASK.sampling, ASK.messages)
+    with server(0.4, 0.4, 0.4, 400, then=0.4) as (url, received), opened(url=url, concurrency=4) as engine:
+        engine.submit(request)
+        with pytest.raises(RunFailed, match="status 400"):
+            heard(engine, events := [])
+        assert len(events) == 3
+        time.sleep(0.3)
+        assert len(received) == 4
+
+
+def test_a_full_disk_under_kept_replies_is_said_and_the_reply_is_not_lost(tmp_path):
+    file = str(tmp_path / "replies.sqlite")
+    with server(then=answer("4" * 20_000)) as (url, _), opened(url=url, replies=file, concurrency=1) as engine:
+        assert engine.replies
+        engine.replies._base.execute("PRAGMA max_page_count = 3")
+        engine.submit(ONE)
+        with pytest.raises(DiskFull, match=r"replies\.sqlite"):
+            heard(engine, events := [])
+        assert [event.completion.answer for event in events] == ["4" * 20_000]
 
 
 def test_a_file_that_cannot_keep_replies_is_an_input_error(tmp_path):

@@ -101,3 +101,11 @@ def test_the_command_compares_stages_with_files_of_attempts(run, tmp_path, capsy
 def test_one_thing_alone_is_refused(run, capsys):
     assert main(["compare", f"{run}:zero"]) == 2
     assert "nothing to be compared with" in capsys.readouterr().err
+
+
+def test_the_torn_last_line_of_an_evaluation_that_was_killed_does_not_count(tmp_path):
+    rows = [rollout_row(0, rollout) for group in groups({0, 1}) for rollout in group.rollouts]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "attempts.jsonl").write_text(text + '{"step": 0, "ta')
+    [sheet] = open_sheets(str(tmp_path)).values()
+    assert sheet.scores == {"q0": 1.0, "q1": 1.0, "q2": 0.0, "q3": 0.0}

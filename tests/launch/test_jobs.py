@@ -198,3 +198,10 @@ def test_the_command_line_prints_the_file_without_the_words_that_ask_for_it():
     done = subprocess.run([sys.executable, "-m", "thinkery.cli", *words], capture_output=True, text=True, check=True)
     assert "\nranks 0 run tiny zero.grpo.updates=3 --dir /shared/r\n" in done.stdout
     assert "--nodes=4\n#SBATCH --ntasks-per-node=8\n" in done.stdout
+
+
+def test_a_job_that_may_be_started_again_does_not_begin_anew_each_time():
+    words = [sys.executable, "-m", "thinkery.cli", "run", "tiny", "--write", "slurm", "--fresh"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "a job that is started again would begin anew each time" in done.stderr

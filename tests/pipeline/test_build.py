@@ -11,6 +11,7 @@ import pytest
 
 from thinkery.config import Config
 from thinkery.errors import EnvironmentLacks, HashMismatch, RunFailed, UsageError
+from thinkery.pipeline import files, home
 from thinkery.pipeline.artifact import Artifact, Dataset, Model, Report
 from thinkery.pipeline.branch import branch
 from thinkery.pipeline.build import build, plan
@@ -349,3 +350,67 @@ def test_every_artifact_is_found_again_without_a_graph(tmp_path):
     kinds = {name: type(a) for name, a in open_run(tmp_path).artifacts.items()}
     assert kinds == {"base": Model, "aside": Model, "rows": Dataset, "tuned": Model, "report": Report}
     assert all(issubclass(kind, Artifact) for kind in kinds.values())
+
+
+def test_a_branch_that_is_killed_while_it_links_is_made_by_the_same_call(tmp_path, monkeypatch):
+    build(draw(), tmp_path / "old")
+    linked, at = files._link_file, 0
+
+    def dying(source, target):
+        nonlocal at
+        at += 1
+        if at == 5:
+            raise SystemExit
+        linked(source, target)
+
+    monkeypatch.setattr(files, "_link_file", dying)
+    with pytest.raises(SystemExit):
+        branch(tmp_path / "old", "report", tmp_path / "new")
+    monkeypatch.undo()
+    branch(tmp_path / "old", "report", tmp_path / "new")
+    build(draw(), tmp_path / "new")
+    for artifact in open_run(tmp_path / "new").artifacts.values():
+        artifact.verify()
+
+
+def test_where_a_branch_came_from_is_known_though_it_is_killed_when_it_begins(tmp_path, monkeypatch):
+    with pytest.raises(RunFailed):
+        build(draw(tune=Climb(fail_at=4)), tmp_path / "old")
+    branch(tmp_path / "old", "tuned", tmp_path / "new")
+    write = home.write_json
+
+    def dying(path, value):
+        if path.name == home.ABOUT and path.parent.name.startswith("tuned"):
+            raise SystemExit
+        write(path, value)
+
+    monkeypatch.setattr(home, "write_json", dying)
+    with pytest.raises(SystemExit):
+        build(draw(), tmp_path / "new")
+    monkeypatch.undo()
+    assert build(draw(), tmp_path / "new")["tuned"].manifest["branched_from"]["at"] == 2
+
+
+def test_a_branch_keeps_the_seed_of_its_source_until_it_begins_with_another(tmp_path):
+    build(draw(), tmp_path / "old", seed=7)
+    for seed in (7, 8):
+        branch(tmp_path / "old", "rows", tmp_path / f"new-{seed}")
+        assert open_run(tmp_path / f"new-{seed}").run["seed"] == 7
+        build(draw(), tmp_path / f"new-{seed}", seed=seed)
+        assert open_run(tmp_path / f"new-{seed}").run["seed"] == seed
+        with pytest.raises(UsageError, match="keeps its seed for life"):
+            build(draw(), tmp_path / f"new-{seed}", seed=9)
+
+
+def test_what_a_manifest_names_is_on_the_disk_before_it(tmp_path, monkeypatch):
+    synced, sync = [], os.fsync
+
+    def noted(handle):
+        synced.append(Path(os.readlink(f"/proc/self/fd/{handle}")))
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    made = build(draw(), tmp_path / "run")
+    partial = next(path.parent for path in synced if path.name.startswith(".artifact.json") and "tuned" in str(path))
+    sealed = synced.index(partial / ".artifact.json.tmp")
+    assert {partial / name for name in made["tuned"].manifest["record"]} <= set(synced[:sealed])

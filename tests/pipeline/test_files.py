@@ -4,7 +4,7 @@ import subprocess
 import sys
 from contextlib import suppress
 
-from thinkery.pipeline.files import append_row, read_rows, write_file, zipped
+from thinkery.pipeline.files import append_row, read_rows, write_file, write_folder, zipped
 
 REMOVAL = """
 import sys
@@ -38,3 +38,12 @@ def test_a_folder_whose_removal_is_killed_is_gone_under_its_name(tmp_path):
                 pass
         process.kill()
     assert not folder.exists()
+
+
+def test_a_folder_that_is_written_leaves_its_neighbours_alone(tmp_path):
+    for name in ("mine.old", "mine.tmp"):
+        (tmp_path / name).mkdir()
+    for text in ("first", "second"):
+        write_folder(tmp_path / "mine", lambda folder, text=text: (folder / "text").write_text(text))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "mine.old", "mine.tmp"]
+    assert (tmp_path / "mine" / "text").read_text() == "second"

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from thinkery.pipeline.artifact import load_artifact
+from thinkery.pipeline.branch import branch
 from thinkery.pipeline.lock import holder
 from thinkery.pipeline.read import open_run
 
@@ -82,6 +83,43 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(tmp_path):
     assert 1 < len(record.attempts) <= attempts, "an attempt killed at once may not be noted"
     assert load_artifact(record.steps["rows"].path).manifest["funnel"] == {"made": 60, "wrong": 20}
     assert not list(killed.glob("steps/*/checkpoints")), "a finished step keeps no checkpoints"
+
+
+def test_a_branch_that_is_killed_before_its_first_checkpoint_goes_on(tmp_path):
+    assert finish(start(tmp_path / "old", "--pause", "0", "--die", "10"))[0] == -signal.SIGKILL
+    branch(tmp_path / "old", "chain", tmp_path / "new")
+    for _ in range(8):
+        assert finish(start(tmp_path / "new", "--pause", "0", "--die", "3")) == (-signal.SIGKILL, "")
+    assert finish(start(tmp_path / "new", "--pause", "0")) == (0, "")
+    rung = [row for row in open_run(tmp_path / "new").events() if row["kind"] == "stepped" and row["step"] == "chain"]
+    assert [row["number"] for row in rung] == list(range(8, 61)), "the branch went on from 7, and nothing is told twice"
+
+
+def test_what_a_step_told_stays_though_the_same_step_with_other_settings_goes_on_between(tmp_path):
+    other = ("--steps", "50")
+    for words in ((), other, (), other):
+        assert finish(start(tmp_path, "--pause", "0", "--die", "10", *words)) == (-signal.SIGKILL, "")
+    for words in (other, ()):
+        assert finish(start(tmp_path, "--pause", "0", *words)) == (0, "")
+        record = open_run(tmp_path)
+        keys = {step.key[:8] for step in record.steps.values() if step.name == "chain"}
+        told = [row["number"] for row in record.events() if row["kind"] == "stepped" and row["key"] in keys]
+        assert told == list(range(1, 51 if words else 61))
+
+
+def test_a_terminal_that_is_gone_keeps_no_run_from_its_checkpoint(tmp_path):
+    process = start(tmp_path, "--pause", "0.02")
+    wait_for(lambda: list(tmp_path.glob("steps/chain-*/rollouts/000009.jsonl.gz")))
+    assert process.stdout
+    assert process.stderr
+    process.stderr.close()  # as when `2>&1 | tee log` has had the same Ctrl-C
+    process.send_signal(signal.SIGINT)
+    process.wait(60)
+    process.stdout.close()
+    assert open_run(tmp_path).attempts[-1]["outcome"] == "stopped"
+    partial = next(tmp_path.glob("steps/chain-*.partial"))
+    stopped_at = int(sorted(os.listdir(partial / "checkpoints"))[-1][5:])
+    assert len((partial / "metrics.jsonl").read_text().splitlines()) == stopped_at > 7
 
 
 def test_a_second_process_is_refused_and_told_who_is_there(tmp_path):

@@ -13,6 +13,7 @@ from thinkery.pipeline.artifact import row_to_task, task_to_row
 from thinkery.pipeline.files import append_row, read_rows, write_file
 from thinkery.pipeline.ranks import Ranks
 from thinkery.pipeline.run import Run
+from thinkery.sinks.feed import read_state
 
 
 def saving(text: str):
@@ -146,6 +147,24 @@ def test_a_checkpoint_that_fails_half_way_leaves_the_one_before(tmp_path):
     with pytest.raises(DiskFull, match="step-000002: no room left to write"):
         run.checkpoint(2, fail)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-000001"]
+
+
+def test_a_checkpoint_without_its_note_is_none(tmp_path):
+    run = Run(tmp_path, "zero")
+    for step in (1, 2):
+        run.checkpoint(step, saving(str(step)))
+    (tmp_path / "checkpoints/step-000002/checkpoint.json").unlink()
+    latest = Run(tmp_path, "zero").latest()
+    assert latest
+    assert latest[0] == 1
+
+
+@pytest.mark.parametrize("name", ["progress.json", "sinks/tensorboard.json"])
+def test_what_a_power_cut_has_emptied_stops_nobody(tmp_path, name):
+    Run(tmp_path, "zero").progress(3, 9)
+    write_file(tmp_path / name, "")
+    assert Run(tmp_path, "zero").seconds < 1
+    assert read_state(tmp_path / name) is None
 
 
 def test_room_is_checked_before_a_checkpoint_is_begun(tmp_path):

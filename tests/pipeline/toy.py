@@ -1,4 +1,6 @@
-"""A run in pure Python for tests that kill it: python toy.py RUN [--pause S] [--weight BYTES] [--deaf] [--limit BYTES]
+"""A run in pure Python for tests that kill it:
+
+    python toy.py RUN [--pause S] [--weight BYTES] [--deaf] [--limit BYTES] [--steps N] [--die N]
 
 chain (a Report, from checkpoints) → rows (a Dataset, from its journal) → weights (a Model, from checkpoints).
 """
@@ -8,7 +10,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import resource
+import signal
 import sys
 import time
 from pathlib import Path
@@ -32,6 +36,8 @@ class Toy(Config):
     weight: int = 0
     pause_s: float = Field(default=0.004, json_schema_extra={"key": False})
     deaf: bool = Field(default=False, json_schema_extra={"key": False})
+    die: int = Field(default=0, json_schema_extra={"key": False})
+    """Kill this process after so many numbers; 0 never."""
 
 
 def advance(run: Run, cfg: Toy, state: bytes) -> bytes:
@@ -44,6 +50,8 @@ def advance(run: Run, cfg: Toy, state: bytes) -> bytes:
         run.metrics(number, {"reward/mean": state[0] / 255})
         run.rollouts(number, [group(number, state)], [[0.5]])
         run.event("stepped", number=number)
+        if number - first == cfg.die:
+            os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(cfg.pause_s)
         stop = run.stopping and not cfg.deaf
         if number % cfg.every == 0 or stop:
@@ -106,13 +114,16 @@ def main() -> int:
     parser.add_argument("--pause", type=float, default=0.004)
     parser.add_argument("--weight", type=int, default=0)
     parser.add_argument("--limit", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--die", type=int, default=0)
     parser.add_argument("--deaf", action="store_true")
     args = parser.parse_args()
     if args.limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (args.limit, args.limit))
     print("ready", flush=True)
     try:
-        build(steps(Toy(pause_s=args.pause, weight=args.weight, deaf=args.deaf)), args.run, seed=3)
+        cfg = Toy(steps=args.steps, pause_s=args.pause, weight=args.weight, deaf=args.deaf, die=args.die)
+        build(steps(cfg), args.run, seed=3)
     except ThinkeryError as error:
         print(type(error).__name__, error, file=sys.stderr)
         return error.exit_code

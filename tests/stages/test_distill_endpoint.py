@@ -15,6 +15,7 @@ from thinkery.core import Task
 from thinkery.engine.http import HttpConfig
 from thinkery.errors import RunFailed
 from thinkery.pipeline.artifact import Dataset, task_to_row
+from thinkery.pipeline.dataset import DatasetWriter
 from thinkery.pipeline.run import Run
 from thinkery.stages.curate import SPENT, Curate, curate
 from thinkery.tasks.templates import put_one
@@ -118,10 +119,35 @@ def test_the_budget_holds_over_attempts_and_nothing_is_asked_twice(
         curate(Run(tmp_path / "corpus", "corpus"), settings(teacher, 2.0), data)
     paid_for = teacher.asked  # type: ignore[attr-defined]
     assert 4 <= paid_for <= 10
-    done = Run(tmp_path / "corpus", "corpus").dataset().funnel[SPENT]
-    assert done <= 2_000_000
+    assert Run(tmp_path / "corpus", "corpus").dataset().funnel[SPENT] == paid_for * 200_000 <= 2_000_000
     with pytest.raises(RunFailed, match="max_cost"):
-        curate(Run(tmp_path / "corpus", "corpus"), settings(teacher, done / 1e6), data)
+        curate(Run(tmp_path / "corpus", "corpus"), settings(teacher, 2.0), data)
     assert teacher.asked == paid_for  # type: ignore[attr-defined]
     corpus = curate(Run(tmp_path / "corpus", "corpus"), settings(teacher, 10.0), data)
-    assert corpus.funnel[SPENT] == 12 * 200_000
+    assert corpus.funnel[SPENT] == teacher.asked * 200_000  # type: ignore[attr-defined]
+
+
+def test_a_chunk_that_was_recorded_is_not_asked_again_after_a_kill_among_its_rows(
+    teacher: ThreadingHTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, tasks = asked(tmp_path / "tasks", 12)
+    cfg = settings(teacher, None).model_copy(update={"samples": 4, "keep": 1, "chunk": 12})
+    add, written = DatasetWriter.add, 0
+
+    def dying(writer: DatasetWriter, row: dict, key: str) -> None:
+        nonlocal written
+        written += 1
+        if written == 5:
+            raise SystemExit
+        add(writer, row, key)
+
+    monkeypatch.setattr(DatasetWriter, "add", dying)
+    with pytest.raises(SystemExit):
+        curate(Run(tmp_path / "corpus", "corpus"), cfg, data)
+    monkeypatch.undo()
+    corpus = curate(Run(tmp_path / "corpus", "corpus"), cfg, data)
+    assert teacher.asked == 48  # type: ignore[attr-defined]
+    right = [task.id for task in tasks if not str(task.gold).endswith("7")]
+    assert [row["task_id"] for row in corpus.rows()] == right
+    whole = curate(Run(tmp_path / "whole", "corpus"), cfg, data)
+    assert (list(whole.rows()), whole.funnel) == (list(corpus.rows()), corpus.funnel)

@@ -68,3 +68,15 @@ def test_other_chunks_end_where_recorded_ones_begin(tmp_path, base, exam):
     made = evaluate(Run(folder, "eval-base", seed=1), SHORT.model_copy(update={"chunk": 12}), base, exam)
     assert list(record(folder)) == ["000000.jsonl.gz", "000008.jsonl.gz", "000016.jsonl.gz"]
     assert made.data == whole.data
+
+
+@pytest.mark.parametrize("left", ["nothing", "its beginning", "zeros"])
+def test_a_chunk_whose_record_a_power_cut_has_torn_is_asked_again(tmp_path, base, exam, left):
+    whole = sit(tmp_path / "whole", base, exam)
+    written = record(whole.path)["000008.jsonl.gz"]
+    folder = tmp_path / "torn"
+    (folder / "rollouts").mkdir(parents=True)
+    torn = {"nothing": b"", "its beginning": written[:200], "zeros": bytes(len(written))}[left]
+    (folder / "rollouts" / "000008.jsonl.gz").write_bytes(torn)
+    assert sit(folder, base, exam).data == whole.data
+    assert record(folder) == record(whole.path)

@@ -9,7 +9,7 @@ import pytest
 from thinkery.core import Completion, Group, Rollout, Sampling, Score, Task
 from thinkery.engine import EngineConfig, open_engine
 from thinkery.errors import InputError, Stopped
-from thinkery.pipeline.run import Run
+from thinkery.pipeline.run import MEASURED, Run
 from thinkery.rewards.rubric import Rubric
 from thinkery.train.grpo import Grpo, grpo
 from thinkery.train.policy import PolicyConfig
@@ -105,6 +105,32 @@ def test_the_start_models_pass_rates_are_measured_and_told(make_policy, run):
     (event,) = [json.loads(line) for line in (run.dir / "events.jsonl").read_text().splitlines()]
     told = {name: event[name] for name in ("kind", "tasks", "samples", "too_hard", "too_easy", "kept")}
     assert told == {"kind": "pool", "tasks": 6, "samples": 48, "too_hard": 1, "too_easy": 1, "kept": 4}
+
+
+def test_a_measurement_that_was_stopped_goes_on_with_what_it_has_not_asked(make_policy, run, monkeypatch):
+    monkeypatch.setattr("thinkery.train.pool.CHUNK", 2)
+    policy, judged = make_policy(), []
+
+    def noted(task: Task, completion: Completion) -> float:
+        judged.append(task.id)
+        run.stopping = stopping
+        return odd(task, completion)
+
+    with open_engine(policy.network, policy.tokenizer, EngineConfig(max_batch=64, max_len=64)) as engine:
+
+        def measured() -> Pool:
+            return measure(run, PoolConfig(samples=2), engine, TASKS, Rubric(accuracy=noted), SAMPLING, limit=0.2)
+
+        stopping = True
+        with pytest.raises(Stopped):
+            measured()
+        assert judged == ["t0", "t0", "t1", "t1"]
+        run.stopping = stopping = False
+        pool = measured()
+        assert len(judged) == 12
+        (run.dir / MEASURED).unlink()
+        assert measured().start == pool.start
+        assert len(judged) == 24
 
 
 def test_pass_rates_are_measured_once_however_often_a_run_is_continued(make_policy, tmp_path):

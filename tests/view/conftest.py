@@ -167,9 +167,9 @@ def site(runs) -> Iterator[str]:
         yield address
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """Headless Chromium of the system."""
+    """Headless Chromium of the system; while it runs, this thread has an event loop."""
     playwright = pytest.importorskip("playwright.sync_api")
     executable = shutil.which("chromium") or pytest.skip("no chromium: apt-get install chromium")
     with playwright.sync_playwright() as driver:

@@ -14,13 +14,17 @@ import pytest
 from starlette.testclient import TestClient
 from tests.view.conftest import HOSTILE, ODD, learn
 
-from thinkery.errors import InputError
+from thinkery.errors import InputError, RunFailed
+from thinkery.pipeline.artifact import Report
+from thinkery.pipeline.build import build
 from thinkery.pipeline.files import write_json
+from thinkery.pipeline.read import open_run
 from thinkery.pipeline.run import Run
+from thinkery.pipeline.step import step as drawn
 from thinkery.view.app import create_app
 from thinkery.view.curves import thinned
 from thinkery.view.export import write_site
-from thinkery.view.library import Library, Metrics
+from thinkery.view.library import Book, Library, Metrics
 from thinkery.view.pages import Layer, funnel
 from thinkery.view.text import clean, number, points, signed
 
@@ -195,3 +199,35 @@ def test_a_run_that_grows_is_shown_as_it_is(tmp_path):
         learn(run, step)
         assert client.get(f"/{name}/stage/zero/curves.json").json()["last"] == step
         assert client.get(f"/{name}/rollouts/zero/", follow_redirects=False).headers["location"] == f"{step}/"
+
+
+def measured(run: Run) -> Report:
+    """One update."""
+    learn(run, 1)
+    return run.save_report({"at": run.attempt})
+
+
+def broken_off(run: Run) -> Report:
+    """One update, and then an error."""
+    learn(run, 1)
+    raise RunFailed("it broke")
+
+
+def test_a_step_that_is_made_anew_is_shown_as_it_is_now(tmp_path):
+    found = []
+    for _ in range(2):
+        build({"made": drawn("made", measured)}, tmp_path, fresh=True)
+        made = Book("run", open_run(tmp_path)).artifact("made")
+        assert made
+        found.append(made.data["at"])
+    assert found == [1, 2]
+
+
+def test_a_step_that_is_begun_anew_has_pages_before_it_has_measured_anything(tmp_path):
+    with pytest.raises(RunFailed):
+        build({"made": drawn("made", broken_off)}, tmp_path / "run")
+    client = TestClient(create_app(Library([tmp_path]), ("testserver",)))
+    addresses = ("/run/", "/run/stage/made/", "/run/stage/made/curves.json")
+    assert [client.get(address).status_code for address in addresses] == [200] * 3
+    next((tmp_path / "run").glob("steps/made-*.partial/metrics.jsonl")).unlink()
+    assert [client.get(address).status_code for address in addresses] == [200] * 3

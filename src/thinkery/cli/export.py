@@ -49,6 +49,7 @@ def write_file(source: Path, out: Path, type: str, template: str) -> None:
     try:
         with files.writing(out):
             export(partial, network, tokenizer, type=type, name=out.stem)
+            files.sync_path(partial)
             partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)

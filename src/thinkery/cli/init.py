@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from thinkery.cli import terminal
 from thinkery.core import Completion, Task
 from thinkery.errors import InputError, UsageError
+from thinkery.pipeline.files import write_file
 
 if TYPE_CHECKING:
     from thinkery.model.tokenizer import Tokenizer
@@ -252,8 +253,7 @@ def write_new(path: Path, text: str) -> Path:
     """Write a file that must not exist yet."""
     if path.exists():
         raise UsageError("there is a recipe already", where=str(path), hint="--out DIR, or delete it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    write_file(path, text)
     return path
 
 

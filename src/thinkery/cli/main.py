@@ -13,6 +13,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import thinkery
@@ -91,7 +92,8 @@ def fail(problem: Exception, *, debug: bool) -> int:
         traceback.print_exception(problem)
     expected = as_expected(problem)
     if expected is not None:
-        print(f"error: {expected}", file=sys.stderr)
+        with suppress(OSError):  # nobody reads any more, and the exit code says it too
+            print(f"error: {expected}", file=sys.stderr)
         return expected.exit_code
     kept = Path(tempfile.mkstemp(prefix="thinkery-", suffix=".traceback")[1])
     kept.write_text("".join(traceback.format_exception(problem)))

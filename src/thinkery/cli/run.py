@@ -55,6 +55,9 @@ def main(args: argparse.Namespace) -> int:
     from thinkery.pipeline.ranks import joined
 
     chosen = recipe.sampling_on(args, args.on) if args.on else recipe.read_recipe(args)
+    if args.write and args.fresh:
+        hint = "leave it out; a new --dir begins anew, too"
+        raise UsageError("a job that is started again would begin anew each time", where="--fresh", hint=hint)
     if args.write:
         print(job_file(args.write, args.nodes, args.procs), end="")
         return 0
@@ -84,7 +87,8 @@ def main(args: argparse.Namespace) -> int:
         try:
             carry_out(chosen, steps, directory, seed, selection, ranks)
         except Stopped as stop:
-            hint = shlex.join(["thinkery", *sys.argv[1:]])
+            words = [word for word in sys.argv[1:] if word != "--fresh"]  # which would set aside what is done now
+            hint = shlex.join(["thinkery", *words])
             raise Stopped(stop.what, where=stop.where, hint=f"to continue: {hint}") from None
     sum_up(directory, as_json=args.json)
     return 0
@@ -174,10 +178,10 @@ def run_directory(args: argparse.Namespace, name: str) -> Path:
 
 
 def seed_of_run(directory: Path) -> int:
-    """The seed that a run has already, 0 for a new one."""
+    """The seed that a run has already, which is its source's in a branch, or 0 for a new one."""
     from thinkery.pipeline.read import open_run
 
-    return open_run(directory).run["seed"] or 0 if models.is_run(directory) else 0
+    return open_run(directory).run["seed"] if models.is_run(directory) else 0
 
 
 def split_branch(text: str) -> tuple[Path, str, str]:

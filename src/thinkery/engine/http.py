@@ -103,6 +103,8 @@ class HttpEngine:
         self.news: queue.SimpleQueue[Event | Exception] = queue.SimpleQueue()
         self.pending: set[tuple[str, int]] = set()
         self.failure: Exception | None = None
+        self.under_way, self.counting = 0, threading.Lock()
+        """Samples that threads ask for now."""
         self.closing = threading.Event()
         self.submitted = 0
         for n in range(cfg.concurrency):
@@ -127,12 +129,14 @@ class HttpEngine:
         return id
 
     def step(self) -> list[Event]:
-        """News since the last call, waiting up to a second for some; a failure is raised once the answers that came
-        are told."""
+        """News since the last call, waiting up to a second for some; after a failure nothing more is asked, and it is
+        raised once what was under way, and is paid for, has come and is told."""
         events: list[Event] = []
+        over = True
         while self.pending:
+            over = self.failure is not None and not self.under_way
             try:
-                news = self.news.get(block=not events and self.failure is None, timeout=1.0)
+                news = self.news.get(block=not events and not over, timeout=1.0)
             except queue.Empty:
                 break
             if isinstance(news, Exception):
@@ -140,7 +144,7 @@ class HttpEngine:
             elif (news.request, news.sample) in self.pending:
                 self.pending.discard((news.request, news.sample))
                 events.append(news)
-        if self.failure and not events:
+        if self.failure and not events and over:
             failure, self.failure = self.failure, None
             raise failure
         return events
@@ -168,12 +172,18 @@ class HttpEngine:
                 job = self.jobs.get(timeout=0.2)
             except queue.Empty:
                 continue
-            if (job.id, job.sample) not in self.pending:
-                continue
+            with self.counting:
+                if (job.id, job.sample) not in self.pending or self.failure:
+                    continue
+                self.under_way += 1
             try:
                 self.news.put(Event(job.id, job.sample, completion=self.reply(job)))
             except Exception as error:  # raised again by step, in the caller's thread
+                self.failure = self.failure or error
                 self.news.put(error)
+            finally:
+                with self.counting:
+                    self.under_way -= 1
 
     def reply(self, job: Job) -> Completion:
         """The completion of one sample, kept or asked for."""
@@ -184,7 +194,10 @@ class HttpEngine:
             return kept
         completion = self.ask(job)
         if completion.finish != "deadline":
-            self.replies.keep(asked, completion)
+            try:
+                self.replies.keep(asked, completion)
+            except Exception as error:  # it is paid for and told all the same
+                self.failure = self.failure or error
         return completion
 
     def ask(self, job: Job) -> Completion:

@@ -7,17 +7,19 @@ import sqlite3
 import threading
 from dataclasses import asdict
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 from thinkery.core import Completion
 from thinkery.errors import InputError
+from thinkery.pipeline.files import disk_full
 
 
 class Replies:
     """Completions by everything that was sent for them; safe to use from several threads and processes."""
 
     def __init__(self, path: str) -> None:
-        self._lock = threading.Lock()
+        self._path, self._lock = Path(path), threading.Lock()
         try:
             self._base = sqlite3.connect(path, timeout=60.0, isolation_level=None, check_same_thread=False)
             self._base.execute("CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, completion TEXT NOT NULL)")
@@ -34,8 +36,13 @@ class Replies:
     def keep(self, asked: dict[str, Any], completion: Completion) -> None:
         """Remember a reply; the first one to a request stays."""
         row = (_key(asked), json.dumps(asdict(completion), ensure_ascii=False))
-        with self._lock:
-            self._base.execute("INSERT OR IGNORE INTO replies VALUES (?, ?)", row)
+        try:
+            with self._lock:
+                self._base.execute("INSERT OR IGNORE INTO replies VALUES (?, ?)", row)
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+                raise disk_full(self._path) from error
+            raise InputError("this file cannot keep replies", where=str(self._path), found=str(error)) from error
 
     def close(self) -> None:
         """Close the file."""

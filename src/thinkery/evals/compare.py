@@ -18,6 +18,7 @@ from typing import Any
 
 from thinkery.errors import InputError
 from thinkery.evals.metrics import Estimate, mean_estimate, paired_difference, share_estimate
+from thinkery.pipeline.files import read_rows as whole_rows
 from thinkery.pipeline.read import RunRecord, open_run
 from thinkery.tasks.files import read_rows
 
@@ -88,7 +89,8 @@ def open_sheets(name: str, reward: str = "accuracy") -> dict[str, Sheet]:
         from thinkery.evals.attempts import ATTEMPTS  # brings the engines, which load torch
 
         file = Path(name) / ATTEMPTS if Path(name).is_dir() else Path(name)
-        sheets = {name: read_sheet((row for _, row in read_rows(file)), reward)}
+        rows = whole_rows(file) if Path(name).is_dir() else (row for _, row in read_rows(file))
+        sheets = {name: read_sheet(rows, reward)}
     for found, sheet in sheets.items():
         if not sheet.scores:
             raise InputError(f"no attempt has a score called {reward!r}", where=found, hint="--reward NAME")

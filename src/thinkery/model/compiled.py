@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from thinkery.errors import EnvironmentLacks
+from thinkery.pipeline.files import sync_path
 
 HEADERS = Path(__file__).parent
 FLAGS = (
@@ -75,6 +76,7 @@ def library(source: Path) -> ctypes.CDLL:
                     hint='repair the compiler, or set kernels = "torch", of the engine and of the policy, and no'
                     " quantization",
                 )
+            sync_path(new)  # what a power cut emptied would stand under this name for ever
             new.replace(path)
     return ctypes.CDLL(str(path))
 

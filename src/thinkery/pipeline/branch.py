@@ -53,7 +53,7 @@ def _ancestors(name: str, graph: Mapping[str, Any]) -> set[str]:
 def _link_done(source: Path, new: Path, node: Mapping[str, Any]) -> None:
     folder = f"steps/{node['name']}-{node['key'][:8]}"
     if (source / folder / MANIFEST).exists():
-        link(source / folder, new / folder)
+        write_folder(new / folder, lambda made: link(source / folder, made))
 
 
 def _progress(source: Path, node: Mapping[str, Any], which: str) -> tuple[Path, dict[str, Any]] | None:

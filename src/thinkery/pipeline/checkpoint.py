@@ -50,7 +50,7 @@ def write_checkpoint(folder: Path, step: int, save: Callable[[Path], object], no
 
 def checkpoints(folder: Path) -> list[Path]:
     """The whole checkpoints, oldest first."""
-    found = [p for p in folder.glob("step-*") if re.fullmatch(r"step-\d+", p.name)]
+    found = [p for p in folder.glob("step-*") if re.fullmatch(r"step-\d+", p.name) and (p / NOTE).exists()]
     return sorted(found, key=lambda path: int(path.name[5:]))
 
 

@@ -73,6 +73,12 @@ class DatasetWriter:
         if example is not None and self._total.has_room(reason) and self._pending.has_room(reason):
             self._pending.examples.setdefault(reason, []).append(example)
 
+    def count_now(self, reason: str, n: int, key: str) -> None:
+        """Count at once and apart from any row: what was spent stays spent, whatever becomes of the work."""
+        tally = Tally()
+        tally.count(reason, n)
+        self._append({"key": key} | tally.entry())
+
     def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Every row so far with its key, in the order of the keys."""
         keys = sorted(self._offsets)

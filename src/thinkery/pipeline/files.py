@@ -84,7 +84,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_folder(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a new folder that appears at `path` only when whole and on the disk; replaces an old one."""
-    temporary, old = path.with_name(path.name + ".tmp"), path.with_name(path.name + ".old")
+    temporary, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")  # nobody else's names
     with writing(path):
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -104,8 +104,8 @@ def write_folder(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder that nobody sees half removed; what a kill leaves of it is called `*.tmp`."""
-    temporary = path.with_name(path.name + ".tmp")
+    """Remove a folder that nobody sees half removed; what a kill leaves of it is called `.*.tmp`."""
+    temporary = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     path.rename(temporary)
     shutil.rmtree(temporary)
@@ -190,7 +190,7 @@ def link(source: Path, target: Path) -> None:
     """Make a file or a folder also appear at `target`: hard links, or copies where the device differs."""
     with writing(target):
         if source.is_dir():
-            shutil.copytree(source, target, copy_function=_link_file)
+            shutil.copytree(source, target, copy_function=_link_file, dirs_exist_ok=True)
         else:
             target.parent.mkdir(parents=True, exist_ok=True)
             _link_file(source, target)

@@ -16,11 +16,11 @@ from thinkery.pipeline.artifact import DROPPED, MANIFEST, Artifact, load_artifac
 from thinkery.pipeline.files import hash_file, read_json, sync_path, write_json, writing
 from thinkery.pipeline.provenance import commit, versions
 from thinkery.pipeline.record import Events
-from thinkery.pipeline.run import CHECKPOINTS, JOURNAL, PROGRESS, SINKS
+from thinkery.pipeline.run import CHECKPOINTS, JOURNAL, MEASURED, PROGRESS, SINKS
 from thinkery.pipeline.step import Step
 
 SCHEMA = 1
-ABOUT = "step.json"
+ABOUT, BRANCHED = "step.json", "branched.json"
 
 
 class Home:
@@ -29,7 +29,7 @@ class Home:
     def __init__(self, dir: Path, seed: int, order: Sequence[Step], listen: Any = None) -> None:
         self.dir = dir
         self.run = _read_run(dir) or _new_run(seed)
-        if self.run["seed"] is None:
+        if not self.run["attempts"]:  # a branch that has not begun has its source's, and may be given another
             self.run["seed"] = seed
         if self.run["seed"] != seed:
             hint = f"another run directory, or seed = {self.run['seed']}"
@@ -73,11 +73,10 @@ class Home:
             self.set_aside(step)  # its manifest is gone, so it is not whole
         with writing(partial):
             if branched.exists() and not partial.exists():
-                about["branched_from"] = read_json(branched / "branched.json")
                 branched.rename(partial)
             partial.mkdir(parents=True, exist_ok=True)
-        if (partial / ABOUT).exists():
-            about |= {k: v for k, v in read_json(partial / ABOUT).items() if k == "branched_from"}
+        if (partial / BRANCHED).exists():
+            about["branched_from"] = read_json(partial / BRANCHED)
         write_json(partial / ABOUT, about)
         return partial, about
 
@@ -86,6 +85,8 @@ class Home:
         partial, folder = partial_folder(self.dir, step), step_folder(self.dir, step)
         written = (partial / "metrics.jsonl", partial / DROPPED, *sorted(partial.glob("rollouts/*.jsonl.gz")))
         logs = [path for path in written if path.exists()]
+        for path in {*logs, *(path.parent for path in logs)}:
+            sync_path(path)  # what the manifest names is on the disk before the manifest is
         record = {path.relative_to(partial).as_posix(): hash_file(path) for path in logs}
         ending = {**ending, "created": round(time.time(), 3), **self.code}
         write_json(partial / MANIFEST, {**made.manifest, "record": record, **ending})
@@ -141,13 +142,13 @@ def finish_folder(partial: Path, folder: Path) -> None:
             sync_path(folder.parent)
         for name in (CHECKPOINTS, SINKS):
             shutil.rmtree(folder / name, ignore_errors=True)
-        for name in (JOURNAL, PROGRESS, ABOUT, "branched.json"):
+        for name in (JOURNAL, PROGRESS, MEASURED, ABOUT, BRANCHED):
             (folder / name).unlink(missing_ok=True)
 
 
 def branched_run(source: Mapping[str, Any], step: str, checkpoint: str = "") -> dict[str, Any]:
     """The `run.json` of a new run that begins where `step` of another one is, or was at a checkpoint."""
-    return _new_run(None) | {"branched_from": origin(source["id"], step, checkpoint)}
+    return _new_run(source["seed"]) | {"branched_from": origin(source["id"], step, checkpoint)}
 
 
 def origin(run: str, step: str, checkpoint: str = "") -> dict[str, str]:
@@ -155,7 +156,7 @@ def origin(run: str, step: str, checkpoint: str = "") -> dict[str, str]:
     return {"run": run, "step": step} | ({"checkpoint": checkpoint} if checkpoint else {})
 
 
-def _new_run(seed: int | None) -> dict[str, Any]:
+def _new_run(seed: int) -> dict[str, Any]:
     id = time.strftime("%Y%m%d-", time.gmtime()) + secrets.token_hex(4)
     return {"schema": SCHEMA, "id": id, "created": round(time.time(), 3), "seed": seed, "attempts": [], "graph": []}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from contextlib import suppress
 from types import FrameType
 
 from thinkery.pipeline.run import Run
@@ -43,4 +44,5 @@ class Interrupts:
             self._run.stopping = True
         for again in SIGNALS:
             signal.signal(again, signal.default_int_handler)
-        os.write(2, b"\nstopping after this step and a checkpoint; once more to abort\n")
+        with suppress(OSError):  # who read it, such as `tee`, has had the same Ctrl-C
+            os.write(2, b"\nstopping after this step and a checkpoint; once more to abort\n")

@@ -12,7 +12,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any, TextIO
 
 from thinkery.pipeline.tee import Log, Tee
@@ -89,7 +89,8 @@ class Progress(AbstractContextManager):
 
     def note(self, text: str) -> None:
         """Print a line between the others."""
-        print(text, file=self._stream, flush=True)
+        with suppress(OSError):  # nobody reads any more; the record has it all
+            print(text, file=self._stream, flush=True)
 
     def close(self) -> None:
         """Leave the terminal as it was."""

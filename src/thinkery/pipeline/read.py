@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -196,13 +198,22 @@ def _step_record(dir: Path, node: Mapping[str, Any], live: bool) -> StepRecord:
     folder = dir / "steps" / f"{node['name']}-{node['key'][:8]}"
     partial = folder.with_name(folder.name + ".partial")
     common = (node["name"], node["key"], node["kind"], node["inputs"])
-    if (folder / MANIFEST).exists():
-        made = read_json(folder / MANIFEST)
+    made = _value(folder / MANIFEST)
+    if made is None and not partial.exists():
+        made = _value(folder / MANIFEST)  # it may have been sealed between the two looks
+        if made is None:
+            return StepRecord(*common, folder, "waiting")
+    if made is not None:
         return StepRecord(*common, folder, "done", made["done"], made["total"], made["seconds"])
-    if not partial.exists():
-        return StepRecord(*common, folder, "waiting")
-    state = read_json(partial / PROGRESS) if (partial / PROGRESS).exists() else {}
+    state = _value(partial / PROGRESS) or {}
     return StepRecord(*common, partial, "running" if live else "stopped", **state)
+
+
+def _value(path: Path) -> Any | None:
+    """What a JSON file holds; None where it is not there, or not any more, or was emptied by a power cut."""
+    with suppress(FileNotFoundError, ValueError):
+        return json.loads(path.read_bytes())
+    return None
 
 
 def _lineage(manifest: Mapping[str, Any], made: Mapping[str, Artifact]) -> Lineage:
@@ -214,4 +225,6 @@ def _lineage(manifest: Mapping[str, Any], made: Mapping[str, Artifact]) -> Linea
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    return list(read_rows(path)) if path.exists() else []
+    with suppress(FileNotFoundError):  # a step is sealed, or set aside, while others read it
+        return list(read_rows(path))
+    return []

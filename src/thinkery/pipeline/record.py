@@ -37,16 +37,24 @@ class Events:
         if self._listen:
             self._listen(row)
 
-    def rewind(self, step: str, key: str, length: int, attic: Path) -> None:
-        """Put aside what earlier attempts wrote about a step after the first `length` bytes."""
-        if length_of(self.path) <= length:
+    def rewind(self, step: str, key: str, at_step: int, attic: Path) -> None:
+        """Put aside what earlier attempts wrote about a step after its checkpoint at `at_step`, or at all without one.
+
+        The place is that checkpoint's own event: lengths change when another step is rewound, and are another run's in
+        a branch.
+        """
+        if not self.path.exists():
             return
         with open(self.path, "rb") as file:
-            head, tail = file.read(length), [line for line in file if line.endswith(b"\n")]
-        late = [line for line in tail if self._is_earlier(json.loads(line), step, key)]
+            lines = [line for line in file if line.endswith(b"\n")]
+        rows = [json.loads(line) for line in lines]
+        mine = (step, key[:8], "checkpoint", at_step)
+        seen = [n for n, row in enumerate(rows) if (row["step"], row["key"], row["kind"], row.get("at_step")) == mine]
+        first = seen[-1] + 1 if seen else 0
+        late = {n for n, row in enumerate(rows) if n >= first and self._is_earlier(row, step, key)}
         if late:
-            write_file(attic / "events.jsonl", b"".join(late))
-            write_file(self.path, head + b"".join(line for line in tail if line not in late))
+            write_file(attic / "events.jsonl", b"".join(lines[n] for n in sorted(late)))
+            write_file(self.path, b"".join(line for n, line in enumerate(lines) if n not in late))
 
     def _is_earlier(self, row: Mapping[str, Any], step: str, key: str) -> bool:
         return (row["step"], row["key"]) == (step, key[:8]) and row["attempt"] < self.attempt
@@ -103,15 +111,15 @@ class Record:
             "rollouts": max(map(_number, self.dir.glob("rollouts/*.jsonl.gz")), default=-1),
         }
 
-    def rewind(self, marks: Mapping[str, int], attic: Path) -> None:
-        """Move what was written after `marks` to the folder `attic`."""
+    def rewind(self, at_step: int, marks: Mapping[str, int], attic: Path) -> None:
+        """Move what was written after the checkpoint at `at_step`, with these `marks`, to the folder `attic`."""
         self._rewind_metrics(marks["metrics"], attic)
         for path in sorted(self.dir.glob("rollouts/*.jsonl.gz")):
             if _number(path) > marks["rollouts"]:
                 with writing(attic):
                     (attic / "rollouts").mkdir(parents=True, exist_ok=True)
                     path.rename(attic / "rollouts" / path.name)
-        self._events.rewind(self._step, self._key, marks["events"], attic)
+        self._events.rewind(self._step, self._key, at_step, attic)
 
     def _rewind_metrics(self, length: int, attic: Path) -> None:
         if length_of(self.metrics_path) <= length:

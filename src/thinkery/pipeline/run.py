@@ -18,6 +18,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,6 +33,7 @@ from thinkery.pipeline.ranks import ALONE, Ranks
 from thinkery.pipeline.record import Advantages, Events, Record
 
 CHECKPOINTS, JOURNAL, PROGRESS, SINKS = "checkpoints", "journal.jsonl", "progress.json", "sinks"
+MEASURED = "pool.jsonl"
 NOTHING = {"metrics": 0, "events": 0, "rollouts": -1}
 
 
@@ -166,10 +168,10 @@ class Run:
         What was recorded after it moves to `attempts/N/`, so that curves continue where it was.
         """
         found = read_checkpoint(self.dir / CHECKPOINTS)
-        note = found[1] if found else {"step": 0, "seconds": 0.0, "marks": NOTHING}
+        note = found[1] if found else {"step": -1, "seconds": 0.0, "marks": NOTHING}
         if self.rank == 0:
             attic = self.root / "attempts" / str(self.attempt) / self.dir.name
-            self._record.rewind(note["marks"], attic)
+            self._record.rewind(note["step"], note["marks"], attic)
         self._began = time.monotonic() - note["seconds"]
         if found is None:
             return None
@@ -250,5 +252,6 @@ class Run:
 
 
 def _read_progress(dir: Path) -> dict[str, Any]:
-    path = dir / PROGRESS
-    return json.loads(path.read_bytes()) if path.exists() else {"done": 0, "total": 0, "seconds": 0.0}
+    with suppress(FileNotFoundError, ValueError):  # empty after a power cut: it is not worth a sync each second
+        return json.loads((dir / PROGRESS).read_bytes())
+    return {"done": 0, "total": 0, "seconds": 0.0}

@@ -6,6 +6,7 @@ import json
 import queue
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,4 +84,6 @@ class Feed:
 
 def read_state(path: Path) -> dict[str, Any] | None:
     """What an earlier attempt noted, None where there was none."""
-    return json.loads(path.read_bytes()) if path.exists() else None
+    with suppress(FileNotFoundError, ValueError):  # empty after a power cut
+        return json.loads(path.read_bytes())
+    return None

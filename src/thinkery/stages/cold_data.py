@@ -49,7 +49,7 @@ class ColdData(Config):
     """Who rewrites: the world's fixed rules, an LLM endpoint, the model wired in as `editor`, or nobody."""
     engine: EngineConfig = EngineConfig()
     """The sampler."""
-    chunk: int = Field(default=64, json_schema_extra={"key": False})
+    chunk: int = Field(default=64, json_schema_extra={"key": "when set"})
     """Questions between two points from which a killed run continues."""
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from gzip import BadGzipFile
 from itertools import islice
+from pathlib import Path
 
 from thinkery.chat import R1_ZERO, THINK_CHAT
 from thinkery.core import Completion, Group, Reward, Rollout, Sampling, Score, Task, rule
@@ -13,6 +16,8 @@ from thinkery.data.keep import Readable, readable
 from thinkery.engine import Engine, EngineConfig
 from thinkery.engine.pool import open_engines
 from thinkery.errors import ConfigError
+from thinkery.evals.attempts import read_groups
+from thinkery.evals.benchmark import Benchmark
 from thinkery.model.hf import accelerator, load_model
 from thinkery.model.tokenizer import require_chat
 from thinkery.pipeline.artifact import Model
@@ -88,23 +93,34 @@ def sample_chunks(
 ) -> Iterator[tuple[str, list[Group]]]:
     """Judged groups of the `total` tasks, `chunk` at a time in their order, each with the prefix of its rows' keys.
 
-    A chunk is sampled alone and always whole, and one that was finished is skipped: a killed run therefore
-    continues with the very samples that an uninterrupted one would have drawn.
+    A chunk is sampled alone and always whole, one that was finished is skipped, and one that was recorded is not asked
+    again: a killed run therefore continues with the very samples that an uninterrupted one would have drawn.
     """
-    left = iter(tasks)
+    left, recorded = iter(tasks), run.recorded()
     for first in range(0, total, chunk):
         key, some = f"{first:08d}", list(islice(left, chunk))
         if key in writer.keys:
             continue
-        judged = rollouts(engine, some, sampling, rubric, samples=samples, seed=run.seed, step=first)
-        by_task = {group.task.id: group for group in judged}
-        groups = [by_task[task.id] for task in some]
-        run.rollouts(first, groups)
+        paper = Benchmark("chunk", some, rubric, sampling, samples)
+        groups = recorded_groups(recorded[first], paper) if first in recorded else []
+        if [group.task.id for group in groups] != [task.id for task in some]:
+            judged = rollouts(engine, some, sampling, rubric, samples=samples, seed=run.seed, step=first)
+            by_task = {group.task.id: group for group in judged}
+            groups = [by_task[task.id] for task in some]
+            run.rollouts(first, groups)
         yield key, groups
         writer.skip(key)
         run.progress(first + len(some), total)
         if run.stopping and first + chunk < total:
             run.stop()
+
+
+def recorded_groups(path: Path, paper: Benchmark) -> list[Group]:
+    """The groups of a file of the record, none where a power cut has torn it."""
+    try:
+        return [group for group, _ in read_groups(path, paper)]
+    except (EOFError, BadGzipFile, zlib.error):
+        return []
 
 
 def reads_well(limits: Readable) -> Reward:

@@ -7,7 +7,7 @@ The teacher may also be any OpenAI-style endpoint, with a cap on what it may cos
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 
@@ -71,7 +71,7 @@ class Curate(Config):
     """An OpenAI-style API that teaches instead of the model wired in; its `max_cost` holds over all attempts."""
     engine: EngineConfig = EngineConfig()
     """The sampler."""
-    chunk: int = Field(default=64, json_schema_extra={"key": False})
+    chunk: int = Field(default=64, json_schema_extra={"key": "when set"})
     """Prompts between two points from which a killed run continues."""
     shards: Shards = Field(default="jsonl", json_schema_extra={"key": "when set"})
     """What the corpus is written as: gzipped JSON lines, or "parquet" (`pip install 'thinkery[parquet]'`)."""
@@ -112,24 +112,41 @@ def keep_reasoning(
     """Have the reasoning prompts answered, no more than a chunk at a time, and write what passes every filter."""
     total = min(cfg.prompts, sum(map(is_reasoning, tasks.tasks())))
     asked = islice(filter(is_reasoning, tasks.tasks()), total)
-    templates, paid = templates_of(cfg.templates), 0
-    for key, groups in sample_chunks(
-        run,
-        engine,
-        asked,
-        cfg.sampling,
-        rubric,
-        writer,
-        total=total,
-        samples=cfg.samples,
-        chunk=cfg.chunk,
-    ):
-        for place, group in enumerate(groups):
-            written = put_one(group.task, templates, run.seed) if templates else group.task
-            keep_samples(cfg, writer, f"{key}/{place:04d}", written, group.rollouts, index)
+    templates = templates_of(cfg.templates)
+    with paying(run, engine, writer) as pay:
+        for key, groups in sample_chunks(
+            run,
+            engine,
+            asked,
+            cfg.sampling,
+            rubric,
+            writer,
+            total=total,
+            samples=cfg.samples,
+            chunk=cfg.chunk,
+        ):
+            pay()  # before the rows: the chunk is in the record, and is not asked again
+            for place, group in enumerate(groups):
+                written = put_one(group.task, templates, run.seed) if templates else group.task
+                keep_samples(cfg, writer, f"{key}/{place:04d}", written, group.rollouts, index)
+
+
+@contextmanager
+def paying(run: Run, engine: Engine, writer: DatasetWriter) -> Iterator[Callable[[], None]]:
+    """What counts the cost so far; at the end also that of a chunk that did not become whole, so that a continued run
+    keeps to the same budget."""
+    paid = 0
+
+    def pay() -> None:
+        nonlocal paid
         if cost := cost_of(engine) - paid:
-            writer.count(SPENT, cost)  # counted with the chunk, so that a continued run keeps to the same budget
             paid += cost
+            writer.count_now(SPENT, cost, f"spent/{run.attempt}/{paid}")
+
+    try:
+        yield pay
+    finally:
+        pay()
 
 
 def right_and_readable(cfg: Curate, accuracy: Reward) -> Rubric:

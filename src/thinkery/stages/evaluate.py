@@ -12,7 +12,6 @@ from thinkery.config import Config
 from thinkery.core import Group, Sampling, Task
 from thinkery.engine import Engine, EngineConfig
 from thinkery.engine.pool import open_engines
-from thinkery.evals.attempts import read_groups
 from thinkery.evals.benchmark import Benchmark, Measurement, token_counter
 from thinkery.evals.measure import count_answers
 from thinkery.model.hf import accelerator, load_model
@@ -23,7 +22,7 @@ from thinkery.rewards.format import thinks, thinks_then_answers
 from thinkery.rewards.language import consistency
 from thinkery.rewards.rubric import Part, Rubric
 from thinkery.rollout import rollouts
-from thinkery.stages.common import is_reasoning, spreading, template_of
+from thinkery.stages.common import is_reasoning, recorded_groups, spreading, template_of
 from thinkery.tasks.world import follows, has_rule, liked, refuses_harm
 
 
@@ -95,7 +94,7 @@ def answers(run: Run, chunk: int, engine: Engine, paper: Benchmark) -> Iterator[
     recorded, total = run.recorded(), len(paper.tasks)
     first = 0
     while first < total:
-        groups = [group for group, _ in read_groups(recorded[first], paper)] if first in recorded else []
+        groups = recorded_groups(recorded[first], paper) if first in recorded else []
         if not groups:
             end = min(first + chunk, *(number for number in recorded if number > first), total)
             groups = sampled(run, engine, replace(paper, tasks=paper.tasks[first:end]))

@@ -45,7 +45,7 @@ class SampledData(Config):
     """Who judges: the world's fixed rules, an LLM endpoint, or the model wired in as `judge`."""
     engine: EngineConfig = EngineConfig()
     """The sampler."""
-    chunk: int = Field(default=64, json_schema_extra={"key": False})
+    chunk: int = Field(default=64, json_schema_extra={"key": "when set"})
     """Prompts between two points from which a killed run continues."""
 
 

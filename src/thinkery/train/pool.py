@@ -20,7 +20,8 @@ from thinkery.config import Config
 from thinkery.core import Group, Sampling, Task
 from thinkery.engine import Engine
 from thinkery.errors import InputError
-from thinkery.pipeline.run import Run
+from thinkery.pipeline.files import append_row, read_rows
+from thinkery.pipeline.run import MEASURED, Run
 from thinkery.rewards.rubric import Rubric
 from thinkery.rollout import shared_rollouts
 from thinkery.train.metrics import mean_accuracy
@@ -105,14 +106,20 @@ def measure(
 
     Raises Ungradable when more than `limit` of a chunk's attempts have no grade, Stopped when asked to stop.
     """
-    pool = Pool()
+    pool, path = Pool(), run.dir / MEASURED
+    before = run.ranks.tell({row["first"]: row["rates"] for row in read_rows(path)} if path.exists() else {})
     for first in range(0, len(tasks), CHUNK):
         chunk = tasks[first : first + CHUNK]
-        groups = shared_rollouts(
-            run.ranks, engine, chunk, sampling, rubric, samples=cfg.samples, seed=run.seed, step=-2
-        )
-        refuse_ungraded(groups, limit)
-        pool.watch(groups)
+        if first not in before:
+            groups = shared_rollouts(
+                run.ranks, engine, chunk, sampling, rubric, samples=cfg.samples, seed=run.seed, step=-2
+            )
+            refuse_ungraded(groups, limit)
+            pool.watch(groups)
+            if run.rank == 0:
+                rates = {task.id: pool.running[task.id] for task in chunk if task.id in pool.running}
+                append_row(path, {"first": first, "rates": rates})
+        pool.running |= before.get(first, {})
         if run.stopping:
             run.stop()
     pool.start = {task.id: pool.running[task.id] for task in tasks if task.id in pool.running}

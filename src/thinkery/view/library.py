@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property, lru_cache, wraps
 from pathlib import Path
 from threading import RLock
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from thinkery.errors import InputError
 from thinkery.evals.compare import EXAM, Change, Sheet, compare
-from thinkery.pipeline.artifact import Artifact, Dataset, Report, load_artifact
+from thinkery.pipeline.artifact import MANIFEST, Artifact, Dataset, Report, load_artifact
 from thinkery.pipeline.files import length_of
 from thinkery.pipeline.index import Index, IndexedGroup
 from thinkery.pipeline.read import RunRecord, StepRecord, open_run
 from thinkery.pipeline.step import suggestion
 
+T = TypeVar("T")
 ACCURACY = "accuracy"
 """The reward that says whether an answer is right."""
 
@@ -163,7 +165,11 @@ class Metrics:
         """Itself, with what was added since."""
         with self._lock:
             if length_of(self._path) != self._end:
-                self._read()
+                try:
+                    self._read()
+                except FileNotFoundError:  # set aside, or sealed under another name
+                    self._rows, self._end, self._last = {}, 0, b""
+                    self.generation += 1
         return self
 
     def rows(self, after: int = -1) -> list[dict[str, Any]]:
@@ -245,20 +251,41 @@ def _named(folders: Iterable[Path]) -> dict[str, Path]:
     return named
 
 
-@lru_cache(maxsize=1024)
+def _remembered(make: Callable[..., T]) -> Callable[..., T]:
+    """Remember what is made of finished folders, until one is made anew under its name."""
+
+    @lru_cache(maxsize=1024)
+    def made(folders: tuple[Path, ...], stamps: tuple[int, ...]) -> T:
+        return make(*folders)
+
+    @wraps(make)
+    def found(*folders: Path) -> T:
+        return made(folders, tuple(map(_stamp, folders)))
+
+    return found
+
+
+def _stamp(folder: Path) -> int:
+    """When a folder was sealed."""
+    with suppress(FileNotFoundError):
+        return (folder / MANIFEST).stat().st_mtime_ns
+    return 0
+
+
+@_remembered
 def _artifact(path: Path) -> Artifact:
-    """A finished artifact, which never changes."""
+    """A finished artifact."""
     return load_artifact(path)
 
 
-@lru_cache(maxsize=1024)
+@_remembered
 def _data(path: Path) -> Mapping[str, Any]:
     report = _artifact(path)
     assert isinstance(report, Report)
     return report.data if (report.folder / "report.json").exists() else {}
 
 
-@lru_cache(maxsize=256)
+@_remembered
 def _sheet(path: Path) -> Sheet:
     """The mean accuracy of every question of a finished exam."""
     index = Index(path)
@@ -266,7 +293,7 @@ def _sheet(path: Path) -> Sheet:
     return Sheet({g.task: g.scores[ACCURACY] for g in groups}, {g.task: g.prompt for g in groups})
 
 
-@lru_cache(maxsize=1024)
+@_remembered
 def _change(before: Path, after: Path) -> Change:
     return compare(_sheet(before), _sheet(after))
 
