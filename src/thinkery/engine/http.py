@@ -100,9 +100,11 @@ class HttpEngine:
             limits=httpx.Limits(max_connections=cfg.concurrency),
         )
         self.jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        self.news: queue.SimpleQueue[Event | Exception] = queue.SimpleQueue()
+        self.news: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        """What threads tell; None wakes up who waits."""
         self.pending: set[tuple[str, int]] = set()
         self.failure: Exception | None = None
+        """What will be raised by step; until then nothing more is asked."""
         self.under_way, self.counting = 0, threading.Lock()
         """Samples that threads ask for now."""
         self.closing = threading.Event()
@@ -139,9 +141,7 @@ class HttpEngine:
                 news = self.news.get(block=not events and not over, timeout=1.0)
             except queue.Empty:
                 break
-            if isinstance(news, Exception):
-                self.failure = self.failure or news
-            elif (news.request, news.sample) in self.pending:
+            if news and (news.request, news.sample) in self.pending:
                 self.pending.discard((news.request, news.sample))
                 events.append(news)
         if self.failure and not events and over:
@@ -180,10 +180,11 @@ class HttpEngine:
                 self.news.put(Event(job.id, job.sample, completion=self.reply(job)))
             except Exception as error:  # raised again by step, in the caller's thread
                 self.failure = self.failure or error
-                self.news.put(error)
             finally:
                 with self.counting:
                     self.under_way -= 1
+                if self.failure:
+                    self.news.put(None)
 
     def reply(self, job: Job) -> Completion:
         """The completion of one sample, kept or asked for."""

@@ -34,6 +34,7 @@ from thinkery.pipeline.record import Advantages, Events, Record
 
 CHECKPOINTS, JOURNAL, PROGRESS, SINKS = "checkpoints", "journal.jsonl", "progress.json", "sinks"
 MEASURED = "pool.jsonl"
+"""Pass rates of tasks that were asked before a pool was whole (`train/pool.py`)."""
 NOTHING = {"metrics": 0, "events": 0, "rollouts": -1}
 
 
