@@ -9,6 +9,7 @@ from thinkery.config import Config
 from thinkery.core import Completion, Group, Rollout, Score, Task
 from thinkery.errors import InputError
 from thinkery.evals.compare import compare, open_sheets, read_sheet
+from thinkery.evals.metrics import share_estimate
 from thinkery.pipeline.artifact import Report
 from thinkery.pipeline.build import build
 from thinkery.pipeline.record import rollout_row
@@ -109,3 +110,11 @@ def test_the_torn_last_line_of_an_evaluation_that_was_killed_does_not_count(tmp_
     (tmp_path / "attempts.jsonl").write_text(text + '{"step": 0, "ta')
     [sheet] = open_sheets(str(tmp_path)).values()
     assert sheet.scores == {"q0": 1.0, "q1": 1.0, "q2": 0.0, "q3": 0.0}
+
+
+def test_four_attempts_say_more_than_one():
+    rows = [
+        {"task": f"q{n}", "prompt": "?", "scores": {"accuracy": {"value": v}}} for n in range(99) for v in (1, 0, 1, 0)
+    ]
+    assert read_sheet(rows).estimate() == share_estimate([0.5] * 99, 4)
+    assert read_sheet(rows).estimate()["low"] > share_estimate([0.5] * 99, 1)["low"] + 0.04

@@ -94,3 +94,7 @@ def test_a_right_answer_written_two_ways_is_one_answer():
 def test_a_tie_earns_what_a_random_choice_among_the_leaders_would():
     assert cons_at_k([("4", True), ("5", False)]) == 0.5
     assert cons_at_k([("4", True), ("5", False), ("6", False)]) == pytest.approx(1 / 3)
+
+
+def test_the_change_of_one_question_has_no_interval():
+    assert paired_difference({"a": 0.0}, {"a": 1.0}) == {"value": 1.0, "low": None, "high": None, "n": 1}

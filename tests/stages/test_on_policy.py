@@ -13,6 +13,7 @@ from tests.engine.asking import one_thread
 from thinkery.engine import EngineConfig, MembersConfig
 from thinkery.engine.vllm import VllmConfig
 from thinkery.pipeline.artifact import Dataset, Model
+from thinkery.pipeline.files import read_rows
 from thinkery.pipeline.run import Run
 from thinkery.pipeline.step import counted_settings
 from thinkery.stages.collect import Collect, collect
@@ -95,3 +96,20 @@ def test_where_the_teacher_computes_is_in_no_key_but_that_vllm_judges_is():
 def test_a_teachers_settings_that_contradict_each_other_are_refused(settings, wrong):
     with pytest.raises(ValidationError, match=wrong):
         OnPolicyDistill.model_validate(settings)
+
+
+def test_questions_are_put_in_the_words_of_templates(tmp_path, base, tasks):
+    run = Run(tmp_path / "student", "student", seed=1)
+    on_policy_distill(run, OnPolicyDistill(grpo=LOOP, templates=("Well: {question} Go!",)), base, base, tasks)
+    asked = {row["prompt"] for n in (1, 2) for row in read_rows(run.dir / f"rollouts/{n:06d}.jsonl.gz")}
+    assert len(asked) > 4
+    assert all(text.startswith("Well: ") and text.endswith(" Go!") for text in asked)
+
+
+def test_equal_rewards_ring_no_alarm_where_a_teacher_gives_the_advantages(tmp_path, base, tasks):
+    run = Run(tmp_path / "student", "student", seed=1)
+    cfg = LOOP.model_copy(update={"group_size": 2, "updates": 3})
+    on_policy_distill(run, OnPolicyDistill(grpo=cfg), base, base, tasks)
+    assert [row["group/no_spread"] for row in read_rows(run.dir / "metrics.jsonl")] == [1.0] * 3
+    rung = [row["alarm"] for row in read_rows(run.dir / "events.jsonl") if row["kind"] == "alarm"]
+    assert "no-spread" not in rung

@@ -145,3 +145,9 @@ def test_what_was_sampled_ahead_and_not_learnt_is_asked_again_and_recorded_once(
 def test_the_engine_that_samples_from_the_learning_tensors_cannot_sample_ahead(make_policy, run):
     with pytest.raises(ConfigError, match=r"grpo\.ahead: .*cannot sample ahead"):
         train(run, make_policy(), engine=HERE, ahead=1)
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_a_budget_ends_with_the_rollout_that_passes_it_though_others_are_sampled(make_policy, run, ahead):
+    train(run, make_policy(lr=2e-2), ahead=ahead, updates=6, flops=1.0)
+    assert [row["step"] for row in metrics(run)] == [1]

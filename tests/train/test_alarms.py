@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 
 from thinkery.train.alarms import Alarm, alarms
+from thinkery.train.grpo import REMEMBERED, remembered
 
 
 def ring(history: list[dict[str, float]]) -> list[str]:
@@ -90,3 +91,33 @@ def test_sampler_and_trainer_that_disagree():
 def test_attempts_that_could_not_be_graded():
     assert ring([{"reward/ungraded": 0.1}]) == ["ungraded"]
     assert ring([{"reward/ungraded": 0.01}]) == []
+
+
+def test_hacking_rings_for_ten_points_whatever_was_measured_between():
+    def after(measured: dict[int, float]) -> list[str]:
+        history = rows(40, reward__helpful__mean=lambda i: i / 40)
+        for update, accuracy in measured.items():
+            history[update]["eval/toy/pass@1"] = accuracy
+        return ring(history)
+
+    for between, now in ((0.79, 0.5), (0.8, 0.5), (0.76, 0.76)):
+        assert after({9: 0.8, 19: between, 39: now}) == ["hacking"]
+    assert after({9: 0.8, 19: 0.79, 39: 0.75}) == []
+
+
+def test_entropy_is_compared_with_the_start_however_long_ago_that_is():
+    history: list[dict[str, float]] = []
+    for update in range(4000):
+        history = remembered([*history, {"policy/entropy": 0.5 ** (update / 400)}])
+    assert len(history) == REMEMBERED
+    assert ring(history) == ["entropy"]
+
+
+def test_a_slow_gain_at_the_papers_pace_is_not_the_form_alone():
+    history: list[dict[str, float]] = []
+    rang = 0
+    for update in range(2000):  # 15.6 to 71 % in 10,400
+        accuracy = 0.156 + 0.554 * update / 10_400
+        history = remembered([*history, {"reward/format/mean": 1.0, "reward/accuracy/mean": accuracy}])
+        rang += bool(alarms(history))
+    assert rang < 250

@@ -17,9 +17,9 @@ from thinkery.errors import Stopped, Ungradable
 from thinkery.pipeline.run import Run
 from thinkery.rewards.rubric import Rubric
 from thinkery.train.baseline import GroupBaseline, attempts, compared, gains
-from thinkery.train.grpo import Grpo, gather, grpo, longest
+from thinkery.train.grpo import Grpo, gather, grpo, longest, watched
 from thinkery.train.policy import PolicyConfig
-from thinkery.train.pool import PoolConfig
+from thinkery.train.pool import Pool, PoolConfig
 from thinkery.train.ppo import CriticConfig
 
 KILLABLE = Path(__file__).with_name("killable.py")
@@ -337,3 +337,20 @@ def test_a_score_of_none_is_not_counted_as_zero():
     unknown = Rollout(task, (9,), said, {"a": Score(None, "no")}, None, 1)
     judged = Group(task, (right, unknown))
     assert [e.advantage for e in compared(attempts(judged), "group_mean")] == [0.0]
+
+
+def test_replacements_count_with_their_rollout_among_what_has_no_grade():
+    def group(id, *rewards):
+        task, said = Task(id, "?"), Completion("x", (2,), (-1.0,))
+        return Group(
+            task, tuple(Rollout(task, (1,), said, {"a": Score(r, "late")}, r, i) for i, r in enumerate(rewards))
+        )
+
+    def ask(count):
+        if count == 1:
+            return [group("again", *[None] * 4, *[1.0, 0.0] * 6)]
+        return [group("flat", *[0.0] * 16), *(group(f"t{i}", *[1.0, 0.0] * 8) for i in range(count - 1))]
+
+    assert len(gather(watched(ask, Grpo(resample=8), Pool()), 32, 8)) == 32
+    with pytest.raises(Ungradable):
+        gather(watched(lambda count: [ask(1)[0]] * count, Grpo(resample=8), Pool()), 4, 8)

@@ -147,3 +147,10 @@ def test_advantages_of_one_right_in_four():
 def test_equal_rewards_give_no_advantage_even_where_their_mean_is_rounded():
     assert advantages(torch.tensor([0.1 + 0.2] * 7, dtype=torch.float64)).tolist() == [0.0] * 7
     assert advantages(torch.tensor([1.0])).tolist() == [0.0]
+
+
+def test_the_bound_counts_how_far_the_policy_is_from_what_sampled():
+    now, sampler = torch.full((3,), -5.0), torch.full((3,), -1.0)
+    for given, dropped in ((None, 0), (sampler, 3)):
+        _, sums = grpo_loss(now, now, None, -torch.ones(3), [3], Totals(1, 3, 3), off_policy_bound=0.1, sampler_C=given)
+        assert sums["dropped"] == dropped

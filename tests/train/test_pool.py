@@ -157,3 +157,11 @@ def test_pass_rates_are_measured_once_however_often_a_run_is_continued(make_poli
                 grpo(run, cfg, policy, engine, TASKS, Rubric(accuracy=noted))
     assert len(judged) == 6 * 2 + 1 + 4 * 4
     assert "t1" not in judged[13:]
+
+
+def test_rounds_stay_unique_when_the_tasks_change():
+    few, many = [Task(f"t{n}", "?") for n in range(10)], [Task(f"t{n}", "?") for n in range(14)]
+    pool, seen = Pool(), []
+    for tasks, count in ((few, 5), (many, 9), (many, 12), (few, 25)):
+        seen += [(n, task.id) for n, drawn in pool.rounds(PoolConfig(), tasks, count, 3) for task in drawn]
+    assert len(seen) == len(set(seen)) == pool.drawn

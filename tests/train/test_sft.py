@@ -37,8 +37,23 @@ def test_a_document_is_learnt_whole_and_cut_into_pieces(make_policy):
     tokenizer = make_policy().tokenizer
     first, second = document(tokenizer, "abcdef", max_tokens=4)
     assert tokenizer.decode(list(first.tokens)) == "abcd"
-    assert [int(t) for t in second.tokens] == [*tokenizer.encode("ef"), tokenizer.eos_id]
-    assert (first.learnt, second.learnt) == (3, 2)
+    assert [int(t) for t in second.tokens] == [*tokenizer.encode("def"), tokenizer.eos_id]
+    assert (first.learnt, second.learnt) == (3, 3)
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 15, 16, 20])
+def test_every_token_of_a_cut_document_is_learnt_its_end_too(make_policy, count):
+    tokenizer = make_policy().tokenizer
+    pieces = document(tokenizer, "x" * count, max_tokens=8)
+    assert sum(piece.learnt for piece in pieces) == count
+    assert pieces[-1].tokens[-1] == tokenizer.eos_id
+    assert max(len(piece.tokens) for piece in pieces) <= 8
+
+
+def test_held_out_rows_that_are_all_too_long_keep_nobody_from_learning(make_policy, run):
+    long = {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "x" * 300}]}
+    sft(run, Sft(epochs=1, batch=12, max_tokens=200), make_policy(), ROWS, held_out=[long])
+    assert "eval/loss" not in metrics(run)[-1]
 
 
 def test_every_epoch_shows_every_sequence_once_in_a_new_order(make_policy):

@@ -32,11 +32,15 @@ class Sheet:
 
     scores: Mapping[str, float]
     prompts: Mapping[str, str]
+    samples: int = 1
+    """Attempts at each."""
 
     def estimate(self) -> Estimate:
         """The mean over questions; Wilson's interval where every score is a share."""
         scores = list(self.scores.values())
-        return share_estimate(scores) if all(0 <= score <= 1 for score in scores) else mean_estimate(scores)
+        return (
+            share_estimate(scores, self.samples) if all(0 <= score <= 1 for score in scores) else mean_estimate(scores)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,8 @@ def read_sheet(rows: Iterable[Mapping[str, Any]], reward: str = "accuracy") -> S
         if value is not None:
             scores.setdefault(row["task"], []).append(value)
             prompts[row["task"]] = row["prompt"]
-    return Sheet({id: fmean(values) for id, values in scores.items()}, prompts)
+    samples = max(map(len, scores.values()), default=1)
+    return Sheet({id: fmean(values) for id, values in scores.items()}, prompts, samples)
 
 
 def open_sheets(name: str, reward: str = "accuracy") -> dict[str, Sheet]:

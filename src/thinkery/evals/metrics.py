@@ -58,6 +58,8 @@ def paired_difference(
     if not shared:
         raise ValueError("no question is in both")
     gaps = np.array([after[id] - before[id] for id in shared])
+    if len(gaps) == 1:
+        return Estimate(value=float(gaps[0]), low=None, high=None, n=1)
     draws = np.random.default_rng(seed).integers(len(gaps), size=(resamples, len(gaps)))
     low, high = np.quantile(gaps[draws].mean(axis=1), [0.025, 0.975])
     return Estimate(value=float(gaps.mean()), low=float(low), high=float(high), n=len(gaps))

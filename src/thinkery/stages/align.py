@@ -36,7 +36,8 @@ class Align(Reinforce):
     grpo: Grpo = AlignGrpo()
     """The loop."""
     preference_from: int = 1300
-    """The update from which general prompts and preference rewards take part; R1: the last 400 of 1,700."""
+    """The update from which general prompts and preference rewards take part, or that at which the next rollout begins,
+    every `grpo.minibatches` updates; R1: the last 400 of 1,700."""
     general_share: float = 0.5
     """Share of general prompts from then on."""
     preference_weight: float = 1.0

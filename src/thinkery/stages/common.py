@@ -58,7 +58,8 @@ def open_model(cfg: EngineConfig, model: Model, *, examples: str = "") -> Iterat
     """An engine around an artifact's weights; `examples` is text put before every prompt."""
     network, tokenizer = load_model(model.folder, device=accelerator())
     if examples:
-        tokenizer = tokenizer.with_template(f"{{{{ {json.dumps(examples)} }}}}" + require_chat(tokenizer))
+        before = json.dumps(examples, ensure_ascii=False)  # Jinja reads an escaped emoji as two halves
+        tokenizer = tokenizer.with_template(f"{{{{ {before} }}}}" + require_chat(tokenizer))
     with open_engines(network, tokenizer, cfg) as engine:
         yield engine
 

@@ -17,7 +17,7 @@ from thinkery.pipeline.run import Run
 from thinkery.rewards.accuracy import accuracy
 from thinkery.rewards.rubric import Part, Rubric
 from thinkery.stages.common import spreading, template_of
-from thinkery.stages.reinforce import Reinforce, format_of, loop_of, open_sampler, watch
+from thinkery.stages.reinforce import Reinforce, format_of, loop_of, open_sampler, reworded, watch
 from thinkery.train import loss
 from thinkery.train.grpo import Grpo, grpo
 from thinkery.train.policy import Policy, open_policy
@@ -92,7 +92,9 @@ def on_policy_distill(
         ):
             rubric = spread(Rubric(accuracy=Part(accuracy, weight=0.0)))
             held_out = watch(run, cfg, engine, exam, rubric) if exam and cfg.grpo.eval_every else None
-            grpo(run, loop_of(cfg), policy, engine, list(tasks.tasks()), rubric, held_out=held_out, baseline=judge)
+            asked = list(tasks.tasks())
+            asked = reworded(run, cfg, asked) if cfg.templates else asked
+            grpo(run, loop_of(cfg), policy, engine, asked, rubric, held_out=held_out, baseline=judge)
         return run.save_model(policy.save_model)
 
 

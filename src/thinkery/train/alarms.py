@@ -95,7 +95,8 @@ def format_only(history: History) -> Alarm | None:
     form, right = levels(history, "reward/format/mean"), levels(history, "reward/accuracy/mean")
     if form is None or right is None:
         return None
-    if form[1] >= 0.95 and right[1] <= right[0] + 0.01 and right[1] < 0.95:
+    began = mean(column(history, "reward/accuracy/mean")[:WINDOW])
+    if form[1] >= 0.95 and right[1] <= began + 0.01 and right[1] < 0.95:
         seen = f"format is at {form[1]:.2f} but accuracy stays at {right[1]:.2f}"
         return Alarm("format-only", seen, "format_weight", "let the form count for a tenth of accuracy, not as much")
     return None
@@ -106,10 +107,10 @@ def hacking(history: History) -> Alarm | None:
     measured = {i: accuracy for i, row in enumerate(history) if (accuracy := held_out(row)) is not None}
     if len(measured) < 2:
         return None
-    best = max(list(measured)[:-1], key=lambda i: measured[i])
+    best = max(reversed(list(measured)[:-1]), key=lambda i: measured[i])  # the latest of equals
     before, *after = [accuracy for i, accuracy in measured.items() if i >= best]
     now = after[-1]
-    if max(after[-2:]) > before - (0.03 if len(after) > 1 else 0.1):
+    if now > before - 0.1 and (len(after) < 2 or max(after[-2:]) > before - 0.03):
         return None
     for name in sorted(n for n in history[-1] if n.startswith("reward/") and n.count("/") == 2):
         then = mean_where_known(history[max(0, best - WINDOW + 1) : best + 1], name)

@@ -20,6 +20,8 @@ class Baseline(Protocol):
 
     reads_old: bool
     """Whether it needs the attempts' `old` log-probabilities."""
+    needs_spread: bool
+    """Whether nothing is learnt from a group whose rewards are equal."""
 
     def compare(self, groups: Sequence[Sequence[Example]]) -> list[list[Example]]:
         """The same attempts with advantages, group by group."""
@@ -42,6 +44,7 @@ class GroupBaseline:
     """GRPO's baseline (R1 v2 eq. 3): a group's own rewards. It has no weights, so nothing is learnt or saved."""
 
     reads_old = False
+    needs_spread = True
 
     def __init__(self, mode: loss.Advantage) -> None:
         self.mode: loss.Advantage = mode

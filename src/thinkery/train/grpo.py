@@ -42,7 +42,7 @@ from thinkery.rewards.rubric import Rubric
 from thinkery.rollout import Clock, shared_rollouts
 from thinkery.train import loss
 from thinkery.train.ahead import schedule_of
-from thinkery.train.alarms import alarms
+from thinkery.train.alarms import WINDOW, alarms
 from thinkery.train.baseline import Baseline, GroupBaseline, attempts, gains
 from thinkery.train.batch import Batch, Example
 from thinkery.train.flights import Flights
@@ -246,13 +246,15 @@ def grpo(
                 metrics |= rollout.flights.metrics() if cfg.spare else {}
                 if held_out and cfg.eval_every and policy.updates % cfg.eval_every == 0:
                     metrics |= schedule.ask(lambda _: held_out())
-                record(run, cfg, policy.updates, share, metrics, progress)
+                record(run, cfg, baseline, policy.updates, share, metrics, progress)
             done = progress.done(cfg, policy.updates)
             if done or checkpoint_due(run, cfg, policy.updates, rollout.updates):
                 with clock("checkpoint"):
                     save(run, policy, baseline, progress)
                 if run.stopping and not done:
                     run.stop()
+            if done:  # also where rollouts were sampled ahead
+                break
 
 
 def sampled(
@@ -384,11 +386,13 @@ def carrying(
 
 
 def watched(ask: Callable[[int], list[Group]], cfg: Grpo, pool: Pool) -> Callable[[int], list[Group]]:
-    """The same groups, of which the pool learns; too many attempts without a grade are refused."""
+    """The same groups, of which the pool learns; too many attempts of a rollout without a grade are refused."""
+    asked: list[Group] = []
 
     def asking_and_watching(count: int) -> list[Group]:
         groups = ask(count)
-        refuse_ungraded(groups, cfg.max_ungraded)
+        asked.extend(groups)
+        refuse_ungraded(asked, cfg.max_ungraded)
         pool.watch(groups)
         return groups
 
@@ -486,6 +490,7 @@ def objective(
             unbiased_kl=cfg.unbiased_kl,
             off_policy_bound=cfg.off_policy_bound,
             weights_C=loss.truncated_weights(old_C, sampler_C, cfg.correction_cap) if corrected else None,
+            sampler_C=sampler_C,
         )
         sums["entropy"] = entropies_C.sum()
         if corrected:
@@ -545,15 +550,21 @@ def policy_metrics(sums: Mapping[str, float]) -> dict[str, float]:
 
 
 def record(
-    run: Run, cfg: Grpo, step: int, slots: Sequence[Slot], metrics: dict[str, float], progress: Progress
+    run: Run,
+    cfg: Grpo,
+    baseline: Baseline,
+    step: int,
+    slots: Sequence[Slot],
+    metrics: dict[str, float],
+    progress: Progress,
 ) -> None:
     """Write metrics and samples, show progress, and ring alarms that are new."""
     run.metrics(step, metrics)
     progress.flops += metrics["perf/flops"]
     if cfg.keep_rollouts and step % cfg.keep_rollouts == 0:
         run.rollouts(step, [g for slot in slots for g in slot.groups], [row for slot in slots for row in slot.gains])
-    progress.history = [*progress.history, metrics][-REMEMBERED:]
-    found = [alarm for alarm in alarms(progress.history) if alarm.kind not in answered(cfg)]
+    progress.history = remembered([*progress.history, metrics])
+    found = [alarm for alarm in alarms(progress.history) if alarm.kind not in answered(cfg, baseline)]
     for alarm in found:
         if alarm.kind not in progress.ringing:
             run.alarm(alarm.kind, alarm.message, alarm.setting, alarm.advice)
@@ -561,9 +572,17 @@ def record(
     run.progress(step, cfg.updates, **headline(metrics))
 
 
-def answered(cfg: Grpo) -> tuple[str, ...]:
-    """Kinds of alarms that the settings take care of: the trainer's own probabilities make up for any sampler."""
-    return () if cfg.old_logprobs == "sampler" else ("mismatch",)
+def remembered(history: list[dict[str, float]]) -> list[dict[str, float]]:
+    """The newest rows and the first ones, which say where training started."""
+    newest = max(WINDOW, len(history) - REMEMBERED + WINDOW)
+    return history[:WINDOW] + history[newest:]
+
+
+def answered(cfg: Grpo, baseline: Baseline) -> tuple[str, ...]:
+    """Kinds of alarms that something takes care of: the trainer's own probabilities make up for any sampler, and a
+    teacher needs no spread of rewards."""
+    mismatch = () if cfg.old_logprobs == "sampler" else ("mismatch",)
+    return mismatch if baseline.needs_spread else (*mismatch, "no-spread")
 
 
 def checkpoint_due(run: Run, cfg: Grpo, step: int, updates: int) -> bool:

@@ -66,6 +66,7 @@ def grpo_loss(
     unbiased_kl: bool = False,
     off_policy_bound: float | None = None,
     weights_C: Tensor | None = None,
+    sampler_C: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """This micro-batch's part of an update's loss, and sums over its tokens for the metrics.
 
@@ -74,8 +75,9 @@ def grpo_loss(
     log-probability (CISPO 2506.13585). The ratio is clipped to [1 - clip_low, 1 + clip_high]; clips above 1 are
     fine and leave the lower side open. The KL term needs `reference_C` and is left out at beta 0; with
     `unbiased_kl` it is weighted with the ratio (V3.2, 2512.02556). A response with negative advantage whose
-    mean log(old / now) exceeds `off_policy_bound` earns nothing (same place). `weights_C` multiplies the policy
-    term, to correct for a sampler that differs from the trainer.
+    mean log(sampler / now) exceeds `off_policy_bound` earns nothing (same place; `sampler_C` are the log-probabilities
+    it was sampled with, `old_C` where they are not given). `weights_C` multiplies the policy term, to correct for a
+    sampler that differs from the trainer.
     Sums: `tokens`, `kl`, `clip_low`, `clip_high`, `dropped` (tokens of responses beyond the bound).
     """
     drift_C = logprobs_C - old_C
@@ -90,7 +92,8 @@ def grpo_loss(
         gain_C = gain_C * weights_C
     dropped_C = torch.zeros_like(low_C)
     if off_policy_bound is not None:
-        dropped_C = (advantages_C < 0) & (response_means(-drift_C.detach(), lengths) > off_policy_bound)
+        behind_C = (old_C if sampler_C is None else sampler_C) - logprobs_C.detach()
+        dropped_C = (advantages_C < 0) & (response_means(behind_C, lengths) > off_policy_bound)
         gain_C = gain_C.masked_fill(dropped_C, 0.0)
     loss_C = -gain_C
     kl_C = torch.zeros_like(logprobs_C)

@@ -58,6 +58,12 @@ class Pool:
 
     drawn: int = 0
     """Questions drawn so far."""
+    size: int = 0
+    """Tasks that the last ones were drawn from."""
+    since: int = 0
+    """Questions drawn before there were these tasks."""
+    epoch: int = 0
+    """Epochs begun before there were these tasks."""
     start: dict[str, float] = field(default_factory=dict)
     """Pass rate of the start model by task, where it was measured."""
     running: dict[str, float] = field(default_factory=dict)
@@ -70,8 +76,12 @@ class Pool:
     def rounds(self, cfg: PoolConfig, tasks: Sequence[Task], count: int, seed: int) -> list[Round]:
         """The next `count` questions."""
         inside = kept(cfg, self, tasks)
+        if self.size and len(inside) != self.size:  # other tasks: epochs begin anew, under numbers of their own
+            self.epoch += -(-(self.drawn - self.since) // self.size)
+            self.since = self.drawn
+        self.size = len(inside)
         if cfg.order == "epochs":
-            drawn = epochs(inside, self.drawn, count, seed)
+            drawn = epochs(inside, self.drawn - self.since, count, seed, first=self.epoch)
         else:
             drawn = by_weight(inside, self.weights(cfg, inside), self.drawn, count, seed)
         self.drawn += count
@@ -158,11 +168,12 @@ def pass_rate(group: Group) -> float | None:
     return min(1.0, max(0.0, mean_accuracy(group)))
 
 
-def epochs(tasks: Sequence[Task], start: int, count: int, seed: int) -> list[Round]:
+def epochs(tasks: Sequence[Task], start: int, count: int, seed: int, first: int = 0) -> list[Round]:
     """Questions number `start` to `start + count` of an endless series of shuffled epochs, by epoch."""
     found: list[Round] = []
     while count:
         epoch, place = divmod(start, len(tasks))
+        epoch += first
         order = np.random.default_rng((seed, epoch)).permutation(len(tasks))[place : place + count]
         found.append((epoch, [tasks[i] for i in order]))
         start, count = start + len(order), count - len(order)

@@ -66,6 +66,7 @@ class Critic(Learner):
     """PPO's baseline: values of every token, learnt beside the policy and saved with it."""
 
     reads_old = True
+    needs_spread = False
 
     def __init__(self, policy: Policy, cfg: CriticConfig, *, beta: float, temperature: float) -> None:
         network = ValueNetwork(policy.copied().float()).to(policy.device)

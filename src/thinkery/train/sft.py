@@ -69,7 +69,7 @@ def sft(
     else:
         compare_ends(run, policy.tokenizer)
     examples = load_examples(run, cfg, policy.tokenizer, rows)
-    unseen = load_examples(run, cfg, policy.tokenizer, held_out) if held_out else []
+    unseen = load_examples(run, cfg, policy.tokenizer, held_out, required=False) if held_out else []
     per_epoch = -(-len(examples) // cfg.batch)
     total = cfg.epochs * per_epoch
     while policy.updates < total:
@@ -113,8 +113,11 @@ def compare_ends(run: Run, tokenizer: Tokenizer) -> None:
         run.alarm("template", seen, "template", f"{EOS_HINT}, or give that template this end")
 
 
-def load_examples(run: Run, cfg: Sft, tokenizer: Tokenizer, rows: Iterable[Mapping[str, Any]]) -> list[Example]:
-    """All rows as token sequences; reports conversations that are too long, and refuses to go on with none."""
+def load_examples(
+    run: Run, cfg: Sft, tokenizer: Tokenizer, rows: Iterable[Mapping[str, Any]], *, required: bool = True
+) -> list[Example]:
+    """All rows as token sequences; reports conversations that are too long, and refuses to go on with none where any
+    are `required`."""
     examples: list[Example] = []
     too_long = 0
     for number, row in enumerate(rows):
@@ -128,7 +131,7 @@ def load_examples(run: Run, cfg: Sft, tokenizer: Tokenizer, rows: Iterable[Mappi
             examples.append(example)
     if too_long:
         run.event("dropped", reason=f"longer than max_tokens = {cfg.max_tokens}", rows=too_long)
-    if not examples:
+    if required and not examples:
         raise InputError(
             "no row is left to train on",
             found=f"{too_long} rows longer than {cfg.max_tokens} tokens",
@@ -154,8 +157,8 @@ def conversation(tokenizer: Tokenizer, row: Mapping[str, Any], number: int = 0) 
 def document(tokenizer: Tokenizer, text: str, max_tokens: int) -> list[Example]:
     """A text between its begin (where the tokenizer has one) and its end, in pieces; every token is learnt."""
     tokens = np.array([*tokenizer.encode(tokenizer.bos + text), tokenizer.eos_id], dtype=np.int32)
-    pieces = [tokens[i : i + max_tokens] for i in range(0, len(tokens), max_tokens)]
-    return [Example(piece) for piece in pieces if len(piece) > 1]
+    step = max(1, max_tokens - 1)  # a piece begins with the last token of the one before, which predicts its next
+    return [Example(tokens[i : i + step + 1]) for i in range(0, len(tokens) - 1, step)]
 
 
 def batch_of(items: Sequence[T], update: int, per_epoch: int, size: int, seed: int) -> list[T]:

@@ -43,6 +43,7 @@ class Teacher:
     """The baseline of on-policy distillation: what judges every sampled token gives it an advantage."""
 
     reads_old = True
+    needs_spread = False
 
     def __init__(self, judge: Judge) -> None:
         self.judge = judge

@@ -290,7 +290,8 @@ def _sheet(path: Path) -> Sheet:
     """The mean accuracy of every question of a finished exam."""
     index = Index(path)
     groups = [group for number in index.numbers() for group in index.groups(number) if ACCURACY in group.scores]
-    return Sheet({g.task: g.scores[ACCURACY] for g in groups}, {g.task: g.prompt for g in groups})
+    samples = max((g.samples for g in groups), default=1)
+    return Sheet({g.task: g.scores[ACCURACY] for g in groups}, {g.task: g.prompt for g in groups}, samples)
 
 
 @_remembered
