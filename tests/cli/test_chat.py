@@ -144,3 +144,10 @@ def test_the_models_of_a_run_answer_in_turn(thinkery, tmp_path: Path, monkeypatc
     assert code == 0, err
     assert "its run has base" in err
     assert f"talking to {tmp_path}/run:base" in err
+
+
+def test_a_question_that_is_too_long_ends_no_conversation(thinkery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"hello\n{'word ' * 1500}\n/regenerate\n"))
+    code, _, err = thinkery("chat", "tiny", "--max-tokens", 6, "--template", "chat")
+    assert code == 0, err
+    assert err.count("leaves no room") == 1, "what is asked again is the question that was answered"

@@ -55,7 +55,7 @@ def main(args: argparse.Namespace) -> None:
         for line in lines():
             if line == "/quit":
                 return
-            chat.obey(line) if line.startswith("/") else chat.ask(line)
+            chat.obey(line)
 
 
 def lines() -> Iterator[str]:
@@ -101,20 +101,20 @@ class Chat:
         """Answer a question; Ctrl-C ends the answer and keeps what was said."""
         from thinkery.engine import Request
 
-        self.messages.append(Message("user", question))
-        _, opened = self.engine.tokenizer.prompt(self.messages)
+        messages = [*self.messages, Message("user", question)]
+        _, opened = self.engine.tokenizer.prompt(messages)
         printer = Printer(opened=opened, show_thought=self.show_thought)
         seed = seed_of(self.args.seed, self.asked, question, 0)
-        said = stream(self.engine, Request((seed,), models.sampling(self.args), tuple(self.messages)), printer)
-        self.messages.append(Message("assistant", said.answer, said.thought))
+        said = stream(self.engine, Request((seed,), models.sampling(self.args), tuple(messages)), printer)
+        self.messages = [*messages, Message("assistant", said.answer, said.thought)]
         self.asked += 1
         terminal.remark(facts(said, printer))
 
     def obey(self, line: str) -> None:
-        """Carry out a command; what it cannot do is said, and the conversation goes on."""
+        """Carry out a command, or answer a question; what cannot be done is said, and the conversation goes on."""
         command, _, rest = line.partition(" ")
         try:
-            self._obey(command, rest.strip())
+            self._obey(command, rest.strip()) if line.startswith("/") else self.ask(line)
         except InputError as problem:
             terminal.remark(str(problem))
 
@@ -139,8 +139,13 @@ class Chat:
     def _regenerate(self) -> None:
         if len(self.messages) == len(self.start):
             raise InputError("nothing was asked yet")
-        *self.messages, question, _ = self.messages
-        self.ask(question.content)
+        before = self.messages
+        *self.messages, question, _ = before
+        try:
+            self.ask(question.content)
+        except InputError:
+            self.messages = before
+            raise
 
     def _run(self) -> str:
         """The directory of the run that the model came from; of another model, its name."""

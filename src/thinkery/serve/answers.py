@@ -247,7 +247,7 @@ class TextAnswer:
             "tokens": [mark.token.text for mark in marks],
             "token_logprobs": [finite(mark.logprob) for mark in marks],
             "top_logprobs": [
-                None if mark.logprob is None else {word.text: finite(p) for word, p in mark.alternatives}
+                None if mark.logprob is None else {word.text: finite(p) for word, p in reversed(mark.alternatives)}
                 for mark in marks
             ],
             "text_offset": offsets,

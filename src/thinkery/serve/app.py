@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -284,10 +285,11 @@ async def whole(state: State, call: Call, asked: Sequence[Sequence[Message]], sh
 
 async def events(state: State, call: Call, asked: Sequence[Sequence[Message]], shown: Shown) -> AsyncIterator[bytes]:
     """The answer as events, all that are ready together; a failure on the way is one too."""
-    untold = set(range(len(call.jobs)))
+    untold, told = set(range(len(call.jobs))), time.monotonic()
     try:
         async for heard in state.news(call, asked, silence_s=state.cfg.keep_alive_s):
             if not heard:
+                told = time.monotonic()
                 yield answers.ALIVE
                 continue
             ready: list[bytes] = []
@@ -297,8 +299,9 @@ async def events(state: State, call: Call, asked: Sequence[Sequence[Message]], s
                     untold.discard(number)
                     if untold:
                         ready.append(shown.last(number, call.said[number], None))
-            if ready:
-                yield b"".join(ready)
+            if ready or time.monotonic() - told >= state.cfg.keep_alive_s:  # what has come may all be held back
+                told = time.monotonic()
+                yield b"".join(ready) or answers.ALIVE
             if not untold:
                 await asyncio.shield(state.charge(call))
                 yield shown.last(number, call.said[number], call.usage) + answers.DONE

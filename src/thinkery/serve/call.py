@@ -121,7 +121,7 @@ class Call:
         counted = list(zip(self.prompts, self.said, strict=True))
         return Usage(
             prompt=sum(prompt for prompt, said in counted if said.begun),
-            hit=sum(said.hit for prompt, said in counted if prompt),
+            hit=sum(said.hit for prompt, said in counted if prompt and said.begun),
             completion=sum(said.tokens for said in self.said),
             reasoning=sum(said.reasoning for said in self.said),
         )

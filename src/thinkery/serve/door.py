@@ -52,6 +52,7 @@ class Waiting:
     news: Inbox
     heard: bool = False
     moved: bool = False
+    cancelled: bool = False
     tokens: int = 0
     """How many have come of it."""
     told_at: float = 0.0
@@ -196,6 +197,7 @@ class Door:
     def cancel(self, job: str) -> None:
         """Stop a job; its last news says so."""
         if job in self.places:
+            self.places[job].waiting[job].cancelled = True
             self.places[job].send(Cancel(job))
 
     def deliver(self, batch: Sequence[News]) -> None:
@@ -231,7 +233,9 @@ class Door:
             self.again()
         for id, waiting in replica.waiting.items():
             del self.places[id]
-            if waiting.heard or waiting.moved:
+            if waiting.cancelled:
+                waiting.news.put(News(id, end="cancelled"))
+            elif waiting.heard or waiting.moved:
                 waiting.news.put(News(id, problem=LOST))
             else:
                 waiting.moved = True

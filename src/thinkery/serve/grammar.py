@@ -30,7 +30,11 @@ def json_grammar(schema: Mapping[str, Any] | None) -> str:
     from llguidance import LLMatcher
 
     wanted = {"type": "object"} if schema is None else dict(schema)
-    text = LLMatcher.grammar_from_json_schema(json.dumps(wanted), overrides={"whitespace_flexible": False})
+    try:
+        written = json.dumps(wanted, allow_nan=False)
+        text = LLMatcher.grammar_from_json_schema(written, overrides={"whitespace_flexible": False})
+    except ValueError as error:
+        raise invalid("Invalid response_format value: {0}", first_line(str(error))) from None
     if problem := LLMatcher.validate_grammar(text, None):
         raise invalid("Invalid response_format value: {0}", first_line(problem))
     return text

@@ -59,7 +59,7 @@ class Guard:
         if not self.is_ours(host):
             raise Refusal(403, "Host not allowed; see the server's setting allowed_hosts")
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and netloc(origin) != host:
             raise Refusal(403, "Requests from pages of other origins are not allowed")
 
     def is_ours(self, host: str) -> bool:
@@ -111,6 +111,14 @@ class Guard:
             return message
 
         return receive_some
+
+
+def netloc(origin: str) -> str:
+    """The host and port of an origin; "" where it is none."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
 
 
 def telling(send: Send, told: dict[str, str]) -> Send:

@@ -29,6 +29,10 @@ FIXED = Sampling(temperature=0.6, top_p=0.95)
 """How R1 is sampled where requests have no say (v2 §D.1)."""
 
 
+COLDEST = 1e-5
+"""Temperatures below it are 0: float32 cannot hold logits divided by much less."""
+
+
 @dataclass(frozen=True, slots=True)
 class Readable:
     """A served model as requests are read for it."""
@@ -87,7 +91,7 @@ class Reader:
         if request.logprobs is not None and not 0 <= request.logprobs <= 20:
             raise out_of_range("logprobs", 0, 20)
         prompts = [as_tokens(prompt, model.tokenizer) for prompt in as_list(request.prompt)]
-        if not all(prompts):
+        if not prompts or not all(prompts):
             raise invalid("The prompt is empty")
         bases = [
             Job(
@@ -159,7 +163,7 @@ class Reader:
 
     def plain_room(self, request: CompletionRequest, prompt: int, context: int) -> int:
         """The same for plain text, which may also be none at all where the prompt's log-probabilities are asked for."""
-        if request.max_tokens == 0 and request.echo:
+        if request.max_tokens == 0 and request.echo and request.logprobs is not None:
             if prompt > context:
                 raise too_long(prompt, 0, context)
             return 0
@@ -183,7 +187,7 @@ class Reader:
             raise out_of_range("top_p", "0 (exclusive)", 1)
         if not 0 <= top_k <= 2**31:
             raise out_of_range("top_k", 0, 2**31)
-        return Sampling(temperature, top_p, top_k, max_tokens)
+        return Sampling(temperature if temperature >= COLDEST else 0.0, top_p, top_k, max_tokens)
 
     def adjusted(self, job: Job, request: Asked, tokenizer: Tokenizer) -> Job:
         """A job with the penalties and the bias that are asked for, where the profile listens."""
@@ -198,7 +202,8 @@ class Reader:
             raise out_of_range("logit_bias", -100, 100)
         if any(not (id.isascii() and id.isdigit() and len(id) < 10) for id in bias):
             raise invalid("Invalid logit_bias value, its keys are token ids")
-        known = tuple((int(id), value) for id, value in bias.items() if int(id) < tokenizer.vocab_size)
+        size = tokenizer.vocab_size if bias else 0
+        known = tuple((int(id), value) for id, value in bias.items() if int(id) < size)
         return replace(job, frequency_penalty=frequency, presence_penalty=presence, logit_bias=known)
 
     def tools(self, request: ChatRequest, messages: Sequence[Message], tokenizer: Tokenizer) -> list[dict[str, Any]]:
@@ -273,7 +278,7 @@ def calls_of(sent: ChatMessage) -> tuple[chat.Call, ...]:
     calls = [chat.Call(call.id, call.function.name, call.function.arguments) for call in sent.tool_calls or []]
     for call in calls:
         try:
-            json.loads(call.arguments)
+            json.dumps(json.loads(call.arguments), ensure_ascii=False).encode()  # as a template writes them
         except (ValueError, RecursionError):
             raise invalid("Invalid tool_calls value, the arguments of {0} are not JSON", repr(call.name[:40])) from None
     return tuple(calls)
@@ -367,6 +372,7 @@ def as_tokens(prompt: str | list[int], tokenizer: Tokenizer) -> tuple[int, ...]:
     """A prompt's tokens."""
     if isinstance(prompt, str):
         return tuple(tokenizer.encode(prompt))
-    if not all(0 <= token < tokenizer.vocab_size for token in prompt):
-        raise invalid("Invalid prompt value, token ids are in [0, {0}]", tokenizer.vocab_size - 1)
+    size = tokenizer.vocab_size  # asked for once: it goes through the whole vocabulary
+    if not all(0 <= token < size for token in prompt):
+        raise invalid("Invalid prompt value, token ids are in [0, {0}]", size - 1)
     return tuple(prompt)

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -178,6 +178,7 @@ class Desk:
         from thinkery.serve.choice import Choice
 
         model = self.opened(job.model)
+        job = fitting(job, model.engine)
         choice = Choice(job, model.tokenizer, guide_of(job, model.tokenizer))
         self.under_way[job.model, model.engine.submit(choice.request())] = choice
 
@@ -267,6 +268,16 @@ class Desk:
                 self.models[model].engine.cancel(event.request)
                 self.ending.add(model)
         return news
+
+
+def fitting(job: Job, engine: Engine) -> Job:
+    """A job of no more tokens than its engine has memory for, as far as there is any room."""
+    from thinkery.engine import NativeEngine
+
+    if not isinstance(engine, NativeEngine):
+        return job
+    most = max(1, engine.runner.cache_tokens - len(job.prompt))
+    return replace(job, sampling=replace(job.sampling, max_tokens=min(job.sampling.max_tokens, most)))
 
 
 def guide_of(job: Job, tokenizer: Tokenizer) -> Guide | None:

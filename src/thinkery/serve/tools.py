@@ -31,7 +31,7 @@ class CallCut:
             calls = tuple(
                 read_call(text, f"call_{number}_{self.job}") for number, text in enumerate(CALL.findall(self.held))
             )
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             calls = ()
         return ("" if calls else self.held), calls
 
@@ -42,4 +42,6 @@ def read_call(text: str, id: str) -> Call:
     name, arguments = data["name"], data.get("arguments", {})
     if not isinstance(name, str) or not isinstance(arguments, dict):
         raise TypeError("a call has a name, and arguments by name")
-    return Call(id, name, json.dumps(arguments, ensure_ascii=False))
+    written = json.dumps(arguments, ensure_ascii=False)
+    (name + written).encode()  # half of a surrogate pair cannot be sent: ValueError
+    return Call(id, name, written)
