@@ -83,3 +83,9 @@ def test_broken_json_and_missing_files_are_input_errors(tmp_path: Path) -> None:
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"messages": 1}\n' * 100)[:20])
     with pytest.raises(InputError, match="cannot read conversations"):
         list(read(tmp_path / "cut.jsonl.gz"))
+
+
+def test_a_mark_of_order_at_the_beginning_is_not_read(tmp_path):
+    row = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+    (tmp_path / "d.jsonl").write_bytes(b"\xef\xbb\xbf" + json.dumps(row).encode() + b"\n")
+    assert len(list(read(tmp_path / "d.jsonl"))) == 1

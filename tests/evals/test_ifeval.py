@@ -94,3 +94,7 @@ def test_every_published_prompt_can_be_judged():
     assert len(found) == 541
     assert sum(len(one.strict) for one in found) == 834
     assert all(loose or not strict for one in found for strict, loose in zip(one.strict, one.loose, strict=True))
+
+
+def test_json_that_is_nested_without_end_is_not_followed():
+    assert judge("p", "[" * 100_000, ["detectable_format:json_format"], [{}]).strict == (False,)

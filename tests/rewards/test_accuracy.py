@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from thinkery.chat import split
@@ -118,3 +120,25 @@ def test_only_the_lenient_reward_takes_a_bare_answer(kind: str, gold: str, text:
     assert lenient_accuracy(task, said(text)).value == 1.0
     assert accuracy(task, said(text)).value == 0.0
     assert lenient_accuracy(task, said("<think>" + text)).value == 0.0
+
+
+@pytest.mark.parametrize("text", ["**Answer:** B", "**Answer**: B", "Answer: $B$", "Answer: B: Paris"])
+def test_a_letter_may_be_stated_in_bold_or_as_a_formula(text):
+    assert final_answer(Completion(text, answer=text), "choice") == "B"
+
+
+@pytest.mark.parametrize("text", ["Answer: A dog", "The answer is I think B", "Answer: Because"])
+def test_a_word_after_answer_is_no_letter(text):
+    assert final_answer(Completion(text, answer=text), "choice") is None
+
+
+def test_what_is_set_in_bold_or_as_text_is_what_it_says():
+    assert letter(r"\textbf{(B)}") == "B"
+    for said in (r"\boxed{\text{Monday}}", "<answer>**Monday**</answer>"):
+        assert accuracy(Task("1", "q", "exact", "Monday"), Completion(said, answer=said)).value == 1
+
+
+def test_white_space_without_end_is_read_in_no_time():
+    said, began = "answer is" + "\n" * 40_000 + "x", time.monotonic()
+    final_answer(Completion(said, answer=said), "choice")
+    assert time.monotonic() - began < 1

@@ -145,3 +145,8 @@ def test_the_safety_judge_reads_the_thought_and_counts_what_it_cannot_read() -> 
     assert judge.label(pairs) == [True, False, None]
     assert judge.failures == 1
     assert [total for _, total in Rubric(safe=judge).judge(pairs)] == [1.0, 0.0, None]
+
+
+def test_a_judge_may_write_formulas():
+    said = r'{"analysis": "\(x\) is \sqrt{2}", "correctness": "correct"}'
+    assert correctness(Completion(said, answer=said)).value == 1

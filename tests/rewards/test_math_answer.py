@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from thinkery.rewards.math_answer import MathPool, gradable
+from thinkery.rewards.math_answer import MathPool, gradable, shared_pool
 
 POISON = ("9^{9^{9^9}}", "2^{3^{4^{5^6}}}")
 
@@ -174,3 +174,28 @@ def test_workers_end_with_the_interpreter() -> None:
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stderr == ""
     assert subprocess.run(["kill", "-0", done.stdout.strip()], capture_output=True).returncode != 0
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "right"),
+    [
+        ("3,5", "x=3, x=5", 1),
+        ("3,5", "$x = 3$ or $x = 5$", 1),
+        ("10", r"10 \text{ m/s}", 1),
+        ("10", "10 min", 1),
+        ("60", "60 km/h", 1),
+        ("90", "90°", 1),
+        ("6", "**6**", 1),
+        ("5e-05", "0.00005", 1),
+        ("0.00005", r"5\times10^{-5}", 1),
+        ("1000", "1e3", 1),
+        ("4495", r"\dbinom{31}{28}", 0),
+        ("6", r"{4 \choose 2}", 0),
+        ("6", r"\cfrac{12}{2}", 0),
+        ("6", r"{12 \over 2}", 0),
+        ("6", r"\max(6,2)", 0),
+        ("6", r"20 \mod 7", 0),
+    ],
+)
+def test_usual_ways_to_write_a_number_are_it_and_the_question_copied_is_not(gold, answer, right):
+    assert shared_pool().grade([(gold, answer)])[0].value == right

@@ -100,3 +100,8 @@ def test_a_patch_adds_and_deletes_files_and_changes_several_places() -> None:
 def test_a_patch_without_hunks_is_refused() -> None:
     with pytest.raises(PatchFailed, match="no hunks"):
         apply_patch({"f": "1\n"}, "just words")
+
+
+def test_a_hunk_without_context_comes_after_the_line_it_names():
+    diff = "--- a/a.py\n+++ b/a.py\n@@ -2,0 +3 @@\n+new\n"
+    assert apply_patch({"a.py": "1\n2\n3\n"}, diff) == {"a.py": "1\n2\nnew\n3\n"}

@@ -14,6 +14,7 @@ import pytest
 
 from thinkery.errors import EnvironmentLacks
 from thinkery.sandbox import Asserts, Call, InputOutput, Limits, Pool, Program, Result, run_tests
+from thinkery.sandbox.compare import difference
 
 SUM = "a, b = map(int, input().split())\nprint(a + b)"
 
@@ -253,3 +254,9 @@ def test_another_user_than_root_can_run_programs(tmp_path: Path) -> None:
     lines = done.stdout.decode().splitlines()
     assert lines[:2] == ["pass", "error"], done.stderr
     assert "Permission denied" in lines[2]
+
+
+def test_what_is_no_number_is_compared_as_text():
+    assert difference("sNaN", "5")
+    assert difference("NaN", "5")
+    assert difference("nan", "nan") is None

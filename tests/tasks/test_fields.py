@@ -106,3 +106,34 @@ def test_an_index_past_the_options_says_how_options_are_counted():
 def test_a_box_that_never_closes_is_no_answer():
     assert last_boxed("\\boxed{3} so \\boxed{4") is None
     assert final_value("nothing here") is None
+
+
+@pytest.mark.parametrize(
+    ("solution", "value"),
+    [("#### 3,5", "3,5"), ("#### (3, 5)", "(3, 5)"), ("#### $1,234", "$1234"), ("#### -1,234,567.5", "-1234567.5")],
+)
+def test_commas_are_left_out_between_thousands_alone(solution, value):
+    assert final_value(solution) == value
+
+
+@pytest.mark.parametrize(("options", "answer", "gold"), [("2468", "2", "A"), ("abc", "2", "C"), ("2468", 2, "C")])
+def test_an_answer_that_is_one_of_the_options_is_that_one(options, answer, gold):
+    row = {"q": "2+0?", "choices": list(options), "answer": answer}
+    fields = Fields(question="q", choices=("choices",), answer="answer", kind="=choice")
+    assert to_task(row, fields, id="1", where="x").gold == gold
+
+
+def test_more_options_than_letters_are_refused():
+    row = {"q": "?", "choices": [f"o{n}" for n in range(27)], "answer": "o3"}
+    fields = Fields(question="q", choices=("choices",), answer="answer", kind="=choice")
+    with pytest.raises(InputError, match="27 choices"):
+        to_task(row, fields, id="1", where="x")
+
+
+def test_a_turn_may_be_a_list_of_parts():
+    def turn(role, text):
+        return {"role": role, "content": [{"type": "text", "text": text}]}
+
+    row = {"messages": [turn("user", "2+3?"), turn("assistant", "5")]}
+    task = to_task(row, infer_fields([row]), id="1", where="x")
+    assert (task.prompt, task.gold) == ("2+3?", "5")

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from thinkery.core import Task
+from thinkery.data.decontaminate import Index, question_of
 from thinkery.errors import ConfigError, EnvironmentLacks, InputError
-from thinkery.pipeline.artifact import task_to_row
+from thinkery.pipeline.artifact import row_to_task, task_to_row
 from thinkery.tasks.fields import Fields
+from thinkery.tasks.files import read_rows
 from thinkery.tasks.public import EXAM_FILES, data_root
 from thinkery.tasks.sources import SOURCES, Source, load_tasks
 
@@ -266,3 +269,32 @@ def test_a_missing_package_names_the_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(EnvironmentLacks, match="pip install datasets"):
         load_tasks([Source(source="hub", path="openai/gsm8k")])
+
+
+def test_what_is_put_after_every_question_is_no_part_of_it(tmp_path):
+    ask = "Please reason step by step, and put your final answer within \\boxed{}."
+
+    def tasks(question: str) -> list[Task]:
+        (tmp_path / "q.jsonl").write_text(json.dumps({"question": question, "answer": "4"}) + "\n")
+        return load_tasks([Source(source="jsonl", path=str(tmp_path / "q.jsonl"), suffix=ask)])
+
+    [same], [other] = tasks("Simplify 12 over 8."), tasks("How many apples are on the table?")
+    index = Index.of([same])
+    assert index.match("Simplify 12 over 8.")
+    assert same.prompt == f"Simplify 12 over 8.\n{ask}"
+    assert index.match(question_of(same))
+    assert index.match(question_of(other)) is None
+    assert row_to_task({"id": "1", "prompt": "?", "info": None, "history": None}).info == {}
+
+
+def test_damaged_files_are_input_errors_and_marks_of_order_are_not_read(tmp_path):
+    line = b'\xef\xbb\xbf{"question": "q", "answer": "5"}\n'
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(line))
+    assert len(list(read_rows(tmp_path / "a.jsonl.gz"))) == 1
+    torn = bytearray(gzip.compress(line * 1000))
+    torn[40] ^= 0xFF
+    (tmp_path / "torn.jsonl.gz").write_bytes(torn)
+    (tmp_path / "deep.jsonl").write_text("[" * 100_000 + "]" * 100_000)
+    for name in ("torn.jsonl.gz", "deep.jsonl"):
+        with pytest.raises(InputError):
+            list(read_rows(tmp_path / name))

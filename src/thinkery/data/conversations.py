@@ -9,7 +9,6 @@ Only `messages` is required: an optional system message, then user and assistant
 
 from __future__ import annotations
 
-import gzip
 import json
 import zlib
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ from typing import Any, cast
 
 from thinkery.core import Message, Role
 from thinkery.errors import InputError
+from thinkery.tasks.files import open_text
 
 _FIELDS = {"messages", "source", "task_id", "kind", "language", "meta"}
 
@@ -77,7 +77,7 @@ def from_row(row: Any, where: str = "conversation") -> Conversation:
 def read(path: Path) -> Iterator[Conversation]:
     """The conversations of a JSONL file (also .gz), empty lines skipped; errors name the file and the line."""
     try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
+        with open_text(path) as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield from_row(_parse(line, f"{path}:{number}"), f"{path}:{number}")

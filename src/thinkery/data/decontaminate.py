@@ -32,7 +32,7 @@ class Index:
         """An index of benchmark tasks: their prompts, and their worked solutions where `info["solution"]` has one."""
         index = cls(n)
         for task in tasks:
-            index.add(f"{task.source}/{task.id}", task.prompt, str(task.info.get("solution") or ""))
+            index.add(f"{task.source}/{task.id}", question_of(task), str(task.info.get("solution") or ""))
         return index
 
     def add(self, id: str, *texts: str) -> None:
@@ -57,6 +57,11 @@ class Index:
         if self.n and (pieces := ngrams(text, self.n)):
             return pieces
         return _whole(text)
+
+
+def question_of(task: Task) -> str:
+    """What a task asks, without the words that its source puts after every question."""
+    return task.prompt.removesuffix(str(task.info.get("suffix") or "")).rstrip("\n")
 
 
 def _whole(text: str) -> list[str]:

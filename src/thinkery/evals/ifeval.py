@@ -74,7 +74,14 @@ def _checker(demand: str, kwargs: Mapping[str, Any], prompt: str) -> Any:
 
 
 def _follows(checker: Any, responses: Sequence[str]) -> bool:
-    return any(response.strip() and checker.check_following(response) for response in responses)
+    return any(response.strip() and _is_followed(checker, response) for response in responses)
+
+
+def _is_followed(checker: Any, response: str) -> bool:
+    try:
+        return checker.check_following(response)
+    except RecursionError:  # JSON that is nested too deeply
+        return False
 
 
 def _variants(response: str) -> list[str]:

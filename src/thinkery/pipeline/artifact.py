@@ -173,6 +173,6 @@ def task_to_row(task: Task) -> dict[str, Any]:
 
 def row_to_task(row: Mapping[str, Any]) -> Task:
     """The task that `task_to_row` wrote; `id` and `prompt` must be there, other keys are ignored."""
-    history = tuple(Message(**message) for message in row.get("history", ()))
+    history = tuple(Message(**message) for message in row.get("history") or ())
     known = {name: row[name] for name in ("kind", "gold", "language", "source", "chat_template") if name in row}
-    return Task(id=row["id"], prompt=row["prompt"], history=history, info=dict(row.get("info", {})), **known)
+    return Task(id=row["id"], prompt=row["prompt"], history=history, info=dict(row.get("info") or {}), **known)

@@ -13,13 +13,15 @@ from thinkery.core import Completion
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _STATED_LETTER = re.compile(
-    r"(?:\b(?i:answer)(?:\s+is)?|答案是?)\s*[:：]?\s*\**\(?([A-Z])(?=[).,。*]|\s*$)", re.MULTILINE
+    r"(?:\b(?i:answer)(?:\s{1,9}is)?|答案是?)\**\s{0,9}[:：]?\**\s{0,9}[*$]*\(?([A-Z])(?=[).,:。*$]|\s*?$)",
+    re.MULTILINE,
 )
 _LETTER = re.compile(
     r"(?:(?:the\s+)?answer(?:\s+is)?\s*:?|答案是?\s*:?)?\s*\(?([A-Z])(?:\)?[.):](?:\s.*)?|\))?",
     re.IGNORECASE | re.DOTALL,
 )
 _LONE_LETTER = re.compile(r"(?<![\w'])\(?([A-Z])\)?(?![\w'])")
+_STYLED = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 _NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?%?")
 
 
@@ -66,11 +68,12 @@ def last_box(text: str) -> str | None:
 
 def letter(text: str) -> str | None:
     """The letter an answer consists of, as in "B", "(b)", "B. Paris", "Answer: B"; None for anything else."""
-    text = re.sub(r"\\(?:text|mathrm)\s*\{([^{}]*)\}", r"\1", unicodedata.normalize("NFKC", text))
+    text = re.sub(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1", unicodedata.normalize("NFKC", text))
     found = _LETTER.fullmatch(text.strip(" \t\n*$"))
     return found[1].upper() if found else None
 
 
 def plain(text: str) -> str:
     """A text without what does not matter when answers are compared: case, width, white space, a final stop."""
+    text = _STYLED.sub(r"\1", text).strip().strip("*$")
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).rstrip(".。! ")

@@ -34,6 +34,7 @@ _TOKEN = re.compile(r"\d+(?:\.\d+)?|\\(?:frac|sqrt|pi)(?![a-z])|[A-Za-z]|[-+*/^(
 _LETTER = re.compile(r"(?<![A-Za-z\\])[a-z](?![a-z])")
 _LISTED = re.compile(r"([\[(])([^,]*(?:,[^,]*)+)([\])])", re.DOTALL)
 _INFINITY = re.compile(r"\s*([-+]?)\s*(?:\\infty|∞)\s*")
+_SCIENTIFIC = re.compile(r"\d[eE][-+]?\d")
 _LIST = re.compile(r"\d\s+[-+]\d")
 _WORD = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2}")
 _TEXT = re.compile(r"\\(?:text|mbox|mathrm)\s*\{([^{}]*)\}")
@@ -81,7 +82,7 @@ def _read(text: str) -> _Plain | None:
     """The value of a plain formula, or the values of a point or an interval; None for any other text."""
     text = tidy(text)
     letters = "".join(sorted(set(_LETTER.findall(text.lower()))))
-    if len(text) > LONGEST or (_LIST.search(text) and not letters):
+    if len(text) > LONGEST or _SCIENTIFIC.search(text) or (_LIST.search(text) and not letters):
         return None
     listed = _LISTED.fullmatch(text)
     parts, brackets = (listed[2].split(","), listed[1] + listed[3]) if listed else ([text], "")

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 VERDICTS = {"A>>B": 2.0, "A>B": 1.0, "A=B": 0.0, "B>A": -1.0, "B>>A": -2.0}
 _VERDICT = re.compile(r"\[\[\s*(A>>B|A>B|A=B|B>A|B>>A)\s*\]\]")
 
+_BARE_BACKSLASH = re.compile(r'(?<!\\)\\(?!["\\/bfnrtu])')
+
 PAIRWISE = """\
 You compare two assistants' answers to the same request.
 
@@ -218,7 +220,8 @@ def json_score(reply: Completion, key: str, values: Mapping[str, float]) -> Scor
     """What the verdict under `key` of a JSON reply is worth, with the analysis as its reason."""
     start, end = reply.answer.find("{"), reply.answer.rfind("}")
     try:
-        found = json.loads(reply.answer[start : end + 1], strict=False)
+        text = _BARE_BACKSLASH.sub(r"\\\\", reply.answer[start : end + 1])  # LaTeX in the analysis
+        found = json.loads(text, strict=False)
         value = values[found[key].strip().lower()]
     except (ValueError, KeyError, TypeError, AttributeError):
         return Score(None, f"the judge's reply has no verdict: {reply.answer[-200:]!r}")

@@ -38,7 +38,7 @@ from thinkery.rewards.formula import far_apart, is_plain, same_text
 START_S = 60.0  # a worker imports sympy first
 PATIENCE = 30  # how often a pair whose worker was killed is given to another
 REMEMBERED = 10_000  # pairs
-_NUMBER = re.compile(r"\$?\s*([-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?)\s*\$?\.?")
+_NUMBER = re.compile(r"\$?\s*([-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d{1,3})?)\s*\$?\.?")
 
 Question = tuple[str, str | None]
 """(gold, answer): are they equal? (gold, None): can gold be read?"""

@@ -58,16 +58,24 @@ _WORD = re.compile(rf"(?<!\S)(?!(?:{_FUNCTIONS})\b)[A-Za-z]{{3,}}(?=[\s.,:;!?]|$
 _NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?%?(?![\w/^])")
 _LIST_OF_NUMBERS = re.compile(r"\d\s+[-+]?\d")
 _MIXED_NUMBER = re.compile(r"(-?\d+)\s+(\d+)/(\d+)")
-_INTEGER = re.compile(r"[-+]?[\d,]+")
+_INTEGER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)")  # not a list: 1,2
 _RATIONAL = re.compile(r"-?(?:\d*\.\d+|\d+/\d+|\d*\s*\\[dt]?frac\{?\d+\}?\{?\d+\}?)")
-_POWER_OF_TEN = re.compile(r"(?:\\times|\\cdot|\*)?\s*\b10\s*\^\s*(?:\{-?\d+\}|-?\d+)|\^\s*\{?\s*\\circ\}?")
+_POWER_OF_TEN = re.compile(r"(?:\\times|\\cdot|\*)?\s*(?<![\d.])10\s*\^\s*(?:\{-?\d+\}|-?\d+)|\^\s*\{?\s*\\circ\}?")
 _OPERATION = re.compile(
     r"(?<=[\d)}])\s*(?:[-+*!]|\\cdot|\\times|\\div)|(?<=[\d)])\s*[(^]"
-    r"|(?<![A-Za-z])\\?(?:sqrt|binom|sum|prod|int|lim|log|ln|sin|cos|tan|gcd|lcm|lfloor|lceil)(?![a-z])"
+    r"|(?<![A-Za-z])\\?(?:sqrt|[dt]?binom|sum|prod|int|lim|log|ln|sin|cos|tan|gcd|lcm|lfloor|lceil)(?![a-z])"
+    r"|\\(?:choose|[bp]?mod|max|min)(?![a-z])"
 )
-_DIVISION = re.compile(r"/|\\[dt]?frac")
+_DIVISION = re.compile(r"/|\\[cdt]?frac|\\over(?![a-z])")
+_SCIENTIFIC = re.compile(r"(?<![\w.])([-+]?\d+(?:\.\d+)?)[eE]([-+]?\d{1,3})(?![\w.])")
+_UNIT = re.compile(
+    r"(?<=[\d}])(?:\s|\\[ ,;!]|~)*/?\s*\\(?:text|mbox|mathrm)\s*\{[^{}\d]*/?[^{}\d]*\}(?:\s*\^\s*\{?\d\}?)?\s*$"
+    r"|(?<=\d)\s*(?:k?m|cm|mm|mi|miles?|ft|feet|k?g|L|lit(?:er|re)s?|gallons?|dollars?|cents?)\s*"
+    r"(?:/|per)\s*(?:h|hr|hours?|s|sec|seconds?|min|minutes?|days?|weeks?)(?:\s*\^\s*\{?\d\}?)?\s*$"
+)
 _PLAIN = str.maketrans(
-    {"−": "-", "×": "*", "·": "*", "÷": "/", "≤": r"\le ", "≥": r"\ge ", "√": r"\sqrt ", "∞": r"\infty "}
+    {"−": "-", "×": "*", "·": "*", "÷": "/", "°": r"^\circ "}
+    | {"≤": r"\le ", "≥": r"\ge ", "√": r"\sqrt ", "∞": r"\infty "}
 )
 
 
@@ -155,7 +163,7 @@ def compare(gold: str, answer: str) -> dict[str, Any]:
         return {"equal": True}
     wanted, formula = _formula(gold), _formula(answer)
     if _INTEGER.fullmatch(wanted) or _RATIONAL.fullmatch(wanted):
-        formula = formula.rpartition("=")[2].strip()
+        formula = _UNIT.sub("", formula.rpartition("=")[2]).strip()
         if _is_unworked(formula, fraction=not _INTEGER.fullmatch(wanted)):
             return {"equal": False, "why": "the answer is not worked out"}
     if not (found := read(formula)):
@@ -182,7 +190,8 @@ def _formula(text: str) -> str:
     enclosed = ["".join(groups).strip() for groups in _FORMULA.findall(text)]
     if enclosed:
         return ",".join(dict.fromkeys(enclosed))
-    text = text.strip().removesuffix(".").translate(_PLAIN).replace("**", "^")
+    text = text.strip().removesuffix(".").strip("*`").translate(_PLAIN).replace("**", "^")
+    text = _SCIENTIFIC.sub(r"\1 \\times 10^{\2}", text)
     numbers = _NUMBER.findall(text)
     if len(numbers) == 1 and _WORD.search(_COMMAND.sub(" ", text)):
         return numbers[0]

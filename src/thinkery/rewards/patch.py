@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-_HUNK = re.compile(r"@@ -(\d+)(?:,\d+)? \+\d+(?:,\d+)? @@")
+_HUNK = re.compile(r"@@ -(\d+)(?:,(\d+))? \+\d+(?:,\d+)? @@")
 _NOTHING = "/dev/null"
 
 
@@ -61,7 +61,7 @@ def _read(diff: str) -> list[tuple[str, str, list[_Hunk]]]:
         elif found := _HUNK.match(line):
             if not changes:
                 raise PatchFailed("a hunk before any file name")
-            changes[-1][2].append(_Hunk(max(0, int(found[1]) - 1)))
+            changes[-1][2].append(_Hunk(max(0, int(found[1]) - (found[2] != "0"))))
         elif changes and changes[-1][2] and line[:1] in ("", " ", "-", "+"):
             changes[-1][2][-1].add(line)
     return changes

@@ -153,7 +153,7 @@ def _score_all(reward: Reward, pairs: Sequence[Pair]) -> list[Score]:
         return _score_each(reward, pairs)
     try:
         return [_to_score(value) for _, value in zip(pairs, batch(pairs), strict=True)]
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return [_failure(error)] * len(pairs)
 
 
@@ -162,7 +162,7 @@ def _score_each(reward: Reward, pairs: Sequence[Pair]) -> list[Score]:
     for task, completion in pairs:
         try:
             results.append(reward(task, completion))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             results.append(_failure(error))
     if any(inspect.isawaitable(result) for result in results):
         results = asyncio.run(_await_all(results))
@@ -176,7 +176,7 @@ async def _await_all(results: list[object]) -> list[object]:
 async def _settle(result: object) -> object:
     try:
         return await result if isinstance(result, Awaitable) else result
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return _failure(error)
 
 
@@ -194,5 +194,5 @@ def _to_score(value: object) -> Score:
     return Score(number, reason) if math.isfinite(number) else Score(None, f"the reward returned {number}")
 
 
-def _failure(error: Exception) -> Score:
+def _failure(error: BaseException) -> Score:
     return Score(None, f"{type(error).__name__}: {error}"[:500])

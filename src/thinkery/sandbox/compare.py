@@ -31,9 +31,10 @@ def _same_numbers(line: str, right: str) -> bool:
 
 def _numbers(line: str) -> list[Decimal] | None:
     try:
-        return [Decimal(token) for token in line.split()]
+        numbers = [Decimal(token) for token in line.split()]
     except InvalidOperation:
         return None
+    return None if any(number.is_nan() for number in numbers) else numbers  # comparing an sNaN raises
 
 
 def _short(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from thinkery.config import Config
-from thinkery.data.decontaminate import Index
+from thinkery.data.decontaminate import Index, question_of
 from thinkery.pipeline.artifact import Dataset, task_to_row
 from thinkery.pipeline.run import Run
 from thinkery.rewards.lint import check_gold
@@ -43,7 +43,7 @@ def collect(run: Run, cfg: Collect, exam: Dataset | None = None) -> Dataset:
         writer.count(f"ungradable gold: {reason}", source=task.source, example=task_to_row(task))
     index = Index.of(exam.tasks(), n=cfg.ngram) if exam else None
     for number, task in enumerate(tasks):
-        if index and (match := index.match(task.prompt, whole=task.source in cfg.whole)):
+        if index and (match := index.match(question_of(task), whole=task.source in cfg.whole)):
             writer.count("in the exam", source=task.source, example=task_to_row(task))
             run.event("contaminated", task=task.id, exam=str(match))
             continue
@@ -52,4 +52,4 @@ def collect(run: Run, cfg: Collect, exam: Dataset | None = None) -> Dataset:
     return writer.finish()
 
 
-collect.version = 2  # type: ignore[attr-defined]
+collect.version = 3  # type: ignore[attr-defined]

@@ -17,6 +17,7 @@ from thinkery.core import Message, Role, Task
 from thinkery.errors import InputError
 
 KINDS = ("math", "choice", "exact", "general")
+_THOUSANDS = re.compile(r"[^\d,]*\d{1,3}(?:,\d{3})+(?:\.\d+)?[^\d,]*")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 # Names by which published data calls its parts, the most telling first.
@@ -112,6 +113,9 @@ def to_task(row: Mapping[str, Any], fields: Fields, *, id: str, where: str, sour
         hint = f'every {kind} task needs one; drop the row or set kind = "general"'
         _missing(row, fields.answer or "answer", where, hint)
     gold = None if raw is None else _gold(raw, kind, options, labels, where)
+    if len(options) > len(LETTERS):
+        hint = f"a choice has a letter, of which there are {len(LETTERS)}"
+        raise InputError(f"there are {len(options)} choices", where=where, hint=hint)
     if options:
         question = with_choices(question, options)
     info = {"choices": list(options)} if options else {}
@@ -126,7 +130,8 @@ def with_choices(question: str, options: Sequence[str]) -> str:
 def final_value(solution: str) -> str | None:
     """What a worked solution ends in: after the last `####`, else inside the last `\\boxed{}`; None without either."""
     if "####" in solution:
-        return solution.rsplit("####", 1)[1].strip().replace(",", "") or None
+        value = solution.rsplit("####", 1)[1].strip()
+        return (value.replace(",", "") if _THOUSANDS.fullmatch(value) else value) or None
     return last_boxed(solution)
 
 
@@ -184,13 +189,21 @@ def _message(turn: Mapping[str, Any], where: str) -> Message:
     role = str(turn.get("role", turn.get("from")))
     if role not in ROLES:
         raise InputError("unknown role", where=where, found=role, hint=f"one of {', '.join(ROLES)}")
-    return Message(ROLES[role], str(turn.get("content", turn.get("value")) or ""))
+    return Message(ROLES[role], _said(turn))
+
+
+def _said(turn: Mapping[str, Any]) -> str:
+    """The text of a turn, whose content may be a list of parts {"type": "text", "text": …}."""
+    content = turn.get("content", turn.get("value"))
+    if isinstance(content, list):
+        content = "\n".join(str(part.get("text") or "") for part in content if isinstance(part, Mapping))
+    return str(content or "")
 
 
 def _question(row: Mapping[str, Any], fields: Fields) -> str:
     if fields.messages:
         chat = lookup(row, fields.messages) or []
-        return next((str(t.get("content", t.get("value"))) for t in reversed(chat) if _speaker(t) == "user"), "")
+        return next((_said(t) for t in reversed(chat) if _speaker(t) == "user"), "")
     parts = [lookup(row, path) for path in (fields.question, fields.context) if path]
     return "\n\n".join(str(part) for part in parts if part not in (None, ""))
 
@@ -199,7 +212,7 @@ def _raw_answer(row: Mapping[str, Any], fields: Fields) -> Any:
     value = lookup(row, fields.answer) if fields.answer else None
     if value is None and fields.messages:
         last = (lookup(row, fields.messages) or [{}])[-1]
-        value = last.get("content", last.get("value")) if _speaker(last) == "assistant" else None
+        value = _said(last) if _speaker(last) == "assistant" else None
     return None if value == "" else value
 
 
@@ -217,10 +230,10 @@ def _letter(raw: Any, options: Sequence[str], labels: Sequence[str], where: str)
     text = str(raw).strip()
     if text in labels:
         return LETTERS[labels.index(text)]
-    if text.isdigit() and int(text) < len(options):
+    if text in options and (isinstance(raw, str) or not text.isdigit()):
+        return LETTERS[options.index(text)]  # "2" among "2", "4", "6" is itself
+    if text.isdecimal() and int(text) < len(options):
         return LETTERS[int(text)]
-    if text in options:
-        return LETTERS[options.index(text)]
     hint = "give its letter, its number counted from 0, or the option itself"
     raise InputError(f"the answer is none of the {len(options)} choices", where=where, found=text[:60], hint=hint)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -27,20 +28,21 @@ def read_rows(path: Path) -> Iterator[Place]:
         return
     found = False
     try:
-        with _open(path) as lines:
+        with open_text(path) as lines:
             for place in _list(path, lines) if path.name.removesuffix(".gz").endswith(".json") else _lines(path, lines):
                 found = True
                 yield place
     except UnicodeDecodeError as error:
         raise InputError("not UTF-8 text", where=str(path), found=str(error), hint="convert it to UTF-8") from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError("cannot be read", where=str(path), found=str(error), hint="check that it is whole") from error
     if not found:
         raise InputError("the file is empty", where=str(path), hint="it needs one JSON object per line")
 
 
-def _open(path: Path) -> TextIO:
-    return gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8-sig")
+def open_text(path: Path) -> TextIO:
+    """A text file, which may be gzipped and begin with a byte order mark."""
+    return gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig")
 
 
 def _lines(path: Path, lines: TextIO) -> Iterator[Place]:
@@ -49,7 +51,7 @@ def _lines(path: Path, lines: TextIO) -> Iterator[Place]:
             where = f"{path}:{number}"
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 hint = "each line must be one whole JSON object; a .json file may hold a list instead"
                 raise InputError(f"not JSON: {error}", where=where, found=_shorten(line), hint=hint) from error
             yield where, _object(row, where)
@@ -60,7 +62,7 @@ def _list(path: Path, file: TextIO) -> Iterator[Place]:
         rows = json.load(file)
     except UnicodeDecodeError:
         raise
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         hint = "a .json file holds one list of objects; name it .jsonl when each line is an object"
         raise InputError(f"not JSON: {error}", where=str(path), hint=hint) from error
     if not isinstance(rows, list):

@@ -60,7 +60,7 @@ def _import(path: Path, what: str) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as problem:
+    except (Exception, SystemExit) as problem:
         del sys.modules[name]
         raise InputError(
             f"the {what}'s file does not import: {type(problem).__name__}: {problem}", where=_place(path, problem)
@@ -68,7 +68,7 @@ def _import(path: Path, what: str) -> ModuleType:
     return module
 
 
-def _place(path: Path, problem: Exception) -> str:
+def _place(path: Path, problem: BaseException) -> str:
     """file:line of the last frame inside the file; for a syntax error, of the error."""
     if isinstance(problem, SyntaxError):
         return f"{path}:{problem.lineno}"

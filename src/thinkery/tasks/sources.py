@@ -55,7 +55,7 @@ class Source(Config):
     """Which part; `test` (the world's own word is `held-out`) is for exams and never trained on, nor is the world's
     `longer`: problems with more steps than any to learn from."""
 
-    limit: int | None = None
+    limit: int | None = Field(default=None, ge=0)
     """At most so many tasks, drawn by the seed and kept in the source's order; None takes all there are."""
 
     kind: str = ""
@@ -151,8 +151,10 @@ def _draw(tasks: Sequence[Task], limit: int | None, seed: int) -> Sequence[Task]
 
 
 def _finish(task: Task, cfg: Source) -> Task:
-    prompt = f"{task.prompt}\n{cfg.suffix}" if cfg.suffix else task.prompt
-    return replace(task, prompt=prompt, language=task.language or cfg.language or None)
+    task = replace(task, language=task.language or cfg.language or None)
+    if not cfg.suffix:
+        return task
+    return replace(task, prompt=f"{task.prompt}\n{cfg.suffix}", info={**task.info, "suffix": cfg.suffix})
 
 
 # ---- the sources
@@ -206,7 +208,11 @@ def _file_tasks(cfg: Source, path: Path) -> Iterator[Task]:
     fields = fields.model_copy(update={"kind": f"={cfg.kind}"}) if cfg.kind else fields
     for number, (where, row) in enumerate(itertools.chain(seen, rows), start=1):
         if row.keys() >= TASK_ROW:
-            yield row_to_task(row)
+            try:
+                yield row_to_task(row)
+            except (TypeError, ValueError) as error:
+                hint = "as `thinkery data make` writes it"
+                raise InputError(f"not a task: {error}", where=where, hint=hint) from error
         else:
             id = f"{path.name.split('.')[0]}/{row_id(row, fields, number)}"
             yield to_task(row, fields, id=id, where=where, source=path.name)
