@@ -33,7 +33,9 @@ UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")  # pydantic's words
 class Config(BaseModel):
     """Base of all settings: frozen, unknown keys refused, the string under a field is its documentation."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 C = TypeVar("C", bound=Config)
@@ -255,6 +257,8 @@ def _set(layers: Layers, parts: list[str], value: Any, source: Any) -> None:
     for part in parts[:-1]:
         if isinstance(at, list):
             at = at[_index(at, part, parts)]
+            if not isinstance(at, dict | list):
+                raise ConfigError(f"{'.'.join(parts)}: there is nothing below {part!r}", found=repr(at))
         else:
             if not isinstance(at.get(part), dict | list):
                 at[part] = {}

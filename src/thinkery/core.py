@@ -8,6 +8,7 @@ Everything here is frozen data without torch, so that any process can make, send
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -70,6 +71,13 @@ class Sampling:
     top_k: int = 0
     max_tokens: int = 512
     stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.temperature < math.inf and 0 < self.top_p <= 1 and self.top_k >= 0 and self.max_tokens >= 0):
+            raise ValueError(
+                "sampling takes a temperature from 0 on, a top_p above 0 up to 1, a top_k and max_tokens from 0 on; "
+                f"found {self.temperature:g}, {self.top_p:g}, {self.top_k} and {self.max_tokens}"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,12 +44,14 @@ def make(args: argparse.Namespace) -> None:
     """Write the tasks of a source as JSON lines that the source `jsonl` reads back."""
     from thinkery.config import load
     from thinkery.pipeline.artifact import task_to_row
+    from thinkery.pipeline.files import row_bytes, write_file
     from thinkery.tasks.sources import Source, load_tasks
 
+    if args.out.exists():
+        raise InputError("there is something already", where=str(args.out), hint="name a new file, or remove it")
     source = load(Source, overrides=[f"source={args.source}", *args.settings]).config
     tasks = load_tasks([source], seed=args.seed, purpose="exam" if args.exam else "train")
-    with open(args.out, "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(task_to_row(task), ensure_ascii=False) + "\n" for task in tasks)
+    write_file(args.out, b"".join(row_bytes(task_to_row(task)) for task in tasks))
     if args.json:
         terminal.emit({"path": args.out, "tasks": len(tasks), "kinds": Counter(task.kind for task in tasks)})
     else:

@@ -7,6 +7,7 @@ import sys
 
 from thinkery.cli import models, terminal
 from thinkery.core import Completion, Message, seed_of
+from thinkery.errors import UsageError
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +24,11 @@ def main(args: argparse.Namespace) -> None:
     """Print every completion, its thought dimmed."""
     from thinkery.engine import Request, generate
 
+    if args.samples < 1:
+        raise UsageError("at least one completion", where="--samples", found=str(args.samples))
     text = sys.stdin.read() if args.prompt == "-" else args.prompt
+    if any(0xD800 <= ord(c) <= 0xDFFF for c in text):  # what Python makes of bytes that are none
+        raise UsageError("not UTF-8 text", where="PROMPT", hint="convert it, or give it on stdin as UTF-8")
     seeds = tuple(seed_of(args.seed, 0, text, i) for i in range(args.samples))
     with models.open_model(args.model, args.template) as engine:
         prompt = tuple(engine.tokenizer.encode(text)) if args.raw else None

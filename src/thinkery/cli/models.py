@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from thinkery.core import Sampling
-from thinkery.errors import InputError
+from thinkery.errors import InputError, UsageError
 from thinkery.pipeline.files import read_json
 
 if TYPE_CHECKING:
@@ -37,8 +37,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def sampling(args: argparse.Namespace) -> Sampling:
-    """The sampling that parsed arguments ask for."""
-    return Sampling(temperature=args.temperature, top_p=args.top_p, max_tokens=args.max_tokens)
+    """The sampling that parsed arguments ask for; UsageError where none does."""
+    most = 512 if args.max_tokens is None else args.max_tokens
+    if most < 1:
+        raise UsageError("at least one token", where="--max-tokens", found=str(most))
+    try:
+        return Sampling(temperature=args.temperature, top_p=args.top_p, max_tokens=most)
+    except ValueError as error:
+        raise UsageError(str(error), where="--temperature, --top-p") from error
 
 
 @contextmanager
@@ -112,7 +118,10 @@ def read_template(name: str) -> str:
         return TEMPLATES[name]
     if not Path(name).is_file():
         raise InputError("no such chat template", found=name, hint=f"a Jinja file, or one of {', '.join(TEMPLATES)}")
-    return Path(name).read_text(encoding="utf-8")
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError("not UTF-8 text", where=name, found=str(error), hint="convert it to UTF-8") from error
 
 
 def model_of_run(directory: Path, stage: str = "") -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -87,6 +88,8 @@ def require_sense(args: argparse.Namespace) -> None:
     """Raise UsageError for options that mean nothing, alone or together."""
     if not 0 < args.fill <= 1:
         raise UsageError("a share is above 0 and at most 1", where="--fill", found=str(args.fill))
+    if args.procs < 1:
+        raise UsageError("at least one process", where="--procs", found=str(args.procs))
     if args.cluster and (args.like or args.procs > 1):
         hint = "--lengths RUN brings a run's lengths; GPUs take the place of ranks"
         raise UsageError("--like and --procs are of this machine, --cluster is of others", hint=hint)
@@ -143,6 +146,8 @@ def rates(words: list[str]) -> Gpu:
             changed[name] = float(number)
         except ValueError:
             raise UsageError("not a rate", where="--gpu", found=word, hint="such as flops=4e14") from None
+        if not 0 < changed[name] < math.inf:
+            raise UsageError("not a rate", where="--gpu", found=word, hint="such as flops=4e14")
         if name not in known:
             raise UsageError("no such rate", where="--gpu", found=name, hint=f"one of {', '.join(sorted(known))}")
     return Gpu(**changed)

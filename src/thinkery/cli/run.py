@@ -55,6 +55,9 @@ def main(args: argparse.Namespace) -> int:
     from thinkery.pipeline.ranks import joined
 
     chosen = recipe.sampling_on(args, args.on) if args.on else recipe.read_recipe(args)
+    for name in ("procs", "nodes"):
+        if getattr(args, name) < 1:
+            raise UsageError("at least 1", where=f"--{name}", found=str(getattr(args, name)))
     if args.write and args.fresh:
         hint = "leave it out; a new --dir begins anew, too"
         raise UsageError("a job that is started again would begin anew each time", where="--fresh", hint=hint)

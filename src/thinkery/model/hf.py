@@ -32,6 +32,8 @@ NEEDED = (
     "max_position_embeddings", "rms_norm_eps",
 )  # fmt: skip
 """What config.json must say of each of them."""
+FURTHER = ("num_key_value_heads", "head_dim", "rope_theta")
+"""Further numbers that it may say."""
 
 
 def accelerator() -> torch.device:
@@ -147,6 +149,19 @@ def read_config(folder: Path) -> dict[str, Any]:
     return read_json(folder / "config.json")
 
 
+def _refuse_types(config: Mapping[str, Any], where: str) -> None:
+    """Raise InputError where a number that a shape is made of is none, or not positive."""
+    wrong = [
+        f"{name} = {config[name]!r}"
+        for name in (*NEEDED, *FURTHER)
+        if config.get(name) is not None
+        and (isinstance(config[name], bool) or not isinstance(config[name], int | float) or config[name] <= 0)
+    ]
+    if wrong:
+        hint = "take the config.json that belongs to these weights"
+        raise InputError("not positive numbers", where=where, found=", ".join(wrong), hint=hint)
+
+
 def shape_from_config(config: Mapping[str, Any], *, where: str = "config.json") -> Shape:
     """The shape of a Llama, Qwen2 or Qwen3 config.json, as transformers 4 or 5 writes it."""
     family = config.get("model_type", "")
@@ -159,6 +174,7 @@ def shape_from_config(config: Mapping[str, Any], *, where: str = "config.json") 
             found=f"no {', '.join(missing)}",
             hint="take the config.json that belongs to these weights",
         )
+    _refuse_types(config, where)
     _refuse_variants(config)
     theta, scaling = _rope(config)
     heads = config["num_attention_heads"]

@@ -185,9 +185,12 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError("not a JSON file", where=str(path), found=str(error)) from error
+    if not isinstance(found, dict):
+        raise InputError("not a JSON object", where=str(path), found=type(found).__name__)
+    return found
 
 
 def _backend(folder: Path) -> tokenizers.Tokenizer:

@@ -134,11 +134,19 @@ class RunRecord:
         return steps[step].path
 
 
+KEYS = ("id", "seed", "created", "graph", "attempts")
+"""What every run.json has."""
+
+
 def open_run(dir: Path) -> RunRecord:
     """The record of a run; InputError when the directory is none."""
     if not (dir / "run.json").exists():
         raise InputError("not a run directory: there is no run.json", where=str(dir))
-    return RunRecord(dir, read_json(dir / "run.json"))
+    run = read_json(dir / "run.json")
+    if lacks := [key for key in KEYS if not isinstance(run, dict) or key not in run]:
+        hint = "restore it from a copy, or name another directory"
+        raise InputError("not the run.json of a run", where=str(dir), found=f"no {', '.join(lacks)}", hint=hint)
+    return RunRecord(dir, run)
 
 
 def graph(steps: Iterable[Step | StepRecord], notes: Mapping[str, str] | None = None) -> str:

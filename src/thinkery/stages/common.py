@@ -34,13 +34,16 @@ TEMPLATES = {"r1-zero": R1_ZERO, "world-zero": ZERO_TEMPLATE, "chat": THINK_CHAT
 
 
 def template_of(setting: str) -> str:
-    """The Jinja of a recipe's `template` setting."""
+    """The Jinja of a recipe's `template` setting; ConfigError for a text that shows no message."""
+    if setting and setting not in TEMPLATES and "messages" not in setting:
+        hint = f"Jinja with messages, or one of {', '.join(TEMPLATES)}"
+        raise ConfigError("not a template", where="template", found=setting, hint=hint)
     return TEMPLATES.get(setting, setting)
 
 
 def templates_of(settings: Sequence[str]) -> list[str]:
     """The texts of a recipe's `templates` setting, of which each is a set's name or what `put` takes."""
-    found = [text for setting in settings for text in TEMPLATE_SETS.get(setting, (template_of(setting),))]
+    found = [text for setting in settings for text in TEMPLATE_SETS.get(setting, (TEMPLATES.get(setting, setting),))]
     for text in found:
         if not is_instruction(text) and "messages" not in text:
             hint = f"a text with {QUESTION}, Jinja with messages, or one of {', '.join((*TEMPLATE_SETS, *TEMPLATES))}"

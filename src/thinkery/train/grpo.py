@@ -69,18 +69,18 @@ class Grpo(Config):
 
     policy: PolicyConfig = PolicyConfig()
     """How the weights learn."""
-    updates: int = 10_400
+    updates: int = Field(default=10_400, ge=1)
     """Updates in all (R1-Zero: 10,400)."""
     flops: float | None = Field(default=None, gt=0, json_schema_extra={"key": "when set"})
     """FLOPs of sampling and learning after which training ends, with the rollout that passes them, before `updates`
     are done; None: no such end."""
-    group_size: int = 16
+    group_size: int = Field(default=16, ge=1)
     """Attempts at one question, G."""
-    questions_per_update: int = 32
+    questions_per_update: int = Field(default=32, ge=1)
     """Groups that one update learns from (32 x 16 = 512 attempts)."""
-    minibatches: int = 16
+    minibatches: int = Field(default=16, ge=1)
     """Updates that one rollout serves; samples are up to `minibatches - 1` updates stale."""
-    temperature: float = 1.0
+    temperature: float = Field(default=1.0, ge=0)
     """Sampling temperature; the trainer's probabilities use the same."""
     max_tokens: tuple[tuple[int, int], ...] = ((0, 32_768), (8_200, 65_536))
     """(from this update on, longest completion in tokens), in rising order."""
@@ -133,14 +133,21 @@ class Grpo(Config):
     """Extra questions a rollout may ask to replace groups with equal rewards (DAPO's dynamic sampling)."""
     max_ungraded: float = 0.2
     """Share of attempts without a grade above which the run ends."""
-    preflight: int = Field(default=64, json_schema_extra={"key": False})
+    preflight: int = Field(default=64, ge=0, json_schema_extra={"key": False})
     """Completions sampled before the first update to see whether RL can learn; 0 leaves this out."""
     keep_rollouts: int = Field(default=1, json_schema_extra={"key": False})
     """Updates between two records of all samples; 0 keeps none."""
-    checkpoint_every: int = Field(default=100, json_schema_extra={"key": False})
+    checkpoint_every: int = Field(default=100, ge=1, json_schema_extra={"key": False})
     """Updates between two checkpoints, moved to the end of their rollout."""
     eval_every: int = Field(default=0, json_schema_extra={"key": False})
     """Updates between two held-out measurements; 0 measures none."""
+
+    @model_validator(mode="after")
+    def _limits_begin_and_rise(self) -> Grpo:
+        begins = [begin for begin, _ in self.max_tokens]
+        if begins[:1] != [0] or begins != sorted(set(begins)) or any(most < 1 for _, most in self.max_tokens):
+            raise ValueError("max_tokens are [[0, TOKENS], [UPDATE, TOKENS], …] with rising updates, from update 0 on")
+        return self
 
     @model_validator(mode="after")
     def _span_needs_spare(self) -> Grpo:

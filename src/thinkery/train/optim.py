@@ -35,7 +35,7 @@ SHARDS = "shards"
 class LearnerConfig(Config):
     """How weights learn; R1 publishes learning rates, the rest are common choices."""
 
-    lr: float = 3e-6
+    lr: float = Field(default=3e-6, ge=0)
     """Peak learning rate (R1's RL: 3e-6)."""
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's decay of the first and second moment."""

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from thinkery.train.batch import Batch, Example, Numbers, per_example
@@ -35,7 +36,7 @@ from thinkery.train.share import collected
 class CriticConfig(LearnerConfig):
     """Settings of PPO's critic, and how it learns."""
 
-    lr: float = 1e-5
+    lr: float = Field(default=1e-5, ge=0)
     """Peak learning rate; a few times the policy's is usual (not published)."""
     gae_lambda: float = 1.0
     """How far an advantage looks ahead, λ: 1 waits for the reward, less trusts the critic more. The paper found the

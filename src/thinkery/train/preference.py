@@ -39,7 +39,7 @@ from thinkery.train.sft import batch_of, end_update
 class RewardPolicy(LearnerConfig):
     """How a reward model's weights learn (R1: 6e-6)."""
 
-    lr: float = 6e-6
+    lr: float = Field(default=6e-6, ge=0)
     """Peak learning rate."""
 
 
@@ -58,7 +58,7 @@ class RewardModelConfig(Config):
     """Rows in one update."""
     max_tokens: int = 8192
     """Longest prompt and answer together; rows with a longer one are dropped and counted."""
-    checkpoint_every: int = Field(default=200, json_schema_extra={"key": False})
+    checkpoint_every: int = Field(default=200, ge=1, json_schema_extra={"key": False})
     """Updates between two checkpoints."""
 
 

@@ -32,7 +32,7 @@ T = TypeVar("T")
 class SftPolicy(PolicyConfig):
     """How weights learn from examples: R1's cosine from 5e-5 to a tenth of it."""
 
-    lr: float = 5e-5
+    lr: float = Field(default=5e-5, ge=0)
     """Peak learning rate."""
     schedule: Literal["constant", "cosine"] = "cosine"
     """What the learning rate does after warm-up."""
@@ -51,7 +51,7 @@ class Sft(Config):
     """Longest sequence; longer conversations are dropped and counted, longer documents are cut into pieces."""
     eval_every: int = Field(default=0, json_schema_extra={"key": False})
     """Updates between two measurements of the loss on held-out rows; 0 measures at the end only."""
-    checkpoint_every: int = Field(default=200, json_schema_extra={"key": False})
+    checkpoint_every: int = Field(default=200, ge=1, json_schema_extra={"key": False})
     """Updates between two checkpoints."""
 
 
