@@ -49,6 +49,8 @@ def make(args: argparse.Namespace) -> None:
 
     if args.out.exists():
         raise InputError("there is something already", where=str(args.out), hint="name a new file, or remove it")
+    if not args.out.parent.is_dir():
+        raise InputError("no such file or directory", where=str(args.out), hint=f"mkdir -p {args.out.parent}")
     source = load(Source, overrides=[f"source={args.source}", *args.settings]).config
     tasks = load_tasks([source], seed=args.seed, purpose="exam" if args.exam else "train")
     write_file(args.out, b"".join(row_bytes(task_to_row(task)) for task in tasks))
