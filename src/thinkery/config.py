@@ -233,7 +233,7 @@ def _add_file(layers: Layers, path: Path, seen: tuple[Path, ...]) -> None:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as problem:
         raise InputError("cannot be read", where=str(path), found=str(problem)) from None
 

@@ -121,3 +121,8 @@ def test_rows_that_are_no_tasks_and_templates_that_are_no_text(thinkery, tmp_pat
 def test_a_misspelt_template_is_no_template():
     with pytest.raises(ConfigError, match="not a template"):
         template_of("r1_zero")
+
+
+def test_a_recipe_may_begin_with_a_mark_of_order(thinkery, tmp_path):
+    (tmp_path / "my.toml").write_bytes(b'\xef\xbb\xbfextends = "tiny"\n')
+    assert thinkery("config", "validate", tmp_path / "my.toml")[0] == 0
