@@ -50,6 +50,28 @@ def demo(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+REAL = {
+    "pass@1": "all",
+    "pass@1/environment=products": "products",
+    "pass@1/environment=letter_counting": "letters",
+    "pass@1/environment=gcd": "divisors",
+    "pass@1/environment=basic_arithmetic": "arithmetic",
+    "pass@1/kind=math": "GSM8K, MATH",
+    "pass@1/kind=code": "MBPP",
+    "format": "format",
+}
+"""What is shown of the whole recipe on real weights."""
+
+
+def real(found: Mapping[str, Any]) -> str:
+    """The stage table of the whole recipe on real weights."""
+    lines = [f"| stage | {' | '.join(REAL.values())} | tokens |", f"|---|{'--:|' * (len(REAL) + 1)}"]
+    for stage, metrics in found["stages"].items():
+        cells = [interval(metrics[name]) for name in REAL]
+        lines.append(f"| {stage} | {' | '.join(cells)} | {metrics['length']['value']:.0f} |")
+    return "\n".join(lines)
+
+
 def ranks(found: Mapping[str, Any]) -> str:
     """How far two ranks are from one."""
     lines = [f"{found['date']}, {found['machine']['cpu']} (`bench/results/ranks.json`).", ""]
@@ -249,6 +271,7 @@ def rounded(value: float) -> str:
 
 TABLES: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], str]]] = {
     "demo table": ("README.md", "tiny.json", demo),
+    "real table": ("docs/findings.md", "smollm2.json", real),
     "claims table": ("docs/findings.md", "claims.json", claims),
     "reported table": ("docs/findings.md", "claims.json", reported),
     "peers table": ("docs/performance.md", "peers.json", peers),
