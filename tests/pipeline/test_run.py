@@ -10,10 +10,9 @@ import pytest
 from thinkery.core import Completion, Group, Message, Rollout, Score, Task
 from thinkery.errors import DiskFull, HashMismatch, InputError
 from thinkery.pipeline.artifact import row_to_task, task_to_row
-from thinkery.pipeline.files import append_row, read_rows, write_file
+from thinkery.pipeline.files import append_row, read_rows, read_state, write_file
 from thinkery.pipeline.ranks import Ranks
 from thinkery.pipeline.run import Run
-from thinkery.sinks.feed import read_state
 
 
 def saving(text: str):

@@ -20,8 +20,8 @@ from thinkery.recipes.arithmetic import (
     in_format,
     learner_bytes,
     learning_flops,
-    model_bytes,
     parameters,
+    weight_bytes,
 )
 from thinkery.train.batch import pack
 from thinkery.train.mixed import MixedTransformer
@@ -116,7 +116,7 @@ def test_a_checkpoint_and_a_model_take_what_is_counted(settings: dict, reference
     policy.save(tmp_path)
     policy.save_model(tmp_path / "model")
     sizes = [(tmp_path / name).stat().st_size for name in ("learner.pt", "model/model.safetensors")]
-    counted = checkpoint_bytes(shape, cfg, reference=reference), model_bytes(shape, cfg)
+    counted = checkpoint_bytes(shape, cfg, reference=reference), weight_bytes(cfg) * parameters(shape)
     assert sizes == pytest.approx(counted, rel=0.02, abs=60_000)  # names, and how everything is laid out
 
 

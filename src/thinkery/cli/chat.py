@@ -97,11 +97,12 @@ class Chat:
         self.name, self.engine = name, engine
         terminal.remark(f"talking to {name}; /help lists the commands; Ctrl-C stops an answer")
 
-    def ask(self, question: str) -> None:
-        """Answer a question; Ctrl-C ends the answer and keeps what was said."""
+    def ask(self, question: str, before: Sequence[Message] | None = None) -> None:
+        """Answer a question, after what was said `before`, or the whole conversation; Ctrl-C ends the answer and keeps
+        what was said."""
         from thinkery.engine import Request
 
-        messages = [*self.messages, Message("user", question)]
+        messages = [*(self.messages if before is None else before), Message("user", question)]
         _, opened = self.engine.tokenizer.prompt(messages)
         printer = Printer(opened=opened, show_thought=self.show_thought)
         seed = seed_of(self.args.seed, self.asked, question, 0)
@@ -139,13 +140,8 @@ class Chat:
     def _regenerate(self) -> None:
         if len(self.messages) == len(self.start):
             raise InputError("nothing was asked yet")
-        before = self.messages
-        *self.messages, question, _ = before
-        try:
-            self.ask(question.content)
-        except InputError:
-            self.messages = before
-            raise
+        *before, question, _ = self.messages
+        self.ask(question.content, before)
 
     def _run(self) -> str:
         """The directory of the run that the model came from; of another model, its name."""

@@ -181,8 +181,8 @@ def chosen(args: argparse.Namespace) -> list[Asked]:
 
     if not args.suite and not args.source:
         raise UsageError("nothing to measure on", hint="--suite math500, or --source with tasks of your own")
-    longest = args.max_tokens or PROTOCOL.max_tokens
-    sampling, brief = (replace(models.sampling(args), max_tokens=n) for n in (longest, args.max_tokens or 512))
+    brief = models.sampling(args)
+    sampling = replace(brief, max_tokens=args.max_tokens or PROTOCOL.max_tokens)
     shared = {
         "seed": args.seed,
         "limit": args.limit,

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 RUNS = Path("runs")
 """Where runs are, unless `--dir` says otherwise."""
+LONGEST = 512
+"""Tokens of a completion where nothing else is said."""
 
 NAMES = "RUN:STAGE (runs/demo:zero), RUN (its last model), a model folder, a .gguf file, tiny, smollm2 or a hub id"
 
@@ -29,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """How to sample, with the defaults of R1's evaluation (v2 §D.1)."""
     parser.add_argument("--temperature", type=float, default=0.6, help="0 is greedy (default 0.6)")
     parser.add_argument("--top-p", type=float, default=0.95, help="share of probability kept (default 0.95)")
-    parser.add_argument("--max-tokens", type=int, default=512, help="longest completion (default 512)")
+    parser.add_argument("--max-tokens", type=int, default=LONGEST, help=f"longest completion (default {LONGEST})")
     parser.add_argument("--seed", type=int, default=0, help="decides every sample (default 0)")
     parser.add_argument(
         "--template", default="", help="a chat template: r1-zero, chat, or a Jinja file (default: the model's)"
@@ -38,7 +40,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def sampling(args: argparse.Namespace) -> Sampling:
     """The sampling that parsed arguments ask for; UsageError where none does."""
-    most = 512 if args.max_tokens is None else args.max_tokens
+    most = LONGEST if args.max_tokens is None else args.max_tokens
     if most < 1:
         raise UsageError("at least one token", where="--max-tokens", found=str(most))
     try:

@@ -160,6 +160,14 @@ def read_json(path: Path) -> Any:
         raise InputError(f"not JSON: {error}", where=str(path)) from error
 
 
+def read_state(path: Path) -> Any | None:
+    """The value in a JSON file that another process replaces or removes, and that is not put on the disk each time:
+    None where it is not there, not any more, or was emptied by a power cut."""
+    with suppress(FileNotFoundError, ValueError):
+        return json.loads(path.read_bytes())
+    return None
+
+
 def length_of(path: Path) -> int:
     """Bytes in a file, 0 where there is none."""
     return path.stat().st_size if path.exists() else 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import Any
 
 from thinkery.errors import InputError
 from thinkery.pipeline.artifact import MANIFEST, Artifact, load_artifact
-from thinkery.pipeline.files import read_json, read_rows
+from thinkery.pipeline.files import read_json, read_rows, read_state
 from thinkery.pipeline.index import Index
 from thinkery.pipeline.lock import holder
 from thinkery.pipeline.run import PROGRESS
@@ -206,22 +205,15 @@ def _step_record(dir: Path, node: Mapping[str, Any], live: bool) -> StepRecord:
     folder = dir / "steps" / f"{node['name']}-{node['key'][:8]}"
     partial = folder.with_name(folder.name + ".partial")
     common = (node["name"], node["key"], node["kind"], node["inputs"])
-    made = _value(folder / MANIFEST)
+    made = read_state(folder / MANIFEST)
     if made is None and not partial.exists():
-        made = _value(folder / MANIFEST)  # it may have been sealed between the two looks
+        made = read_state(folder / MANIFEST)  # it may have been sealed between the two looks
         if made is None:
             return StepRecord(*common, folder, "waiting")
     if made is not None:
         return StepRecord(*common, folder, "done", made["done"], made["total"], made["seconds"])
-    state = _value(partial / PROGRESS) or {}
+    state = read_state(partial / PROGRESS) or {}
     return StepRecord(*common, partial, "running" if live else "stopped", **state)
-
-
-def _value(path: Path) -> Any | None:
-    """What a JSON file holds; None where it is not there, or not any more, or was emptied by a power cut."""
-    with suppress(FileNotFoundError, ValueError):
-        return json.loads(path.read_bytes())
-    return None
 
 
 def _lineage(manifest: Mapping[str, Any], made: Mapping[str, Artifact]) -> Lineage:

@@ -107,7 +107,6 @@ class Record:
         self._unsynced.clear()
         return {
             "metrics": length_of(self.metrics_path),
-            "events": length_of(self._events.path),
             "rollouts": max(map(_number, self.dir.glob("rollouts/*.jsonl.gz")), default=-1),
         }
 

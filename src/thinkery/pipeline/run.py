@@ -18,7 +18,6 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,7 +26,16 @@ from thinkery.errors import InputError, Stopped
 from thinkery.pipeline.artifact import SCHEMA, Dataset, Model, Report, content_hash
 from thinkery.pipeline.checkpoint import read_checkpoint, size_of_last, write_checkpoint
 from thinkery.pipeline.dataset import DatasetWriter, Shards
-from thinkery.pipeline.files import free_bytes, hash_folder, read_rows, size_text, write_file, write_folder, write_json
+from thinkery.pipeline.files import (
+    free_bytes,
+    hash_folder,
+    read_rows,
+    read_state,
+    size_text,
+    write_file,
+    write_folder,
+    write_json,
+)
 from thinkery.pipeline.progress import Progress
 from thinkery.pipeline.ranks import ALONE, Ranks
 from thinkery.pipeline.record import Advantages, Events, Record
@@ -35,7 +43,7 @@ from thinkery.pipeline.record import Advantages, Events, Record
 CHECKPOINTS, JOURNAL, PROGRESS, SINKS = "checkpoints", "journal.jsonl", "progress.json", "sinks"
 MEASURED = "pool.jsonl"
 """Pass rates of tasks that were asked before a pool was whole (`train/pool.py`)."""
-NOTHING = {"metrics": 0, "events": 0, "rollouts": -1}
+NOTHING = {"metrics": 0, "rollouts": -1}
 
 
 class Run:
@@ -253,6 +261,4 @@ class Run:
 
 
 def _read_progress(dir: Path) -> dict[str, Any]:
-    with suppress(FileNotFoundError, ValueError):  # empty after a power cut: it is not worth a sync each second
-        return json.loads((dir / PROGRESS).read_bytes())
-    return {"done": 0, "total": 0, "seconds": 0.0}
+    return read_state(dir / PROGRESS) or {"done": 0, "total": 0, "seconds": 0.0}

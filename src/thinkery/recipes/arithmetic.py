@@ -57,19 +57,19 @@ def learner_bytes(
         there += 2 * P
     if lora:
         return there + (20 if reference else 16) * adapter_parameters(shape, lora), host
-    frozen = (2 if narrow_of(policy) else 4) * P / parts if reference else 0.0
+    frozen = weight_bytes(policy) * P / parts if reference else 0.0
     return (there, host + frozen) if offloads(policy) and parts > 1 else (there + frozen, host)
 
 
 def checkpoint_bytes(shape: Shape, policy: LearnerConfig, *, reference: bool = False) -> float:
     """Bytes of a checkpoint: the weights that learn, their two moments, and the `reference`'s."""
     learning = adapter_parameters(shape, lora) if (lora := lora_of(policy)) else parameters(shape)
-    return (4 if reference else 3) * (2 if narrow_of(policy) else 4) * learning
+    return (4 if reference else 3) * weight_bytes(policy) * learning
 
 
-def model_bytes(shape: Shape, policy: LearnerConfig) -> float:
-    """Bytes of the model that a step makes."""
-    return (2.0 if narrow_of(policy) else 4.0) * parameters(shape)
+def weight_bytes(policy: LearnerConfig) -> int:
+    """Bytes of a number of the weights, of their moments, and of the model that they become."""
+    return 2 if narrow_of(policy) else 4
 
 
 def activation_bytes(

@@ -29,7 +29,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
 
@@ -49,8 +49,8 @@ from thinkery.recipes.arithmetic import (
     learner_bytes,
     learning_flops,
     micro_batches,
-    model_bytes,
     parameters,
+    weight_bytes,
 )
 from thinkery.recipes.expected import Expected
 from thinkery.stages.cold_data import ColdData
@@ -335,8 +335,8 @@ def learning_need(
     rank's hold beside the weights, `in_turn` with activations or as long as these.
     """
     compiled = compiles(shape, policy, ranks)
-    holds = partial(learner_bytes, reference=reference, sampled=sampled, compiled=compiled)
-    P, held = parameters(shape), sum(holds(shape, policy, ranks))
+    P = parameters(shape)
+    held = sum(learner_bytes(shape, policy, ranks, reference=reference, sampled=sampled, compiled=compiled))
     update = tokens / max(1.0, updates) / ranks
     activations = activation_bytes(shape, policy, longest, ranks, update, compiled=compiled)
     beside = max(engines, activations) if in_turn else engines + activations
@@ -351,7 +351,7 @@ def learning_need(
             + batches * 3 * KERNELS * shape.num_hidden_layers * machine.latency_s
         )
     checkpoint = checkpoint_bytes(shape, policy, reference=reference)
-    return Need(name, "learning", P, memory, tokens, seconds, model_bytes(shape, policy), checkpoint)
+    return Need(name, "learning", P, memory, tokens, seconds, weight_bytes(policy) * P, checkpoint)
 
 
 def sampling_need(

@@ -6,11 +6,9 @@ import json
 import queue
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-from thinkery.pipeline.files import write_file
+from thinkery.pipeline.files import read_state, write_file
 from thinkery.pipeline.run import SINKS as STATE
 from thinkery.pipeline.run import Run
 from thinkery.sinks.trackers import SINKS, Execution, Name, Sinks
@@ -80,10 +78,3 @@ class Feed:
             sent.update(dict.fromkeys(new, step))
             if not self._problem:  # given up: the step's folder may be sealed by now
                 write_file(self._state_path, json.dumps(self._state), sync=False)
-
-
-def read_state(path: Path) -> dict[str, Any] | None:
-    """What an earlier attempt noted, None where there was none."""
-    with suppress(FileNotFoundError, ValueError):  # empty after a power cut
-        return json.loads(path.read_bytes())
-    return None

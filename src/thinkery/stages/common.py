@@ -108,15 +108,22 @@ def sample_chunks(
         paper = Benchmark("chunk", some, rubric, sampling, samples)
         groups = recorded_groups(recorded[first], paper) if first in recorded else []
         if [group.task.id for group in groups] != [task.id for task in some]:
-            judged = rollouts(engine, some, sampling, rubric, samples=samples, seed=run.seed, step=first)
-            by_task = {group.task.id: group for group in judged}
-            groups = [by_task[task.id] for task in some]
+            groups = sampled(run, engine, paper, step=first)
             run.rollouts(first, groups)
         yield key, groups
         writer.skip(key)
         run.progress(first + len(some), total)
         if run.stopping and first + chunk < total:
             run.stop()
+
+
+def sampled(run: Run, engine: Engine, paper: Benchmark, *, step: int = 0) -> list[Group]:
+    """Every question asked and judged, in their order."""
+    judged = rollouts(
+        engine, paper.tasks, paper.sampling, paper.rubric, samples=paper.samples, seed=run.seed, step=step
+    )
+    by_task = {group.task.id: group for group in judged}
+    return [by_task[task.id] for task in paper.tasks]
 
 
 def recorded_groups(path: Path, paper: Benchmark) -> list[Group]:

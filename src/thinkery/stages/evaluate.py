@@ -21,8 +21,7 @@ from thinkery.rewards.accuracy import accuracy
 from thinkery.rewards.format import thinks, thinks_then_answers
 from thinkery.rewards.language import consistency
 from thinkery.rewards.rubric import Part, Rubric
-from thinkery.rollout import rollouts
-from thinkery.stages.common import is_reasoning, recorded_groups, spreading, template_of
+from thinkery.stages.common import is_reasoning, recorded_groups, sampled, spreading, template_of
 from thinkery.tasks.world import follows, has_rule, liked, refuses_harm
 
 
@@ -104,10 +103,3 @@ def answers(run: Run, chunk: int, engine: Engine, paper: Benchmark) -> Iterator[
                 run.stop()
         yield from groups
         first += len(groups)
-
-
-def sampled(run: Run, engine: Engine, paper: Benchmark) -> list[Group]:
-    """Every question asked and judged, in their order."""
-    judged = rollouts(engine, paper.tasks, paper.sampling, paper.rubric, samples=paper.samples, seed=run.seed)
-    by_task = {group.task.id: group for group in judged}
-    return [by_task[task.id] for task in paper.tasks]

@@ -92,8 +92,7 @@ def on_policy_distill(
         ):
             rubric = spread(Rubric(accuracy=Part(accuracy, weight=0.0)))
             held_out = watch(run, cfg, engine, exam, rubric) if exam and cfg.grpo.eval_every else None
-            asked = list(tasks.tasks())
-            asked = reworded(run, cfg, asked) if cfg.templates else asked
+            asked = reworded(run, cfg, list(tasks.tasks()))
             grpo(run, loop_of(cfg), policy, engine, asked, rubric, held_out=held_out, baseline=judge)
         return run.save_model(policy.save_model)
 

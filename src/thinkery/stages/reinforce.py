@@ -76,8 +76,7 @@ def reinforce(
     ):
         if template:
             policy.tokenizer = policy.tokenizer.with_template(template_of(template))
-        if cfg.templates:
-            tasks = reworded(run, cfg, tasks)
+        tasks = reworded(run, cfg, tasks)
         judge = spread(rubric) if isinstance(rubric, Rubric) else lambda update: spread(rubric(update))
         first_tasks, first_rubric = at(0, tasks, judge)
         try_rewards(run, policy.tokenizer, first_tasks, first_rubric)
@@ -134,7 +133,10 @@ def loop_of(cfg: Reinforce) -> Grpo:
 def reworded(
     run: Run, cfg: Reinforce, tasks: Sequence[Task] | Callable[[int], Sequence[Task]]
 ) -> Sequence[Task] | Callable[[int], Sequence[Task]]:
-    """The tasks, each put by a template that the run's seed draws for it, so that its whole group is asked alike."""
+    """The tasks, each put by a template that the run's seed draws for it, so that its whole group is asked alike; as
+    they are where there are no templates."""
+    if not cfg.templates:
+        return tasks
     templates = templates_of(cfg.templates)
     run.event("templates", texts=dict(enumerate(templates, 1)))
     if callable(tasks):
