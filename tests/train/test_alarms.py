@@ -121,3 +121,17 @@ def test_a_slow_gain_at_the_papers_pace_is_not_the_form_alone():
         history = remembered([*history, {"reward/format/mean": 1.0, "reward/accuracy/mean": accuracy}])
         rang += bool(alarms(history))
     assert rang < 250
+
+
+def test_updates_that_are_not_remembered_count_too():
+    history: list[dict[str, float]] = []
+    for update in range(1000):
+        row = {"step": float(update), "reward/mean": 1.0 if update < 10 else 0.1 + update / 1e6}
+        history = remembered([*history, row])
+    history[0]["reward/mean"] = 0.0
+    (alarm,) = alarms([*history[:8], *({**row, "reward/mean": 2.0} for row in history[8:18]), *history[18:]])
+    assert (alarm.kind, alarm.advice.split(",")[0]) == ("past-peak", "end 382 updates earlier")
+    history = remembered([{"step": float(i), "reward/helpful/mean": i / 1000} for i in range(1000)])
+    history[9]["eval/toy/pass@1"], history[-1]["eval/toy/pass@1"] = 0.6, 0.4
+    (alarm,) = alarms(history)
+    assert alarm.advice.startswith("end 990 updates earlier")

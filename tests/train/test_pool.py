@@ -13,7 +13,7 @@ from thinkery.pipeline.run import MEASURED, Run
 from thinkery.rewards.rubric import Rubric
 from thinkery.train.grpo import Grpo, grpo
 from thinkery.train.policy import PolicyConfig
-from thinkery.train.pool import Pool, PoolConfig, by_weight, epochs, kept, measure
+from thinkery.train.pool import Pool, PoolConfig, by_weight, epochs, kept, measure, sort_of
 
 TASKS = [Task(f"t{n}", f"{n}?") for n in range(6)]
 SAMPLING = Sampling(max_tokens=4)
@@ -35,6 +35,31 @@ def test_every_epoch_asks_every_task_once():
 def test_a_task_weighs_most_at_one_half_and_never_nothing():
     pool = Pool(running={"t0": 0.5, "t1": 0.25, "t2": 0.0, "t3": 1.0, "t4": 0.9})
     assert pool.weights(WEIGHTED, TASKS).tolist() == pytest.approx([1.0, 0.75, 0.1, 0.1, 0.36, 1.0])
+
+
+def test_a_task_never_asked_weighs_as_the_newest_of_its_sort():
+    hard, easy = [
+        [Task(f"{name}{n}", "?", "math", source="math", info={"difficulty": level}) for n in range(3)]
+        for name, level in (("hard", 5), ("easy", 1))
+    ]
+    pool = Pool()
+    pool.watch([group(hard[0], 0, 0, 0, 0), group(hard[1], 0, 0, 0, 0), group(easy[0], 1, 0, 0, 0)])
+    assert pool.sorts == pytest.approx({sort_of(hard[0]): 0.64, sort_of(easy[0]): 0.95})  # 0.8², 0.8 + 0.2 * 4 * 3/16
+    weights = pool.weights(WEIGHTED, [*hard, *easy, *TASKS[:1]])
+    assert weights.tolist() == pytest.approx([0.1, 0.1, 0.64, 0.75, 0.95, 0.95, 1.0])
+    before = pool.copy()
+    pool.watch([group(hard[0], 0)])
+    assert before.sorts != pool.sorts
+    for _ in range(20):
+        pool.watch([group(hard[0], 0, 0)])
+    assert pool.weights(WEIGHTED, hard).tolist() == [0.1, 0.1, 0.1]
+
+
+def test_sorts_are_told_apart_by_environment_too():
+    sums, products = (
+        Task("t", "?", "environment", info={"environment": {"name": name}}) for name in ("sums", "products")
+    )
+    assert sort_of(sums) != sort_of(products) == sort_of(products)
 
 
 def test_a_draw_by_weight_is_as_frequent_as_the_weights_and_never_repeats_in_a_round():
@@ -102,6 +127,7 @@ def test_the_start_models_pass_rates_are_measured_and_told(make_policy, run):
     assert (pool.start["t0"], pool.start["t1"]) == (0.0, 1.0)
     assert all(0 < pool.start[f"t{n}"] < 1 for n in range(2, 6))
     assert pool.running == pool.start
+    assert pool.sorts == {}
     (event,) = [json.loads(line) for line in (run.dir / "events.jsonl").read_text().splitlines()]
     told = {name: event[name] for name in ("kind", "tasks", "samples", "too_hard", "too_easy", "kept")}
     assert told == {"kind": "pool", "tasks": 6, "samples": 48, "too_hard": 1, "too_easy": 1, "kept": 4}

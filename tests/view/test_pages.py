@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import subprocess
 import sys
 from hashlib import sha256
+from pathlib import Path
 from urllib.parse import quote, unquote
 
 import httpx
@@ -14,7 +16,7 @@ import pytest
 from starlette.testclient import TestClient
 from tests.view.conftest import HOSTILE, ODD, learn
 
-from thinkery.errors import InputError, RunFailed
+from thinkery.errors import DiskFull, InputError, RunFailed
 from thinkery.pipeline.artifact import Report
 from thinkery.pipeline.build import build
 from thinkery.pipeline.files import write_json
@@ -185,6 +187,16 @@ def test_a_static_site_has_every_page_that_it_links_to(runs, tmp_path):
             target = (page.parent / address).resolve()
             assert target.is_file(), (page, address)
             assert target.is_relative_to(tmp_path / "site")
+
+
+def test_a_static_site_that_cannot_be_finished_leaves_nothing(runs, tmp_path, monkeypatch):
+    def full(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("thinkery.view.export.write_file", full)
+    with pytest.raises(DiskFull):
+        write_site(Library([runs / "demo"]), tmp_path / "none.db", tmp_path / "site")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_that_grows_is_shown_as_it_is(tmp_path):

@@ -14,6 +14,7 @@ from thinkery.pipeline.files import read_json, write_json
 from thinkery.pipeline.home import ABOUT, MANIFEST, Home, find_artifact, finish_folder, partial_folder, step_folder
 from thinkery.pipeline.interrupts import Interrupts
 from thinkery.pipeline.lock import locked
+from thinkery.pipeline.memory import give_back
 from thinkery.pipeline.progress import Progress
 from thinkery.pipeline.ranks import ALONE, Ranks
 from thinkery.pipeline.run import Run
@@ -113,6 +114,7 @@ def assist(steps: Mapping[str, Step], ranks: Ranks) -> None:
             inputs = {name: load_artifact(folder) for name, folder in given.inputs.items()}
             with suppress(Stopped), ranks.together():
                 steps[given.step].execute(run, inputs)
+            give_back()
 
 
 def plan(
@@ -242,6 +244,7 @@ def _execute(
     home.events.add("begin", step.name, step.key)
     with audience.follow(run) as run.on_metrics, ranks.together():
         artifact = step.execute(run, inputs)
+    give_back()
     if not isinstance(artifact, step.makes):
         what = f"{step.function.__name__} promised a {step.kind} and returned {type(artifact).__name__}"
         raise RunFailed(what, where=f"step {step.name!r}")

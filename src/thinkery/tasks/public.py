@@ -102,7 +102,7 @@ def gsm8k(split: str, rows: Iterable[Place] | None = None) -> Iterator[Task]:
 def _gsm8k_steps() -> Iterator[Task]:
     """Every different sum, difference and product of two whole numbers that train's solutions mark as `<<6*4=24>>`.
 
-    The easiest problems there are: what a very small model can already do now and then.
+    The easiest problems there are, of difficulty 0: what a very small model can already do now and then.
     """
     seen: set[str] = set()
     for _, row in _rows("gsm8k", {"steps": "train.jsonl.gz"}, "steps"):
@@ -111,7 +111,7 @@ def _gsm8k_steps() -> Iterator[Task]:
             if question not in seen:
                 seen.add(question)
                 value = {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b)}[sign]
-                yield _math("gsm8k", "steps", len(seen) - 1, question, str(value))
+                yield _math("gsm8k", "steps", len(seen) - 1, question, str(value), {"difficulty": 0})
 
 
 def math(split: str) -> Iterator[Task]:

@@ -1,7 +1,8 @@
 """Alarms: pure functions from the history of metrics to what is wrong, one line of advice and the setting to change.
 
-A history is a list of metric rows, one for each update, oldest first. Every check looks at the end of it and
-answers None while all is well, so that a caller can ask again after every update. Room on the disk and changed
+A history is a list of metric rows, one for each update, oldest first. Where rows are left out between, each says in
+`step` which update it is of. Every check looks at the end of it and answers None while all is well, so that a caller can
+ask again after every update. Room on the disk and changed
 hashes are `pipeline`'s to tell, what shows before the first update `preflight.py`'s and the reward lint's.
 
 `tests/train/test_misbehaving.py` has a run that sets off each of them, and follows the advice.
@@ -118,8 +119,8 @@ def hacking(history: History) -> Alarm | None:
         if then is not None and last is not None and last > then + 0.02:
             part = name.split("/")[1]
             seen = f"{part} rose to {last:.2f} while held-out accuracy fell to {now:.2f}"
-            kept = len(history) - 1 - best
-            advice = f"end {kept} updates earlier, where accuracy was {before:.2f}, or repair what {part} pays for"
+            past = apart(history, best, len(history) - 1)
+            advice = f"end {past} updates earlier, where accuracy was {before:.2f}, or repair what {part} pays for"
             return Alarm("hacking", seen, "grpo.updates", advice)
     return None
 
@@ -135,14 +136,15 @@ def repetitive(history: History) -> Alarm | None:
 
 def past_peak(history: History) -> Alarm | None:
     """The reward was clearly higher long ago."""
-    rewards = column(history, "reward/mean")
+    known = [i for i, row in enumerate(history) if "reward/mean" in row]
+    rewards = [history[i]["reward/mean"] for i in known]
     if len(rewards) < 5 * WINDOW:
         return None
     smooth = [mean(rewards[i : i + WINDOW]) for i in range(len(rewards) - WINDOW + 1)]
     peak = max(range(len(smooth)), key=smooth.__getitem__)
     rise = smooth[peak] - smooth[0]
     if len(smooth) - peak > 3 * WINDOW and rise > 0 and smooth[-1] < smooth[peak] - 0.2 * rise:
-        past = len(smooth) - peak
+        past = apart(history, known[peak + WINDOW - 1], len(history) - 1)
         seen = f"the reward is {smooth[-1]:.3g}, {past} updates after {smooth[peak]:.3g}"
         return Alarm("past-peak", seen, "grpo.updates", f"end {past} updates earlier, or lower the learning rate")
     return None
@@ -198,6 +200,12 @@ def held_out(row: Row) -> float | None:
 def column(history: History, name: str) -> list[float]:
     """A metric's values, without the updates that did not measure it."""
     return [row[name] for row in history if name in row]
+
+
+def apart(history: History, earlier: int, later: int) -> int:
+    """Updates between two rows, those that are not remembered too."""
+    first, last = (history[i].get("step", i) for i in (earlier, later))
+    return round(last - first)
 
 
 def mean(values: Sequence[float]) -> float:

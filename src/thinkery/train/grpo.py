@@ -570,7 +570,7 @@ def record(
     progress.flops += metrics["perf/flops"]
     if cfg.keep_rollouts and step % cfg.keep_rollouts == 0:
         run.rollouts(step, [g for slot in slots for g in slot.groups], [row for slot in slots for row in slot.gains])
-    progress.history = remembered([*progress.history, metrics])
+    progress.history = remembered([*progress.history, metrics | {"step": float(step)}])
     found = [alarm for alarm in alarms(progress.history) if alarm.kind not in answered(cfg, baseline)]
     for alarm in found:
         if alarm.kind not in progress.ringing:

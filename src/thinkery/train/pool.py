@@ -2,8 +2,9 @@
 
 A task that is always or never solved teaches nothing, because its attempts earn the same. The pool can leave such tasks
 out before training, by the pass rate of the start model, and can draw the others the more often the nearer their
-running pass rate is to one half, where rewards differ most. A pass rate is the mean accuracy of the attempts (their
-mean reward where nothing is called accuracy), held between 0 and 1.
+running pass rate is to one half, where rewards differ most. What was never asked counts as the tasks of its sort did of
+late, so that a pool of which most is never asked is ordered too. A pass rate is the mean accuracy of the attempts
+(their mean reward where nothing is called accuracy), held between 0 and 1.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ Round = tuple[int, list[Task]]
 make a sample unique."""
 CHUNK = 256
 """Tasks that are measured together."""
+NEWEST = 0.2
+"""Share that the newest group of a sort has in what its tasks are thought to teach."""
 MIDDLE = (0.2, 0.8)
 """Pass rates that count as neither easy nor hard in the metrics."""
 
@@ -47,7 +50,8 @@ class PoolConfig(Config):
     """Highest pass rate of the start model at which a task stays."""
     order: Literal["epochs", "difficulty"] = "epochs"
     """Shuffled epochs, each with every task once; or a draw in which a task's weight is 4 p (1 - p), p being its
-    running pass rate: 1 at one half."""
+    running pass rate: 1 at one half. A task that was never asked has the running weight of its sort, those of the same
+    source, kind, environment and difficulty; 1 where none of them was asked."""
     floor: float = Field(default=0.1, gt=0)
     """Least weight in the draw by difficulty, so that a task once solved or failed by all is still asked again."""
 
@@ -68,10 +72,12 @@ class Pool:
     """Pass rate of the start model by task, where it was measured."""
     running: dict[str, float] = field(default_factory=dict)
     """Running pass rate by task: half the newest group's, half what it was before."""
+    sorts: dict[str, float] = field(default_factory=dict)
+    """Running weight by sort of task: a fifth the newest group's, the rest what it was before, at first 1."""
 
     def copy(self) -> Pool:
         """As it is now, whatever is drawn and watched later."""
-        return replace(self, running=dict(self.running))
+        return replace(self, running=dict(self.running), sorts=dict(self.sorts))
 
     def rounds(self, cfg: PoolConfig, tasks: Sequence[Task], count: int, seed: int) -> list[Round]:
         """The next `count` questions."""
@@ -88,15 +94,22 @@ class Pool:
         return drawn
 
     def weights(self, cfg: PoolConfig, tasks: Sequence[Task]) -> np.ndarray:
-        """How often each task is drawn, relative to one that half of the attempts solve; unknown ones count as such."""
-        rates = np.array([self.running.get(task.id, 0.5) for task in tasks])
-        return np.maximum(4 * rates * (1 - rates), cfg.floor)
+        """How often each task is drawn, relative to one that half of the attempts solve."""
+        known, sorts = self.running, self.sorts
+        weights = [
+            spread(known[task.id]) if task.id in known else sorts.get(sort_of(task), 1.0) if sorts else 1.0
+            for task in tasks
+        ]
+        return np.maximum(np.array(weights), cfg.floor)
 
     def watch(self, groups: Iterable[Group]) -> None:
         """Take the groups' pass rates into the running ones."""
         for group in groups:
             if (rate := pass_rate(group)) is not None:
                 self.running[group.task.id] = (self.running.get(group.task.id, rate) + rate) / 2
+                sort = sort_of(group.task)
+                before = self.sorts.get(sort, 1.0)
+                self.sorts[sort] = before + NEWEST * (spread(rate) - before)
 
     def metrics(self, cfg: PoolConfig, tasks: Sequence[Task]) -> dict[str, float]:
         """Tasks inside, the share of them whose pass rate is known, these rates' mean, the share in the middle."""
@@ -133,6 +146,7 @@ def measure(
         if run.stopping:
             run.stop()
     pool.start = {task.id: pool.running[task.id] for task in tasks if task.id in pool.running}
+    pool.sorts.clear()  # nothing is unknown now, and a measurement that was stopped would have other ones
     rates = list(pool.start.values())
     run.event(
         "pool",
@@ -159,6 +173,17 @@ def kept(cfg: PoolConfig, pool: Pool, tasks: Sequence[Task]) -> Sequence[Task]:
             hint="widen grpo.pool.lowest and grpo.pool.highest, raise grpo.pool.samples, or choose other tasks",
         )
     return inside
+
+
+def spread(rate: float) -> float:
+    """How much the rewards of a group differ at this pass rate: their variance, times four."""
+    return 4 * rate * (1 - rate)
+
+
+def sort_of(task: Task) -> str:
+    """What tasks have in common that are about as hard: source, kind, environment and difficulty."""
+    environment, difficulty = task.info.get("environment", {}).get("name", ""), task.info.get("difficulty", "")
+    return f"{task.source}/{task.kind}/{environment}/{difficulty}"
 
 
 def pass_rate(group: Group) -> float | None:

@@ -19,7 +19,7 @@ import httpx
 from starlette.applications import Starlette
 
 from thinkery.errors import UsageError
-from thinkery.pipeline.files import write_file
+from thinkery.pipeline.files import write_file, write_folder
 from thinkery.view.app import ASSETS, HERE, Links, create_app
 from thinkery.view.library import Library
 
@@ -52,14 +52,21 @@ class StaticLinks(Links):
 
 
 def write_site(library: Library, ledger: Path, folder: Path) -> int:
-    """Write every page that can be reached into a new or empty folder; returns how many files."""
+    """Write every page that can be reached into a new or empty folder, or nothing; returns how many files."""
     if folder.exists() and any(folder.iterdir()):
         raise UsageError("the folder is not empty", where=str(folder), hint="--export with a new folder")
     named: dict[str, str] = {INDEX: "/"}
     app = create_app(library, ("site",), ledger, lambda depth: StaticLinks(depth, named))
-    shutil.copytree(HERE / "static", folder / ASSETS)
-    with ThreadPoolExecutor(1) as pool:  # a thread has no event loop yet, whoever calls: a notebook has one
-        return pool.submit(asyncio.run, _write_named(app, named, folder)).result()
+    written = 0
+
+    def write(made: Path) -> None:
+        nonlocal written
+        shutil.copytree(HERE / "static", made / ASSETS)
+        with ThreadPoolExecutor(1) as pool:  # a thread has no event loop yet, whoever calls: a notebook has one
+            written = pool.submit(asyncio.run, _write_named(app, named, made)).result()
+
+    write_folder(folder, write)
+    return written
 
 
 async def _write_named(app: Starlette, named: dict[str, str], folder: Path) -> int:
