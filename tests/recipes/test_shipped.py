@@ -172,10 +172,10 @@ def collected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Task]]
 
 def test_smollm2_finds_tasks_of_every_source(collected: dict[str, list[Task]]) -> None:
     asked = Counter(task.source for task in collected["exam"])
-    assert asked == {"gsm8k": 64, "math500": 32, "mbpp": 32, "reasoning-gym": 96}
+    assert asked == {"gsm8k": 64, "math500": 32, "mbpp": 32, "reasoning-gym": 128}
     left = Counter(kind_of(task) for task in collected["problems"])
-    least = {"gsm8k": 2300, "math": 700, "mbpp": 230, "products": 300, "letter_counting": 590}
-    least |= {"basic_arithmetic": 400, "gcd": 550}
+    least = {"gsm8k": 1500, "math": 550, "mbpp": 230, "products": 300, "chain_sum": 900}
+    least |= {"basic_arithmetic": 800, "lcm": 350}
     assert left.keys() == least.keys()
     assert [name for name, count in least.items() if left[name] < count] == []
     levels = Counter(task.info["difficulty"] for task in collected["problems"] if task.source == "math")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from thinkery.core import Group, Reward, Sampling, Task
 from thinkery.engine.base import Engine
 from thinkery.errors import UsageError
+from thinkery.evals.guesses import Guesses
 from thinkery.evals.measure import Extract, Figures, Tally, count_answers, metric_names
 from thinkery.evals.metrics import Estimate
 from thinkery.rewards.extract import final_answer
@@ -66,7 +67,7 @@ class Measurement:
 
     def __init__(self, benchmark: Benchmark) -> None:
         self._tally = Tally(extract=benchmark.extract, pass_at=benchmark.pass_at)
-        self._figures = [make() for make in benchmark.figures]
+        self._figures: list[Figures] = [Guesses(benchmark.extract), *(make() for make in benchmark.figures)]
 
     def add(self, group: Group, answer_tokens: Sequence[int] | None = None) -> None:
         """Take in one question, with the tokens of each attempt's answer where they are known."""

@@ -81,6 +81,8 @@ def sit_exam(run: Run, cfg: Exam, model: Model, paper: Benchmark) -> Report:
         count = token_counter(engine)
         for group in answers(run, cfg.chunk, engine, replace(paper, rubric=spread(paper.rubric))):
             found.add(group, count_answers(group, count))
+    for note in found.notes():
+        run.alarm("one-answer", note, "exam.sources", "ask what has many answers, each about as often")
     return run.save_report({"stage": run.step.removeprefix("eval-"), "metrics": found.estimates()})
 
 

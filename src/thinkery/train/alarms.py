@@ -1,9 +1,9 @@
 """Alarms: pure functions from the history of metrics to what is wrong, one line of advice and the setting to change.
 
-A history is a list of metric rows, one for each update, oldest first. Where rows are left out between, each says in
-`step` which update it is of. Every check looks at the end of it and answers None while all is well, so that a caller can
-ask again after every update. Room on the disk and changed
-hashes are `pipeline`'s to tell, what shows before the first update `preflight.py`'s and the reward lint's.
+A history is a list of metric rows, one for each update, oldest first; where some are left out, each says in `step`
+which update it is of. Every check looks at the end of it and answers None while all is well, so that a caller can ask
+again after every update. Room on the disk and changed hashes are `pipeline`'s to tell, what shows before the first
+update `preflight.py`'s and the reward lint's.
 
 `tests/train/test_misbehaving.py` has a run that sets off each of them, and follows the advice.
 """
