@@ -142,3 +142,32 @@ def test_white_space_without_end_is_read_in_no_time():
     said, began = "answer is" + "\n" * 40_000 + "x", time.monotonic()
     final_answer(Completion(said, answer=said), "choice")
     assert time.monotonic() - began < 1
+
+
+DETERMINANT = r"\begin{vmatrix} 7 & 3 \\ -1 & 2 \end{vmatrix}"
+
+
+@pytest.mark.parametrize(
+    ("question", "gold", "answer", "value"),
+    [
+        ("Expand the product ${(x+2)(x+5)}$.", "x^2 + 7x + 10", "(x+2)(x+5)", 0),
+        ("Expand the product ${(x+2)(x+5)}$.", "x^2 + 7x + 10", "x^2+7x+10", 1),
+        ("Factor $t^2-49$.", "(t-7)(t+7)", "t^2 - 49", 0),
+        ("Factor $t^2-49$.", "(t-7)(t+7)", "(t+7)(t-7)", 1),
+        (r"Compute $\cos \left( \arcsin \frac{2}{3} \right).$", r"\frac{\sqrt{5}}{3}", r"\cos(\arcsin \frac{2}{3})", 0),
+        (r"Let $x$ and $y$ be numbers with \[x + y = 6.\] Find the maximum.", "6", "x + y = 6", 0),
+        (rf"Compute \[{DETERMINANT}.\]", "17", DETERMINANT, 0),
+        (r"Write $\frac{5}{8}$ as a decimal.", "0.625", r"\frac58", 0),
+        (r"Heads has probability $\frac14$ and gains a dollar. What is expected?", "0.25", r"\frac{1}{4}", 1),
+        (r"Of $\frac{7}{10}, \frac{4}{5}$ and $\frac{3}{4}$, which is the mean?", r"\frac34", r"\frac{3}{4}", 1),
+        (r"One angle is $50^\circ$. What is the other?", "50", r"50^{\circ}", 1),
+        ("Of $-3$ and $2$, which is less?", "-3.0", "-3", 1),
+        ("Which of $x^2-1$ and $x^2+1$ has real roots?", "x^{2} - 1", "x^2-1", 1),
+    ],
+)  # fmt: skip
+def test_a_formula_copied_from_the_question_is_not_worked_out(
+    question: str, gold: str, answer: str, value: float
+) -> None:
+    score = accuracy(Task("t", question, "math", gold), said(f"<think>so</think> \\boxed{{{answer}}}"))
+    assert score.value == value, score.reason
+    assert value == 1 or "not worked out" in score.reason

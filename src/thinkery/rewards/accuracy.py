@@ -1,6 +1,6 @@
 """Accuracy: is the final answer right? The rule is chosen by the task's kind (R1 v1 §2.2.2).
 
-    math     mathematically equal, judged in a killable worker (math_answer)
+    math     mathematically equal, judged in a killable worker (math_answer), and not copied from the question
     choice   the same letter
     exact    the same text, case and white space aside
     code     a program that passes hidden tests in the sandbox (code_tests)
@@ -19,9 +19,11 @@ from thinkery.core import Completion, Score, Task
 from thinkery.rewards.code_tests import code_tests
 from thinkery.rewards.environment import answer_form, first_turn
 from thinkery.rewards.extract import bare_answer, final_answer, letter, plain
+from thinkery.rewards.formula import copied
 from thinkery.rewards.math_answer import MathPool, shared_pool
 from thinkery.rewards.software import software_tests
 
+COPIED = "the answer is not worked out: it stands in the question"
 TESTED = {"code": code_tests, "software": software_tests}
 """The kinds whose answer is run."""
 RULED = ("math", "choice", "exact", "environment", *TESTED)
@@ -63,7 +65,8 @@ class Accuracy:
                 scores[i] = _judge(task, completion, answer)
         if maths:
             pool = self._pool or shared_pool()
-            scores.update(zip(maths, pool.grade(list(maths.values())), strict=True))
+            for (i, (gold, answer)), score in zip(maths.items(), pool.grade(list(maths.values())), strict=True):
+                scores[i] = Score(0.0, COPIED) if score.value and copied(pairs[i][0].prompt, gold, answer) else score
         return [scores[i] for i in range(len(pairs))]
 
 

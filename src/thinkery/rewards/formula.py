@@ -39,11 +39,35 @@ _LIST = re.compile(r"\d\s+[-+]\d")
 _WORD = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2}")
 _TEXT = re.compile(r"\\(?:text|mbox|mathrm)\s*\{([^{}]*)\}")
 _LETTERS = {"i": 1j, "e": math.e}
+_QUOTED = re.compile(r"\$\$?(.+?)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_OPERATION = re.compile(
+    r"[-+*/^!=]|\\(?:[dt]?frac|sqrt|cdot|times|[dt]?binom|sum|prod|int|lim|log|ln"
+    r"|(?:arc)?(?:sin|cos|tan|cot|sec|csc))(?![a-z])|vmatrix"
+)
+_DEGREES = re.compile(r"\^\s*(?:\\circ|\{\s*\\circ\s*\})")
+_FRACTION = re.compile(r"\\[dt]?frac\s*(?:\d|\{\d+\})\s*(?:\d|\{\d+\})|\d+/\d+")
+_LOOSE = re.compile(r"[{}*]")
 
 
 def same_text(one: str, other: str) -> bool:
     r"""Whether two answers are written alike, but for dollars, \text, \left, \dfrac, white space and case."""
     return one == other or _bare(one) == _bare(other)
+
+
+def copied(question: str, gold: str, answer: str) -> bool:
+    r"""Whether an answer is a formula that the question quotes in dollars or brackets, and not what gold says.
+
+    "Expand $(x+1)^2$", "Compute $\sin \frac{\pi}{6}$" and "given that $x + y = 2$" have the answer's value in them.
+    Only what has something to work out counts, since a number or a name may well be in the question and be the answer;
+    so may a fraction, unless a decimal is asked for.
+    """
+    bare = _DEGREES.sub("", answer).strip(" $").lstrip("+-")
+    if not _OPERATION.search(bare) or (_FRACTION.fullmatch(bare) and "decimal" not in question.lower()):
+        return False
+    said = _loose(answer)
+    return said != _loose(gold) and any(
+        _loose(next(filter(None, found.groups()))) == said for found in _QUOTED.finditer(question)
+    )
 
 
 def is_plain(text: str) -> bool:
@@ -69,6 +93,10 @@ def far_apart(one: str, other: str) -> bool:
 def _bare(text: str) -> str:
     text = _STYLE.sub(lambda style: _STYLES[style[0]], _TEXT.sub(r"\1", text))
     return re.sub(r"(?<!\d)\s+|\s+(?!\d)|\$|\.$", "", text).casefold()
+
+
+def _loose(text: str) -> str:
+    return _LOOSE.sub("", _bare(text))
 
 
 class _Plain(NamedTuple):
