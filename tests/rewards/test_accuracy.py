@@ -158,6 +158,7 @@ DETERMINANT = r"\begin{vmatrix} 7 & 3 \\ -1 & 2 \end{vmatrix}"
         (r"Let $x$ and $y$ be numbers with \[x + y = 6.\] Find the maximum.", "6", "x + y = 6", 0),
         (rf"Compute \[{DETERMINANT}.\]", "17", DETERMINANT, 0),
         (r"Write $\frac{5}{8}$ as a decimal.", "0.625", r"\frac58", 0),
+        (r"Simplify $\frac{36}{54}$.", r"\frac{2}{3}", r"\frac{36}{54}", 0),
         (r"Heads has probability $\frac14$ and gains a dollar. What is expected?", "0.25", r"\frac{1}{4}", 1),
         (r"Of $\frac{7}{10}, \frac{4}{5}$ and $\frac{3}{4}$, which is the mean?", r"\frac34", r"\frac{3}{4}", 1),
         (r"One angle is $50^\circ$. What is the other?", "50", r"50^{\circ}", 1),

@@ -46,6 +46,7 @@ _OPERATION = re.compile(
 )
 _DEGREES = re.compile(r"\^\s*(?:\\circ|\{\s*\\circ\s*\})")
 _FRACTION = re.compile(r"\\[dt]?frac\s*(?:\d|\{\d+\})\s*(?:\d|\{\d+\})|\d+/\d+")
+_REWRITTEN = re.compile(r"decimal|simplif|reduce|lowest", re.IGNORECASE)
 _LOOSE = re.compile(r"[{}*]")
 
 
@@ -59,10 +60,10 @@ def copied(question: str, gold: str, answer: str) -> bool:
 
     "Expand $(x+1)^2$", "Compute $\sin \frac{\pi}{6}$" and "given that $x + y = 2$" have the answer's value in them.
     Only what has something to work out counts, since a number or a name may well be in the question and be the answer;
-    so may a fraction, unless a decimal is asked for.
+    so may a fraction, unless it is to be written otherwise.
     """
     bare = _DEGREES.sub("", answer).strip(" $").lstrip("+-")
-    if not _OPERATION.search(bare) or (_FRACTION.fullmatch(bare) and "decimal" not in question.lower()):
+    if not _OPERATION.search(bare) or (_FRACTION.fullmatch(bare) and not _REWRITTEN.search(question)):
         return False
     said = _loose(answer)
     return said != _loose(gold) and any(
