@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -73,7 +74,7 @@ class Tokenizer:
     @property
     def vocab_size(self) -> int:
         """One more than the highest token id; an embedding may have more rows."""
-        return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
+        return _size(self.backend)
 
     @property
     def eos_id(self) -> int:
@@ -161,6 +162,12 @@ class TextStream:
         if text:
             self._shown, self._held = self._held, []
         return text
+
+
+@functools.lru_cache(maxsize=8)
+def _size(backend: tokenizers.Tokenizer) -> int:
+    """Kept, since it goes through the whole vocabulary, and servers ask with every request of token ids."""
+    return max(backend.get_vocab(with_added_tokens=True).values()) + 1
 
 
 def require_chat(tokenizer: Tokenizer) -> str:

@@ -202,8 +202,7 @@ class Reader:
             raise out_of_range("logit_bias", -100, 100)
         if any(not (id.isascii() and id.isdigit() and len(id) < 10) for id in bias):
             raise invalid("Invalid logit_bias value, its keys are token ids")
-        size = tokenizer.vocab_size if bias else 0
-        known = tuple((int(id), value) for id, value in bias.items() if int(id) < size)
+        known = tuple((int(id), value) for id, value in bias.items() if int(id) < tokenizer.vocab_size)
         return replace(job, frequency_penalty=frequency, presence_penalty=presence, logit_bias=known)
 
     def tools(self, request: ChatRequest, messages: Sequence[Message], tokenizer: Tokenizer) -> list[dict[str, Any]]:
@@ -372,7 +371,7 @@ def as_tokens(prompt: str | list[int], tokenizer: Tokenizer) -> tuple[int, ...]:
     """A prompt's tokens."""
     if isinstance(prompt, str):
         return tuple(tokenizer.encode(prompt))
-    size = tokenizer.vocab_size  # asked for once: it goes through the whole vocabulary
+    size = tokenizer.vocab_size
     if not all(0 <= token < size for token in prompt):
         raise invalid("Invalid prompt value, token ids are in [0, {0}]", size - 1)
     return tuple(prompt)
