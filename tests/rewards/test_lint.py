@@ -9,9 +9,11 @@ import pytest
 from thinkery.core import Completion, Task
 from thinkery.errors import UsageError
 from thinkery.rewards.accuracy import accuracy, lenient_accuracy
+from thinkery.rewards.extract import final_answer
 from thinkery.rewards.format import thinks, thinks_then_answers
 from thinkery.rewards.language import consistency
 from thinkery.rewards.lint import check_gold, dry_run_gold, lint
+from thinkery.rewards.math_answer import shared_pool
 from thinkery.rewards.rubric import Part, Rubric
 
 MATH = Task("m", "What is 17+5?", kind="math", gold="22", language="en", source="toy")
@@ -32,7 +34,7 @@ def test_our_rewards_pay_for_gold_and_for_nothing_else(task: Task, opened: bool,
     rubric = Rubric(accuracy=accuracy, format=form, language=consistency)  # pyright: ignore[reportArgumentType]
     dry_run_gold(rubric, task, opened=opened)
     findings = lint(rubric, [task], opened=opened)
-    assert len(findings) == 11
+    assert len(findings) == 11 + (task is SUM)  # which quotes a formula
     assert [(finding.probe, finding.why) for finding in findings if finding.suspicious] == []
     earned = {finding.probe: finding.scores["accuracy"].value for finding in findings}
     assert earned == {probe: float(probe == "gold without a thought") for probe in earned}
@@ -63,6 +65,18 @@ def test_full_marks_of_a_reward_of_ones_own_may_be_less_than_one() -> None:
 def test_lint_reports_a_format_that_pays_for_an_empty_thought() -> None:
     suspicious = {f.probe for f in lint(Rubric(accuracy=accuracy, format=careless_format), [MATH]) if f.suspicious}
     assert suspicious == {"gold without a thought"}
+
+
+def test_lint_reports_an_equality_that_pays_for_what_the_question_quotes() -> None:
+    def equal(task: Task, completion: Completion) -> float:
+        answer = final_answer(completion) or ""
+        return shared_pool().grade([(task.gold or "", answer)])[0].value or 0.0
+
+    task = Task("e", "Expand $(x+1)(x+2)$ for every $x$.", kind="math", gold="x^2+3x+2", language="en")
+    found = {f.probe: f for f in lint(Rubric(equal=equal, format=thinks_then_answers), [task])}
+    assert "(x+1)(x+2)" in found["a formula copied"].text
+    assert found["a formula copied"].suspicious
+    assert not any(f.suspicious for f in lint(RUBRIC, [task]))
 
 
 def test_lint_reports_a_lenient_accuracy_that_pays_for_stuffing() -> None:

@@ -66,9 +66,12 @@ def copied(question: str, gold: str, answer: str) -> bool:
     if not _OPERATION.search(bare) or (_FRACTION.fullmatch(bare) and not _REWRITTEN.search(question)):
         return False
     said = _loose(answer)
-    return said != _loose(gold) and any(
-        _loose(next(filter(None, found.groups()))) == said for found in _QUOTED.finditer(question)
-    )
+    return said != _loose(gold) and any(_loose(one) == said for one in quoted(question))
+
+
+def quoted(question: str) -> list[str]:
+    """What stands in a text's dollars, or in brackets that are as good."""
+    return [next(filter(None, found.groups())) for found in _QUOTED.finditer(question)]
 
 
 def is_plain(text: str) -> bool:

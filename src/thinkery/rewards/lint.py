@@ -15,6 +15,7 @@ from thinkery.core import Completion, Score, Task
 from thinkery.errors import UsageError
 from thinkery.rewards.accuracy import Accuracy
 from thinkery.rewards.extract import letter, plain
+from thinkery.rewards.formula import copied, quoted
 from thinkery.rewards.math_answer import MathPool, shared_pool
 from thinkery.rewards.rubric import Rubric
 
@@ -97,7 +98,9 @@ def _probes(task: Task, gold: str, opened: bool) -> dict[str, tuple[str, bool]]:
     everything = [c for c in candidates if c != gold]
     everything.insert(len(everything) // 2, gold)
     filler = "a" if plain(gold) != "a" else "b"
+    formulas = [one for one in quoted(task.prompt) if task.kind == "math" and copied(task.prompt, gold, one)]
     return {
+        **({"a formula copied": (_well_formed(task, formulas[0], opened), False)} if formulas else {}),
         "empty": ("", False),
         "format only": (f"{start}</think>{filler}", False),
         "empty tags": (f"{start} </think> <answer></answer>", False),
