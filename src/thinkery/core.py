@@ -54,6 +54,11 @@ class Task:
         """The conversation to render: earlier turns, then the prompt as the user's last."""
         return (*self.history, Message("user", self.prompt))
 
+    @property
+    def environment(self) -> str:
+        """The name of the environment that made it and judges it; "" for every other task."""
+        return self.info.get("environment", {}).get("name", "")
+
     def continued(self, completion: Completion, says: str) -> Task:
         """The next turn of the conversation: what was asked and answered is history, and what `says` is asked."""
         answered = Message("assistant", completion.answer, completion.thought)

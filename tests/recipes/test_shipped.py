@@ -173,7 +173,7 @@ def collected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Task]]
 def test_smollm2_finds_tasks_of_every_source(collected: dict[str, list[Task]]) -> None:
     asked = Counter(task.source for task in collected["exam"])
     assert asked == {"gsm8k": 64, "math500": 32, "mbpp": 32, "reasoning-gym": 128}
-    left = Counter(kind_of(task) for task in collected["problems"])
+    left = Counter(task.environment or task.source for task in collected["problems"])
     least = {"gsm8k": 1500, "math": 550, "mbpp": 230, "products": 300, "chain_sum": 900}
     least |= {"basic_arithmetic": 800, "lcm": 350}
     assert left.keys() == least.keys()
@@ -192,11 +192,6 @@ def test_smollm2_shows_an_example_of_a_function_to_questions_for_functions_only(
         asked = render(template, task.messages)
         assert ("def double" in asked) == (task.source == "mbpp") != ("Mia has 4 boxes" in asked)
         assert asked.endswith(f"{task.prompt}<|im_end|>\n<|im_start|>assistant\n<think>")
-
-
-def kind_of(task: Task) -> str:
-    """The source of a task, of a puzzle its kind."""
-    return task.info["environment"]["name"] if task.source == "reasoning-gym" else task.source
 
 
 def test_nothing_that_smollm2_practises_is_in_an_evaluation_set(collected: dict[str, list[Task]]) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from thinkery.core import Group
 from thinkery.evals.measure import Extract
 from thinkery.evals.metrics import Estimate
+from thinkery.rewards.accuracy import RULED, TESTED
 from thinkery.rewards.environment import answer_form
 from thinkery.rewards.extract import plain
 
@@ -22,8 +23,8 @@ ALIKE = 0.8
 """Share of the attempts that one answer must have to be told."""
 QUESTIONS = 8
 """Fewest questions of a sort of which anything is said."""
-RULED = ("math", "choice", "exact", "environment")
-"""Kinds of task whose answer is short enough to be compared."""
+COMPARED = frozenset(RULED) - frozenset(TESTED)
+"""Kinds of task whose answers can be alike; no two programs are."""
 
 
 @dataclass(slots=True)
@@ -49,10 +50,9 @@ class Guesses:
     def add(self, group: Group) -> None:
         """Take in one question."""
         task = group.task
-        if task.kind not in RULED or not task.gold:
+        if task.kind not in COMPARED or not task.gold:
             return
-        name = task.info.get("environment", {}).get("name") or task.source or task.kind
-        sort = self._sorts.setdefault(name, _Sort())
+        sort = self._sorts.setdefault(task.environment or task.source or task.kind, _Sort())
         sort.questions += 1
         sort.golds[plain(task.gold)] += 1
         for rollout in group.rollouts:

@@ -30,7 +30,7 @@ SLICES: dict[str, Callable[[Task], Any]] = {
     "kind": lambda task: task.kind,
     "language": lambda task: task.language,
     "difficulty": lambda task: task.info.get("difficulty"),
-    "environment": lambda task: task.info.get("environment", {}).get("name"),
+    "environment": lambda task: task.environment or None,
 }
 """What accuracy is broken down by, where the tasks differ in it."""
 

@@ -95,11 +95,8 @@ class Pool:
 
     def weights(self, cfg: PoolConfig, tasks: Sequence[Task]) -> np.ndarray:
         """How often each task is drawn, relative to one that half of the attempts solve."""
-        known, sorts = self.running, self.sorts
-        weights = [
-            spread(known[task.id]) if task.id in known else sorts.get(sort_of(task), 1.0) if sorts else 1.0
-            for task in tasks
-        ]
+        known = {id: spread(rate) for id, rate in self.running.items()}
+        weights = [known[task.id] if task.id in known else self.sorts.get(sort_of(task), 1.0) for task in tasks]
         return np.maximum(np.array(weights), cfg.floor)
 
     def watch(self, groups: Iterable[Group]) -> None:
@@ -182,8 +179,7 @@ def spread(rate: float) -> float:
 
 def sort_of(task: Task) -> str:
     """What tasks have in common that are about as hard: source, kind, environment and difficulty."""
-    environment, difficulty = task.info.get("environment", {}).get("name", ""), task.info.get("difficulty", "")
-    return f"{task.source}/{task.kind}/{environment}/{difficulty}"
+    return f"{task.source}/{task.kind}/{task.environment}/{task.info.get('difficulty', '')}"
 
 
 def pass_rate(group: Group) -> float | None:
