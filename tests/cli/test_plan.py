@@ -184,6 +184,17 @@ def test_the_machine_tries_a_narrow_model_and_multiplies_for_a_wide_one(tmp_path
     assert narrow.step_s > 0
     wide = probe(replace(SHAPE, vocab_size=10_000_000), tmp_path, 1e9)
     assert (wide.learning_flops, wide.step_s, wide.sample_s, wide.read_s) == (0.0, 0.0, 0.0, 0.0)
+    assert (wide.learns, wide.samples) == (0.75, 0.65)  # and what a wide model does beside products takes its share
+
+
+def test_beside_products_learning_and_sampling_take_their_share() -> None:
+    engine, policy = EngineConfig(dtype="float32"), PolicyConfig()
+    times = []
+    for machine in (replace(MACHINE, bandwidth=1e18), replace(MACHINE, bandwidth=1e18, learns=0.5, samples=0.25)):
+        learning = plan.learning_need("x", SHAPE, policy, machine, 1e9, 1)
+        sampling = plan.sampling_need("x", SHAPE, machine, 1e6, 4, 10, 30.0, 5.0, engine)
+        times.append((learning.seconds, sampling.seconds))
+    assert times[1] == pytest.approx((2 * times[0][0], 4 * times[0][1]))
 
 
 def test_exam_questions_that_are_watched_are_sampled_as_well() -> None:

@@ -118,6 +118,10 @@ class Machine:
     """Arithmetic in bfloat16; 0 where it is not faster."""
     learning_flops: float = 0.0
     """What learning reaches, all its operations included; 0 where products alone were measured."""
+    learns: float = 1.0
+    """Share of the products' speed that learning has in all, where products alone were measured."""
+    samples: float = 1.0
+    """The same of sampling, prompts too."""
     step_s: float = 0.0
     """Seconds of a step of sampling, whatever is in flight; 0 where it was not measured."""
     sample_s: float = 0.0
@@ -347,7 +351,7 @@ def learning_need(
         seconds = flops / machine.learning_flops
     else:
         seconds = (
-            flops / machine.multiplies(policy.dtype)[0]
+            flops / (machine.learns * machine.multiplies(policy.dtype)[0])
             + batches * 3 * KERNELS * shape.num_hidden_layers * machine.latency_s
         )
     checkpoint = checkpoint_bytes(shape, policy, reference=reference)
@@ -371,7 +375,8 @@ def sampling_need(
     """What sampling takes with continuous batching of the samples that are asked for `together`, of `mean` tokens and
     at most `longest`; a question's prompt is computed once."""
     P, samples = parameters(shape), questions * attempts
-    speed, size = machine.multiplies(engine.dtype)
+    products, size = machine.multiplies(engine.dtype)
+    speed = machine.samples * products
     per_token = cache_bytes(shape, size)
     room = engine.kv_memory * 2**30 / (per_token * (prompt + longest))
     batch = max(1.0, min(ranks * max(1, engine.processes) * min(engine.max_batch, room), samples, together))

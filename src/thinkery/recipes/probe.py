@@ -1,8 +1,9 @@
 """What this machine does for a model of a shape: measured before a plan, in a second or two.
 
-A wide model is as fast as products of its matrices. In a narrow one most of the time goes elsewhere, into norms,
-softmax, small operations and Python, so a narrow one is built with random weights and a few of its layers, and really
-learns and samples; the rest of the layers are taken to be like these.
+A wide model takes most of its time for products of its matrices, which are timed, and a share for the rest, which is
+known. In a narrow one most of the time goes into that, norms, softmax, small operations and Python, so a narrow one is
+built with random weights and a few of its layers, and really learns and samples; the rest of the layers are taken to be
+like these.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ from thinkery.train.sft import cross_entropy
 NARROW = 30e6
 """Parameters of four layers and the head up to which a model is tried out."""
 LAYERS = 4
+LEARNS, SAMPLES = 0.75, 0.65
+"""Shares of the products' speed that a wide model's learning and sampling have in all, with attention, the optimiser's
+step and everything else: 0.62 to 0.84 and 0.54 to 0.69 in bench/results/peers.json and peers-slower.json."""
 SEQUENCES, TOKENS = 16, 128
 """What is learnt at once."""
 FEW, MANY = 4, 128
@@ -58,7 +62,9 @@ def probe(shape: Shape, directory: Path, memory: float) -> Machine:
     disk, latency_s = shutil.disk_usage(existing).free, fastest(lambda: one + one)
     found = Machine(flops, bandwidth, latency_s, memory, disk, bfloat16_flops=narrow if narrow > flops else 0.0)
     few = replace(shape, num_hidden_layers=min(LAYERS, shape.num_hidden_layers))
-    return tried(found, few, shape.num_hidden_layers) if parameters(few) <= NARROW else found
+    if parameters(few) <= NARROW:
+        return tried(found, few, shape.num_hidden_layers)
+    return replace(found, learns=LEARNS, samples=SAMPLES)
 
 
 def tried(machine: Machine, shape: Shape, layers: int) -> Machine:
