@@ -19,7 +19,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Expected(Config):
-    """How long answers are and how many rows pass the filters, by step."""
+    """How long answers are, how many rows pass the filters and how many groups teach, by step."""
 
     tokens: dict[str, Length] = {}
     """The mean completion of a step that samples."""
@@ -27,11 +27,14 @@ class Expected(Config):
     """The mean tokens of a conversation that a step leaves, question and answer."""
     kept: dict[str, Share] = {}
     """The rows that a step leaves, as a share of the most that its settings allow."""
+    learnt: dict[str, Share] = {}
+    """The groups whose rewards differ, as a share of all; the others are not learnt with `skip_no_spread`."""
 
     def over(self, other: Expected) -> Expected:
         """The same, and of steps that it does not name what another expects."""
         return Expected(
-            tokens=other.tokens | self.tokens, rows=other.rows | self.rows, kept=other.kept | self.kept
+            tokens=other.tokens | self.tokens, rows=other.rows | self.rows, kept=other.kept | self.kept,
+            learnt=other.learnt | self.learnt,
         )  # fmt: skip
 
     def require_steps(self, names: Collection[str]) -> None:

@@ -50,13 +50,15 @@ def corrected(new: Need, old: Need, was: Mapping[str, float]) -> Need:
 
 
 def expected_of(run: RunRecord, steps: Mapping[str, Step]) -> Expected:
-    """How long answers were in what a run has done of this graph, and rows, and which share of the rows was kept.
+    """How long answers were in what a run has done of this graph, and rows, and which share of the rows was kept, of
+    the groups learnt.
 
     Three digits; shares of 1 are left out. Loads tasks, to count.
     """
     tokens: dict[str, float] = {}
     lengths: dict[str, float] = {}
     kept: dict[str, float] = {}
+    learnt: dict[str, float] = {}
     rows: dict[str, int] = {}
     made, count = run.artifacts, token_counter(ordered(steps))
     for step in ordered(steps):
@@ -68,12 +70,14 @@ def expected_of(run: RunRecord, steps: Mapping[str, Step]) -> Expected:
         groups = [group for number in index.numbers() for group in index.groups(number)]
         if said := sum(group.samples * group.tokens for group in groups):  # an endpoint's tokens are not known
             tokens[step.name] = _digits(said / sum(group.samples for group in groups))
+        if alike := [row["group/no_spread"] for row in run.metrics(step.name) if "group/no_spread" in row]:
+            learnt[step.name] = _digits(1 - fmean(alike))
         found = made[step.name]
         if most and isinstance(found, Dataset) and len(found) != most:
             rows[step.name], kept[step.name] = len(found), _digits(len(found) / most)
         if isinstance(found, Dataset) and not isinstance(step.config, Collect) and len(found):
             lengths[step.name] = _digits(row_length(found, count))
-    return Expected(tokens=tokens, rows=lengths, kept=kept)
+    return Expected(tokens=tokens, rows=lengths, kept=kept, learnt=learnt)
 
 
 def row_length(data: Dataset, count: Callable[[str], float]) -> float:

@@ -208,7 +208,8 @@ def plan(
             machines[size] = machine(shape)
         together = ranks if step.on_all_ranks else 1
         prompt, mean = prompts[step.name], means[step.name]
-        needs.append(need_of(step, shape, machines[size], rows, prompt, mean, lengths, together))
+        learnt = expected.learnt.get(step.name, 1.0)
+        needs.append(need_of(step, shape, machines[size], rows, prompt, mean, lengths, together, learnt=learnt))
     here = next(iter(machines.values()), None)
     if here is None:
         return Plan(needs, [], 0.0)
@@ -232,6 +233,8 @@ def need_of(
     mean: float,
     lengths: Mapping[str, tuple[float, float]],
     ranks: int = 1,
+    *,
+    learnt: float = 1.0,
 ) -> Need:
     """What one step needs, by the kind of its settings; `lengths` are those of datasets, on average and at most."""
     P, cfg = parameters(shape), step.config
@@ -241,7 +244,7 @@ def need_of(
         return Need(step.name, "-", P, disk=4 * P)
     if isinstance(cfg, Reinforce):
         watched = min(cfg.watched, rows[step.inputs["exam"].name]) if "exam" in step.inputs else 0
-        return reinforce_need(step.name, cfg, shape, machine, prompt, mean, watched=watched, ranks=ranks)
+        return reinforce_need(step.name, cfg, shape, machine, prompt, mean, watched=watched, ranks=ranks, learnt=learnt)
     if isinstance(cfg, Pretrain):
         read = cfg.sft.epochs * (rows[step.inputs["corpus"].name] - cfg.held_out)
         tokens, updates = read * PROMPT_TOKENS, read / cfg.sft.batch
@@ -281,10 +284,12 @@ def reinforce_need(
     *,
     watched: int = 0,
     ranks: int = 1,
+    learnt: float = 1.0,
 ) -> Need:
     """Sampling and learning share the weights, and take turns in one process, so that one's memory is the other's.
 
-    So many exam questions are `watched`, in every `eval_every`-th update.
+    So many exam questions are `watched`, in every `eval_every`-th update; such a share of the groups is `learnt` where
+    those without spread are skipped.
     """
     g, P = cfg.grpo, parameters(shape)
     questions, longest = g.updates * g.questions_per_update, longest_of(g)
@@ -297,6 +302,7 @@ def reinforce_need(
         name, shape, machine, held_out, 1, longest, prompt, mean, cfg.engine, together=watched
     ).seconds if held_out else 0.0  # fmt: skip
     tokens = questions * prompt + sampled.tokens  # a group's prompt is learnt from once
+    tokens *= learnt if g.skip_no_spread else 1.0
     learnt = learning_need(
         name, shape, g.policy, machine, tokens, g.updates, length=prompt + mean, longest=prompt + longest,
         reference=g.beta > 0, ranks=ranks, sampled=4, engines=sampled.memory / ranks - PROCESS_BYTES - 4 * P,
@@ -388,7 +394,7 @@ def sampling_need(
     if machine.step_s:
         step_s = machine.step_s + busy * (machine.sample_s + seen * machine.read_s)
     else:
-        step_s = max(2 * P * busy / speed, size * P / machine.bandwidth)
+        step_s = 2 * P * busy / speed + size * P / machine.bandwidth  # the weights are read, and then multiplied with
         step_s += KERNELS * shape.num_hidden_layers * machine.latency_s + busy * seen * per_token / machine.bandwidth
     reading_s = questions * prompt * 2 * P / (machine.learning_flops or speed)
     seconds = steps * step_s + reading_s
