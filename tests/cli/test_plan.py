@@ -197,6 +197,16 @@ def test_beside_products_learning_and_sampling_take_their_share() -> None:
     assert times[1] == pytest.approx((2 * times[0][0], 4 * times[0][1]))
 
 
+def test_groups_that_are_skipped_are_sampled_and_not_learnt() -> None:
+    def seconds(learnt: float, **how: bool) -> float:
+        loop = Grpo(updates=10, questions_per_update=2, group_size=4, minibatches=1, max_tokens=((0, 100),), **how)
+        return plan.reinforce_need("x", Reinforce(grpo=loop), SHAPE, MACHINE, 20.0, 50.0, learnt=learnt).seconds
+
+    whole, half, none = (seconds(learnt, skip_no_spread=True) for learnt in (1.0, 0.5, 0.0))
+    assert half == pytest.approx((whole + none) / 2)
+    assert none < half < whole == seconds(0.5)
+
+
 def test_exam_questions_that_are_watched_are_sampled_as_well() -> None:
     loop = Grpo(updates=10, questions_per_update=2, group_size=4, minibatches=1, max_tokens=((0, 100),), eval_every=4)
     cfg = Reinforce(grpo=loop)

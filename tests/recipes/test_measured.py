@@ -81,6 +81,7 @@ def drafts(run: Run, cfg: ColdData, tasks: Dataset) -> Dataset:
         said = [Completion("so", tokens=(1,) * tokens, answer="so") for tokens in (3, 5)]
         judged = [Rollout(task, (9,), one, {}, 0.0, sample) for sample, one in enumerate(said)]
         run.rollouts(number, [Group(task, tuple(judged))])
+        run.metrics(number, {"group/no_spread": 0.25})
         if number <= 2:
             turn = {"role": "assistant", "thought": "x" * 16, "content": "y" * 24}
             writer.add({"messages": [{"role": "user", "content": "z" * 40}, turn]}, str(number))
@@ -95,6 +96,7 @@ def test_what_a_run_sampled_and_kept_is_what_a_plan_may_expect(tmp_path: Path) -
     found = expected_of(open_run(tmp_path / "run"), steps)
     assert found.tokens == {"cold-data": 4.0}
     assert found.kept == {"cold-data": 0.4}  # two of the five that could have been
+    assert found.learnt == {"cold-data": 0.75}
     assert found.rows == {"cold-data": TEMPLATE_TOKENS + (40 + 16 + 24) / LETTERS}
     recipe = Expected(tokens={"cold-data": 9.0, "zero": 7.0}, kept={"zero": 0.5})
     assert found.over(recipe).tokens == {"cold-data": 4.0, "zero": 7.0}

@@ -303,17 +303,17 @@ def reinforce_need(
     ).seconds if held_out else 0.0  # fmt: skip
     tokens = questions * prompt + sampled.tokens  # a group's prompt is learnt from once
     tokens *= learnt if g.skip_no_spread else 1.0
-    learnt = learning_need(
+    learning = learning_need(
         name, shape, g.policy, machine, tokens, g.updates, length=prompt + mean, longest=prompt + longest,
         reference=g.beta > 0, ranks=ranks, sampled=4, engines=sampled.memory / ranks - PROCESS_BYTES - 4 * P,
         in_turn=not cfg.engine.processes,
     )  # fmt: skip
-    memory, checkpoint = learnt.memory, learnt.checkpoint
-    seconds = sampled.seconds + watching + learnt.seconds
+    memory, checkpoint = learning.memory, learning.checkpoint
+    seconds = sampled.seconds + watching + learning.seconds
     if g.advantage == "gae":  # PPO's critic is a second model that learns
         memory, seconds = memory + ranks * sum(held_bytes(g.critic, 1)) * P, seconds + 8 * P * tokens / machine.flops
         checkpoint += checkpoint_bytes(shape, g.critic)
-    disk = sampled.disk + learnt.disk
+    disk = sampled.disk + learning.disk
     return Need(name, "sampling and learning", P, memory, sampled.tokens, seconds, disk, checkpoint)
 
 

@@ -39,7 +39,7 @@ LAYERS = 4
 LEARNS, SAMPLES = 0.75, 0.87
 """Shares of the products' speed that a wide model's learning and sampling have in all, with attention, the optimiser's
 step and everything else. Learning: 0.67 and 0.84 in bench/results/peers-slower.json and peers.json. Sampling: with the
-time to read the weights once a step beside it, the steps of 1, 8 and 64 samples there lie on one line, of 0.84 and 0.9."""
+time to read the weights once a step beside it, steps of 1, 8 and 64 samples lie on one line there, of 0.84 and 0.9."""
 SEQUENCES, TOKENS = 16, 128
 """What is learnt at once."""
 FEW, MANY = 4, 128
