@@ -191,10 +191,10 @@ def test_what_was_said_is_in_no_log(thinker, tmp_path, capsys):
     assert secret.encode() not in b"".join(path.read_bytes() for path in Path(tmp_path / "runs").iterdir())
 
 
-def test_a_server_that_is_told_to_stop_drains(thinker, tmp_path):
-    with serving(thinker, "limits.drain_s=1.5", folder=tmp_path) as server, server.client() as client:
+def test_a_server_that_is_told_to_stop_drains(talker, tmp_path):
+    with serving(talker, "limits.drain_s=1.5", folder=tmp_path) as server, server.client() as client:
         body = {"model": "deepseek-reasoner", "messages": [{"role": "user", "content": "hi"}], "stream": True}
-        endless = {**body, "logit_bias": {"0": -100}, "max_tokens": 4000}
+        endless = {**body, "logit_bias": {"0": -100}, "max_tokens": 60_000}
         with ThreadPoolExecutor(1) as pool, client.stream("POST", "/chat/completions", json=endless) as answer:
             lines = answer.iter_lines()
             next(lines)

@@ -16,6 +16,7 @@ import atexit
 import os
 import pickle
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
+LINGER_S = 2.0
+"""How long a rank that has lost another stays, so that one that failed by itself ends first."""
 PATIENCE = timedelta(days=365)
 """How long torch lets a rank wait for the others: for ever, since `Pulse` knows whether they live."""
 LOOK = timedelta(seconds=0.5)
@@ -257,6 +260,10 @@ def joined(environ: Mapping[str, str], watchdog: Watchdog | None = None) -> Iter
             ranks = Processes(pulse)
             ranks.gather(None)
         yield ranks
+    except RankLost:
+        if int(environ["RANK"]):
+            time.sleep(LINGER_S)  # rank 0 may have failed by itself, and its exit code is the run's
+        raise
     finally:
         pulse.stop()
         if pulse.missing():
