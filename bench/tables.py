@@ -41,12 +41,8 @@ def demo(found: Mapping[str, Any]) -> str:
         "(`bench/results/tiny.json`). General, preference and harmless are judged by\nthe world's own rules, which "
         "train nothing." + (f"\n{found['note']}" if "note" in found else ""),
         "",
-        f"| stage | {' | '.join(COLUMNS)} | tokens |",
-        f"|---|{'--:|' * (len(COLUMNS) + 1)}",
+        by_stage(found, dict(zip(COLUMNS, COLUMNS, strict=True))),
     ]
-    for stage, metrics in found["stages"].items():
-        cells = [interval(metrics[name]) for name in COLUMNS]
-        lines.append(f"| {stage} | {' | '.join(cells)} | {metrics['length']['value']:.0f} |")
     return "\n".join(lines)
 
 
@@ -65,9 +61,14 @@ REAL = {
 
 def real(found: Mapping[str, Any]) -> str:
     """The stage table of the whole recipe on real weights."""
-    lines = [f"| stage | {' | '.join(REAL.values())} | tokens |", f"|---|{'--:|' * (len(REAL) + 1)}"]
+    return by_stage(found, REAL)
+
+
+def by_stage(found: Mapping[str, Any], columns: Mapping[str, str]) -> str:
+    """A line for each stage with these metrics, under these titles, and the length of its answers."""
+    lines = [f"| stage | {' | '.join(columns.values())} | tokens |", f"|---|{'--:|' * (len(columns) + 1)}"]
     for stage, metrics in found["stages"].items():
-        cells = [interval(metrics[name]) for name in REAL]
+        cells = [interval(metrics[name]) for name in columns]
         lines.append(f"| {stage} | {' | '.join(cells)} | {metrics['length']['value']:.0f} |")
     return "\n".join(lines)
 

@@ -29,7 +29,7 @@ COMPARED = frozenset(RULED) - frozenset(TESTED)
 
 @dataclass(slots=True)
 class _Sort:
-    """What was asked and answered of one environment, or of one kind from one source."""
+    """What was asked of one environment or from one source, and answered."""
 
     questions: int = 0
     attempts: int = 0
@@ -58,9 +58,9 @@ class Guesses:
         for rollout in group.rollouts:
             sort.attempts += 1
             if (answer := self._extract(rollout.completion, answer_form(task))) is not None:
-                sort.answers[plain(answer)] += 1
-                score = rollout.scores.get("accuracy")
-                sort.right[plain(answer)] += int(score is not None and score.value == 1)
+                said, score = plain(answer), rollout.scores.get("accuracy")
+                sort.answers[said] += 1
+                sort.right[said] += int(score is not None and score.value == 1)
 
     def estimates(self) -> dict[str, Estimate]:
         """None."""

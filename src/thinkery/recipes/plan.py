@@ -9,9 +9,10 @@ measures in a second or two. P is the number of parameters; weights are float32,
                 flops  6 P a token forward and back, 2 P more where a reference scores it, and attention on top
     sampling    memory 8 P (weights, and packed once more) + keys and values of everything in flight; each of several
                 `processes` has all of that, beside the weights of the one that asks them
-                a step of b samples takes the longer of 2 P b flops and reading 4 P bytes, and reads the cache; samples
-                that are asked for together end with the longest of them
-    either      of a narrow model as fast as a random one of its shape has been just now
+                a step of b samples takes 2 P b flops after reading 4 P bytes, and reads the cache; samples that are
+                asked for together end with the longest of them
+    either      of a narrow model as fast as a random one of its shape has been just now, of a wide one at a share of
+                the speed of its products
     disk        4 P a model, 12 P a checkpoint of which three may be kept (weights and two moments, 4 P more with a
                 reference), half of both where weights are bfloat16, and every sample as compressed text
 

@@ -95,8 +95,8 @@ class Pool:
 
     def weights(self, cfg: PoolConfig, tasks: Sequence[Task]) -> np.ndarray:
         """How often each task is drawn, relative to one that half of the attempts solve."""
-        known = {id: spread(rate) for id, rate in self.running.items()}
-        weights = [known[task.id] if task.id in known else self.sorts.get(sort_of(task), 1.0) for task in tasks]
+        known, sorts = self.running, self.sorts
+        weights = [spread(known[one.id]) if one.id in known else sorts.get(sort_of(one), 1.0) for one in tasks]
         return np.maximum(np.array(weights), cfg.floor)
 
     def watch(self, groups: Iterable[Group]) -> None:
