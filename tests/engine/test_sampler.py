@@ -89,7 +89,11 @@ def test_top_p_keeps_the_likeliest_until_their_sum_reaches_it():
 
 def test_top_k_keeps_k_tokens_and_both_cuts_work_together():
     assert (nucleus(P[None], [Sampling(top_k=3)]) > 0).tolist() == [[False, True, False, True, True]]
-    assert (nucleus(P[None], [Sampling(top_k=3, top_p=0.3)]) > 0).tolist() == [[False, True, False, False, False]]
+    # of 0.4, 0.3 and 0.2 the first is less than half of their sum, 0.45, though not less than 0.4
+    assert (nucleus(P[None], [Sampling(top_k=3, top_p=0.4)]) > 0).tolist() == [[False, True, False, False, False]]
+    assert (nucleus(P[None], [Sampling(top_k=3, top_p=0.5)]) > 0).tolist() == [[False, True, False, True, False]]
+    # 0.4 is more than 0.55 of 0.7, so that a second token is not asked for
+    assert (nucleus(P[None], [Sampling(top_k=2, top_p=0.55)]) > 0).tolist() == [[False, True, False, False, False]]
 
 
 @pytest.mark.parametrize("sampling", [Sampling(top_p=0.9), Sampling(top_p=0.9999), Sampling(top_k=LIKELIEST + 5)])

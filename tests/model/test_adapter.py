@@ -17,6 +17,7 @@ from transformers import (
     GraniteConfig,
     MistralConfig,
     OPTConfig,
+    Phi3Config,
     PhiConfig,
 )
 
@@ -163,6 +164,31 @@ def test_code_that_comes_with_the_weights_is_not_run(tokenizer, tmp_path):
     with pytest.raises(InputError, match="transformers cannot load this model"):
         load_model(tmp_path)
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_model_whose_frequencies_depend_on_the_longest_text_reads_no_longer_ones(tokenizer, tmp_path):
+    """Beyond its first length such a model takes other frequencies for all sequences of a batch."""
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [8.0] * 4, "rope_theta": 10000.0}
+    config = Phi3Config(
+        **SIZES | {"max_position_embeddings": 64}, rope_parameters=rope, original_max_position_embeddings=16
+    )
+    write(tmp_path, config, tokenizer)
+    network, _ = load_model(tmp_path)
+    assert network.shape.max_position_embeddings == read_shape(tmp_path).max_position_embeddings == 16
+    said = torch.arange(3, 19)
+    alone = network.packed(said, [16])
+    beside = network.packed(torch.cat([said[:3], said]), [3, 16])
+    torch.testing.assert_close(beside, torch.cat([alone[:3], alone]), rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match=r"longer than this model reads \(found 17 tokens\)\s+try: at most 16"):
+        network.packed(torch.arange(20), [3, 17])
+
+
+def test_damaged_weights_are_refused(tokenizer, tmp_path):
+    write(tmp_path, CONFIGS["mistral"], tokenizer)
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[:-1000])
+    with pytest.raises(InputError, match=r"model"):
+        load_model(tmp_path)
 
 
 def test_a_model_that_looks_ahead_is_refused(tokenizer, tmp_path):

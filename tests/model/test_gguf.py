@@ -10,7 +10,7 @@ import gguf
 import pytest
 import torch
 from tokenizers import Tokenizer as Backend
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from thinkery.core import Message
@@ -200,7 +200,7 @@ def test_a_network_written_as_gguf_is_read_back_bit_for_bit(name, build, tmp_pat
         == tokenizer.encode("<think>12 é<|im_end|>")
         == [259, 256, 220, *tokenizer.encode("é"), 258]
     )
-    assert (spoken.eos, spoken.template) == ("<|im_end|>", TEMPLATE)
+    assert (spoken.eos, spoken.template, spoken.eos_ids) == ("<|im_end|>", TEMPLATE, {258})
     assert "Licence of the original: mit" in (tmp_path / "folder" / "README.md").read_text()
 
 
@@ -234,10 +234,40 @@ def test_what_the_format_cannot_hold_is_refused_before_anything_is_written(build
     tokenizer.backend.pre_tokenizer = pre_tokenizers.Whitespace()
     with pytest.raises(InputError, match="does not know how this tokenizer cuts text"):
         export(tmp_path / "x.gguf", network, tokenizer)
+    tokenizer = speaker()
+    tokenizer.backend.normalizer = normalizers.NFKC()
+    with pytest.raises(InputError, match=r'cuts like qwen2 \(found normalizer .*"NFKC"'):
+        export(tmp_path / "x.gguf", network, tokenizer)
+    with pytest.raises(InputError, match=r"cuts like llama-bpe \(found ignore_merges false"):
+        export(tmp_path / "x.gguf", network, speaker("llama-bpe"))
+    with pytest.raises(InputError, match="4 tokens that end a text, of which it holds 3"):
+        export(tmp_path / "x.gguf", network, replace(speaker(), stops=frozenset({1, 2, 3})))
+    narrow = build(Shape("llama", 264, 32, 64, 1, 2, 1, 24))
+    with pytest.raises(InputError, match=r"32 weights at a time \(found rows of 48"):
+        export(tmp_path / "x.gguf", narrow, speaker(), type="q8_0")
     thin = build(Shape("llama", 264, 24, 64, 1, 2, 1, 12))
     with pytest.raises(InputError, match=r"32 weights at a time \(found rows of 24"):
         export(tmp_path / "x.gguf", thin, speaker(), type="q8_0")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_ends_a_text_and_how_it_is_composed_come_back(build, tmp_path):
+    tokenizer = replace(speaker(), stops=frozenset({257, 259}))
+    tokenizer.backend.normalizer = normalizers.NFC()
+    export(tmp_path / "x.gguf", build(SHAPES["qwen2"]), tokenizer, type="f32")
+    spoken = read_tokenizer(tmp_path / "x.gguf")
+    assert (spoken.eos_id, spoken.eos_ids) == (258, {257, 258, 259})
+    assert spoken.encode("e\u0301") == spoken.encode("\u00e9") == tokenizer.encode("\u00e9")
+
+
+def test_llama_3s_words_that_are_tokens_are_not_made_from_merges(build, tmp_path):
+    tokenizer = speaker("llama-bpe")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: id for id, token in enumerate([*alphabet, "ab", "abc"])}  # no merge makes "abc"
+    tokenizer.backend.model = models.BPE(vocabulary, [("a", "b")], ignore_merges=True)
+    assert tokenizer.encode("abc ab") == [257, *tokenizer.encode(" "), 256]
+    export(tmp_path / "x.gguf", build(SHAPES["llama"]), tokenizer, type="f32")
+    assert read_tokenizer(tmp_path / "x.gguf").encode("abc ab") == tokenizer.encode("abc ab")
 
 
 def test_factors_of_another_rope_scaling_are_refused(build, tmp_path):

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from thinkery.errors import EnvironmentLacks, InputError
 from thinkery.model.hf import check_model, config_from_shape, load_model, save_model, shape_from_config
+from thinkery.model.tokenizer import Tokenizer
 from thinkery.model.transformer import Shape, Transformer
 
 LLAMA3 = {
@@ -167,6 +168,13 @@ def test_a_tied_checkpoint_may_hold_a_copy_of_its_head(tokenizer, build, tmp_pat
     assert torch.equal(our_logits(load_model(tmp_path)[0]), our_logits(network))
 
 
+def test_a_tied_checkpoint_with_another_head_is_refused(folder):
+    embeddings = load_file(folder / "model.safetensors")["model.embed_tokens.weight"]
+    edit_weights(folder, **{"lm_head.weight": embeddings + 1})
+    with pytest.raises(InputError, match="head and embeddings are one, and the weights hold two"):
+        load_model(folder)
+
+
 def test_the_card_heads_the_folder(tokenizer, build, tmp_path):
     save_model(tmp_path, build(LLAMA), tokenizer, card="# Zero\n\nMade by a test.\n")
     card = (tmp_path / "README.md").read_text()
@@ -296,8 +304,23 @@ def test_what_we_do_not_compute_is_refused(folder, changes, message):
 def test_a_tokenizer_larger_than_the_embedding_is_refused(folder, tokenizer, build):
     shutil.rmtree(folder)
     save_model(folder, build(replace(LLAMA, vocab_size=258)), tokenizer)
-    with pytest.raises(InputError, match="259 tokens, 258 rows"):
-        load_model(folder)
+    for look in (load_model, check_model):
+        with pytest.raises(InputError, match="259 tokens, 258 rows"):
+            look(folder)
+
+
+def test_special_tokens_that_have_no_row_are_left_out(folder):
+    """Gemma 3's tokenizer has a token for images, of which its text-only models have no row."""
+    tokenizer = Tokenizer.load(folder)
+    tokenizer.backend.add_special_tokens(["<image>"])
+    tokenizer.save(folder)
+    check_model(folder)
+    _, cut = load_model(folder)
+    assert (tokenizer.vocab_size, cut.vocab_size) == (260, 259)
+    assert tokenizer.encode("<image>") == [259]
+    assert max(cut.encode("a<image>")) < 259
+    assert cut.decode(cut.encode("a<image>")) == "a<image>"
+    assert cut.eos_ids == tokenizer.eos_ids
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path):

@@ -13,6 +13,7 @@ from thinkery.engine import EngineConfig, Request, generate, open_engine
 from thinkery.errors import ConfigError, InputError
 from thinkery.model.hf import load_model
 from thinkery.model.lora import Lora, adapters
+from thinkery.model.tokenizer import Tokenizer
 from thinkery.pipeline.artifact import Model
 from thinkery.pipeline.run import Run
 from thinkery.train.batch import Batch, Example
@@ -81,6 +82,33 @@ def test_peft_computes_the_same_from_the_base_and_the_adapters(opened, folder, t
     assert (untouched - ours).abs().max() > 0.1
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_peft_reads_the_adapters_of_another_architecture_with_those_of_its_head(run, folder, tmp_path):
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    config = transformers.MistralConfig(
+        vocab_size=259, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64, eos_token_id=2, bos_token_id=1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "base")
+    Tokenizer.load(folder).save(tmp_path / "base")
+    cfg = CFG.model_copy(update={"lora": Lora(rank=4, alpha=8, targets=("q_proj", "lm_head"))})
+    tokens = torch.tensor(EXAMPLES[2].tokens)
+    with open_policy(run, Model(tmp_path / "base", {"folder": "."}), cfg) as policy:
+        assert isinstance(policy, LoraPolicy)
+        train(policy, 4)
+        assert all(tensor.abs().max() > 0 for tensor in adapters(policy.network).values())
+        policy.save_model(tmp_path / "saved")
+        with torch.no_grad():
+            ours = policy.network.logits(policy.network.packed(tokens, [len(tokens)]))
+    base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    model = peft.PeftModel.from_pretrained(base, tmp_path / "saved" / "adapter")
+    merged, _ = load_model(tmp_path / "saved")
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens[None]).logits[0], ours, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(merged.logits(merged.packed(tokens, [len(tokens)])), ours, atol=1e-4, rtol=1e-4)
+
+
 def test_the_engine_samples_from_the_adapted_weights(opened):
     with opened() as policy, open_engine(policy.network, policy.tokenizer, EngineConfig()) as engine:
         train(policy, 4)
@@ -114,4 +142,10 @@ def test_a_checkpoint_holds_the_adapters_alone_and_continues_bit_for_bit(opened,
 def test_targets_that_the_model_does_not_have_are_a_config_error(opened):
     cfg = PolicyConfig(lora=Lora(targets=("query",)))
     with pytest.raises(ConfigError, match="are called down_proj, gate_proj, k_proj"), opened(cfg):
+        pass
+
+
+def test_a_head_that_is_the_embedding_too_gets_no_adapters(opened):
+    cfg = PolicyConfig(lora=Lora(targets=("q_proj", "lm_head")))
+    with pytest.raises(ConfigError, match=r"shares its weight with the embedding .*lm_head"), opened(cfg):
         pass

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -52,12 +53,19 @@ class Adapted(nn.Module):
                     trust_remote_code=False,
                     output_loading_info=True,
                 )
-        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
             raise _unloadable(folder, str(error)) from error
         model, report = loaded
         _check_report(report, folder)
         network = cls(model)
-        network._check(folder)
+        try:
+            network._check(folder)
+        except RuntimeError as error:  # some architectures compute in float32 alone
+            raise InputError(
+                "this model cannot be computed here",
+                where=str(folder),
+                found=f"in {str(dtype).removeprefix('torch.')}: {str(error).strip().splitlines()[0]}",
+            ) from error
         return network
 
     def save(self, folder: Path, *, shard_bytes: int) -> None:
@@ -68,6 +76,7 @@ class Adapted(nn.Module):
     def packed(self, tokens_T: Tensor, lengths: Sequence[int]) -> Tensor:
         """hidden_TD of sequences laid end to end, each causal and blind to the others."""
         B, L = len(lengths), max(lengths)
+        self._check_length(L)
         slots_T = torch.cat([torch.arange(n) + i * L for i, n in enumerate(lengths)]).to(tokens_T.device)
         tokens_BL = tokens_T.new_zeros(B * L).index_copy(0, slots_T, tokens_T).view(B, L)
         mask_BL = tokens_T.new_zeros(B * L).index_fill(0, slots_T, 1).view(B, L)
@@ -82,6 +91,15 @@ class Adapted(nn.Module):
     def train(self, mode: bool = True) -> Adapted:
         """Does nothing: there is no training mode, which would only switch dropout on."""
         return self
+
+    def _check_length(self, length: int) -> None:
+        limit = self.shape.max_position_embeddings
+        if limit and length > limit:
+            raise InputError(
+                "a sequence is longer than this model reads",
+                found=f"{length} tokens",
+                hint=f"at most {limit}: a smaller max_tokens, or a model with a longer context",
+            )
 
     @torch.no_grad()
     def _check(self, folder: Path) -> None:
@@ -106,13 +124,15 @@ class _Head:
 
     def __init__(self, model: PreTrainedModel) -> None:
         config = model.config.get_text_config()
-        self._linear = _output_layer(model)
+        _output_layer(model)
+        self._model = model
         self._cap = getattr(config, "final_logit_softcapping", None)  # Gemma 2
         self._scale = getattr(config, "logit_scale", None) or 1.0  # Cohere
         self._scale /= getattr(config, "logits_scaling", None) or 1.0  # Granite
 
     def __call__(self, hidden_TD: Tensor) -> Tensor:
-        logits_TV = self._linear(hidden_TD) * self._scale
+        # Asked for each time, since an adapter may have taken the layer's place.
+        logits_TV = self._model.get_output_embeddings()(hidden_TD) * self._scale
         return logits_TV if self._cap is None else torch.tanh(logits_TV / self._cap) * self._cap
 
 
@@ -196,6 +216,20 @@ def _shape(model: PreTrainedModel) -> Shape:
         num_attention_heads=heads,
         num_key_value_heads=getattr(config, "num_key_value_heads", None) or heads,
         head_dim=getattr(config, "head_dim", None) or width // max(heads, 1),
-        max_position_embeddings=getattr(config, "max_position_embeddings", None) or 0,
+        max_position_embeddings=_positions(config),
         tie_word_embeddings=bool(getattr(config, "tie_word_embeddings", False)),
     )
+
+
+def _positions(config: PretrainedConfig) -> int:
+    """The longest sequence that is read; 0 for no limit.
+
+    `longrope` and `dynamic` scaling choose all frequencies by the longest sequence of a batch once one passes the
+    length they were first trained with: others beside it would change, and sampler and trainer differ. They end there.
+    """
+    declared = getattr(config, "max_position_embeddings", None) or 0
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    if rope.get("rope_type", rope.get("type")) not in ("longrope", "dynamic"):
+        return declared
+    first = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
+    return min(declared, first or declared)

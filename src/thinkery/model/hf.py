@@ -66,8 +66,7 @@ def load_model(
     tokenizer = Tokenizer.load(folder)
     require_room(_numbers(read_headers(folder)), where=str(folder), dtype=formats.matrices)
     network = _load_network(folder, config, formats)
-    _check_rows(folder, tokenizer, network.shape)
-    return network.to(device) if device else network, tokenizer
+    return network.to(device) if device else network, _with_rows(folder, tokenizer, network.shape.vocab_size)
 
 
 def read_own(folder: str | Path) -> tuple[Shape, Tokenizer]:
@@ -77,8 +76,7 @@ def read_own(folder: str | Path) -> tuple[Shape, Tokenizer]:
     shape = shape_from_config(read_config(folder), where=str(folder / "config.json"))
     tokenizer = Tokenizer.load(folder)
     _check_headers(folder, shape, read_headers(folder))
-    _check_rows(folder, tokenizer, shape)
-    return shape, tokenizer
+    return shape, _with_rows(folder, tokenizer, shape.vocab_size)
 
 
 def check_model(folder: str | Path) -> None:
@@ -89,14 +87,17 @@ def check_model(folder: str | Path) -> None:
     """
     folder = Path(folder)
     config = read_config(folder)
-    Tokenizer.load(folder).eos_id  # noqa: B018 - raises where there is none
+    tokenizer = Tokenizer.load(folder)
+    tokenizer.eos_id  # noqa: B018 - raises where there is none
     headers = read_headers(folder)
     if config.get("model_type") in FAMILIES:
-        _check_headers(folder, shape_from_config(config, where=str(folder / "config.json")), headers)
+        shape = shape_from_config(config, where=str(folder / "config.json"))
+        _check_headers(folder, shape, headers)
     else:
-        from thinkery.model.adapter import check_architecture
+        from thinkery.model import adapter
 
-        check_architecture(folder)
+        shape = adapter.read_shape(folder)
+    _with_rows(folder, tokenizer, shape.vocab_size)
     require_room(_numbers(headers), where=str(folder))
 
 
@@ -266,7 +267,9 @@ def _load_network(folder: Path, config: Mapping[str, Any], formats: Formats) -> 
     for p in network.parameters():
         if p.dim() < 2:
             p.data = p.data.to(formats.vectors)
-    fill(network, _learnt(read_weights(folder), network.shape), where=str(folder))
+    weights = read_weights(folder)
+    _check_tie(weights, network.shape, folder)
+    fill(network, _learnt(weights, network.shape), where=str(folder))
     return network
 
 
@@ -275,15 +278,38 @@ def _check_headers(folder: Path, shape: Shape, headers: Mapping[str, Tensor]) ->
     check_fit(outline(shape), _learnt(headers, shape), where=str(folder))
 
 
-def _check_rows(folder: Path, tokenizer: Tokenizer, shape: Shape) -> None:
-    """Raise InputError where tokens have no embedding."""
-    if tokenizer.vocab_size > shape.vocab_size:
+def _check_tie(weights: Mapping[str, Tensor], shape: Shape, folder: Path) -> None:
+    """Raise InputError where a folder holds a head besides the embeddings that config.json says it shares.
+
+    transformers 5 takes that head, 4 the embeddings.
+    """
+    names = ("lm_head.weight", "model.embed_tokens.weight")
+    if not shape.tie_word_embeddings or not all(name in weights for name in names):
+        return
+    head, embeddings = (weights[name] for name in names)
+    if not torch.equal(head, embeddings):
+        raise InputError(
+            "config.json says that head and embeddings are one, and the weights hold two",
+            where=str(folder),
+            found="lm_head.weight is not model.embed_tokens.weight",
+            hint='set "tie_word_embeddings" to false in config.json if the head is meant, else remove lm_head.weight',
+        )
+
+
+def _with_rows(folder: Path, tokenizer: Tokenizer, rows: int) -> Tokenizer:
+    """The tokenizer without the special tokens that no row of the embedding is for, such as images of a text-only
+    model; raises InputError where other tokens have no row."""
+    if tokenizer.vocab_size <= rows:
+        return tokenizer
+    cut = tokenizer.without_specials_from(rows)
+    if cut.vocab_size > rows:
         raise InputError(
             "the tokenizer has more tokens than the embedding has rows",
             where=str(folder),
-            found=f"{tokenizer.vocab_size} tokens, {shape.vocab_size} rows",
+            found=f"{tokenizer.vocab_size} tokens, {rows} rows",
             hint="take the tokenizer that belongs to these weights",
         )
+    return cut
 
 
 def _learnt(weights: Mapping[str, Tensor], shape: Shape) -> dict[str, Tensor]:
@@ -308,7 +334,7 @@ def _generation_config(tokenizer: Tokenizer) -> dict[str, Any]:
 def _rope(config: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
     """(theta, scaling) from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (4)."""
     rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-    theta = float(rope.pop("rope_theta", None) or config.get("rope_theta", 10000.0))
+    theta = float(rope.pop("rope_theta", None) or config.get("rope_theta") or 10000.0)
     kind = rope.pop("rope_type", rope.pop("type", "default"))
     if kind not in _ROPE_KEYS:
         raise InputError(

@@ -67,7 +67,8 @@ class LoraLinear(nn.Module):
 
 
 def adapt(network: nn.Module, cfg: Lora, *, seed: int) -> None:
-    """Freeze the network and give adapters to its target layers; ConfigError where none has such a name."""
+    """Freeze the network and give adapters to its target layers; ConfigError where none has such a name, or where one
+    shares its weight with the embedding."""
     network.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     found = [
@@ -79,6 +80,14 @@ def adapt(network: nn.Module, cfg: Lora, *, seed: int) -> None:
         names = {n.rpartition(".")[2] for n, layer in network.named_modules() if isinstance(layer, nn.Linear)}
         hint = f"its linear layers are called {', '.join(sorted(names))}"
         raise ConfigError("no layer to adapt", where="policy.lora.targets", found=", ".join(cfg.targets), hint=hint)
+    embeddings = {id(layer.weight) for layer in network.modules() if isinstance(layer, nn.Embedding)}
+    if shared := [name for name in found if id(network.get_submodule(name).weight) in embeddings]:
+        raise ConfigError(
+            "a layer shares its weight with the embedding",
+            where="policy.lora.targets",
+            found=", ".join(shared),
+            hint="leave it out: changed alone it would no longer be the embedding's, as config.json says it is",
+        )
     for name in found:
         layer: Any = network.get_submodule(name)
         network.set_submodule(name, LoraLinear(layer, cfg, generator))
@@ -135,5 +144,6 @@ def save_adapter(folder: Path, network: nn.Module, cfg: Lora) -> None:
             "inference_mode": True,
         },
     )
-    tensors = {f"base_model.model.{name}.weight": t.contiguous().cpu() for name, t in adapters(network).items()}
+    names = {name: name.removeprefix("inner.") for name in adapters(network)}  # of `Adapted`, transformers' own
+    tensors = {f"base_model.model.{names[n]}.weight": t.contiguous().cpu() for n, t in adapters(network).items()}
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})

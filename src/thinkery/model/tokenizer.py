@@ -71,6 +71,13 @@ class Tokenizer:
         """The same tokenizer with another chat template."""
         return replace(self, template=template)
 
+    def without_specials_from(self, id: int) -> Tokenizer:
+        """The same tokenizer without the added special tokens of this id and above."""
+        settings = json.loads(self.backend.to_str())
+        added = settings["added_tokens"]
+        settings["added_tokens"] = [token for token in added if token["id"] < id or not token["special"]]
+        return replace(self, backend=tokenizers.Tokenizer.from_str(json.dumps(settings)))
+
     @property
     def vocab_size(self) -> int:
         """One more than the highest token id; an embedding may have more rows."""

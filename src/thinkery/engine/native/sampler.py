@@ -116,16 +116,20 @@ def masked(scaled_BV: Tensor, allowed: Sequence[Sequence[int] | None]) -> Tensor
 def nucleus(p_BV: Tensor, settings: Sequence[Sampling]) -> Tensor:
     """Probabilities outside top-k and top-p set to 0: kept are the likeliest whose predecessors sum to less than top-p.
 
-    Tokens exactly as likely as the last one kept are kept too.
+    With both, top-p is a share of what top-k left, as in transformers and vLLM. Tokens exactly as likely as the last
+    one kept are kept too.
     """
     V = p_BV.shape[1]
     top_p_B1 = p_BV.new_tensor([[s.top_p if s.top_p < 1 else 2.0] for s in settings])
     top_k_B1 = torch.tensor([[s.top_k or V] for s in settings], device=p_BV.device)
     sorted_BK = likeliest(p_BV, LIKELIEST)
-    if ((sorted_BK.sum(-1, keepdim=True) < top_p_B1) & (top_k_B1 > LIKELIEST)).any():
+    both_B1 = (top_k_B1 < V) & (top_p_B1 < 1)
+    if (((sorted_BK.sum(-1, keepdim=True) < top_p_B1) | both_B1) & (top_k_B1 > LIKELIEST)).any():
         sorted_BK = likeliest(p_BV, V)
-    before_BK = sorted_BK.cumsum(-1) - sorted_BK
-    kept_B1 = torch.minimum((before_BK < top_p_B1).sum(-1, keepdim=True), top_k_B1).clamp_(1, V)
+    sums_BK = sorted_BK.cumsum(-1)
+    left_B1 = sums_BK.gather(1, top_k_B1.clamp(max=sorted_BK.shape[1]) - 1)
+    reach_B1 = torch.where(both_B1, top_p_B1 * left_B1, top_p_B1)
+    kept_B1 = torch.minimum((sums_BK - sorted_BK < reach_B1).sum(-1, keepdim=True), top_k_B1).clamp_(1, V)
     return torch.where(p_BV < sorted_BK.gather(1, kept_B1 - 1), 0.0, p_BV)
 
 

@@ -96,3 +96,9 @@ CUTS: dict[str, Callable[[], PreTokenizer]] = {
     "qwen2": lambda: _words(_LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")),
 }
 """llama.cpp's names for how a text is cut into words, with the equivalent of the tokenizers library."""
+NORMALIZERS: dict[str, Any] = {"qwen2": {"type": "NFC"}}
+"""What their tokenizers make of a text before it is cut, as tokenizer.json says it; the others nothing."""
+WHOLE_WORDS = frozenset({"llama-bpe"})
+"""Those in which a word that is a token is not made from its merges (`ignore_merges`)."""
+ENDS = ("eos", "eot", "eom")
+"""The tokens that end a text, by their names in the header; llama.cpp stops at each."""

@@ -14,11 +14,23 @@ import torch
 from tokenizers import Tokenizer as Backend
 from tokenizers.decoders import ByteLevel
 from tokenizers.models import BPE
+from tokenizers.normalizers import NFC
 from tokenizers.pre_tokenizers import PreTokenizer
 from torch import Tensor
 
 from thinkery.errors import InputError
-from thinkery.model.gguf.layout import CUTS, FACTORS, halved, library, rotated_heads, scaling_of, tensor_names
+from thinkery.model.gguf.layout import (
+    CUTS,
+    ENDS,
+    FACTORS,
+    NORMALIZERS,
+    WHOLE_WORDS,
+    halved,
+    library,
+    rotated_heads,
+    scaling_of,
+    tensor_names,
+)
 from thinkery.model.hf import FAMILIES, empty, require_room, save_model
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.model.transformer import Shape, Transformer
@@ -206,8 +218,11 @@ def _byte_level(path: Path, reader: Any, header: Mapping[str, Any]) -> Tokenizer
         raise InputError("the file does not list its tokens", where=str(path), found=found, hint=_DAMAGED)
     ids = {text: id for id, (text, type) in enumerate(zip(tokens, types, strict=True)) if type != TokenType.UNUSED}
     merges = [tuple(pair.split(" ")) for pair in listed("merges")]
-    backend = Backend(BPE(ids, merges))
-    backend.pre_tokenizer = _pre_tokenizer(path, header.get("tokenizer.ggml.pre", "default"))
+    cut = header.get("tokenizer.ggml.pre", "default")
+    backend = Backend(BPE(ids, merges, ignore_merges=cut in WHOLE_WORDS))
+    backend.pre_tokenizer = _pre_tokenizer(path, cut)
+    if cut in NORMALIZERS:
+        backend.normalizer = NFC()
     backend.decoder = ByteLevel()
     backend.add_special_tokens([text for text, id in ids.items() if types[id] == TokenType.CONTROL])
     backend.add_tokens([text for text, id in ids.items() if types[id] == TokenType.USER_DEFINED])
@@ -216,8 +231,14 @@ def _byte_level(path: Path, reader: Any, header: Mapping[str, Any]) -> Tokenizer
         id = header.get(f"tokenizer.ggml.{name}_token_id")
         return "" if id is None else tokens[id]
 
-    template = header.get("tokenizer.chat_template")
-    return Tokenizer(backend, eos=special("eos"), bos=special("bos"), pad=special("padding"), template=template)
+    return Tokenizer(
+        backend,
+        eos=special("eos"),
+        bos=special("bos"),
+        pad=special("padding"),
+        template=header.get("tokenizer.chat_template"),
+        stops=frozenset(header[name] for end in ENDS if (name := f"tokenizer.ggml.{end}_token_id") in header),
+    )
 
 
 def _pre_tokenizer(path: Path, name: str) -> PreTokenizer:

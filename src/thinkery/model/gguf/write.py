@@ -6,6 +6,7 @@ Matrices are stored in the type asked for, norms and biases in float32, as llama
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,18 @@ import torch
 from torch import Tensor
 
 from thinkery.errors import InputError
-from thinkery.model.gguf.layout import CUTS, FACTORS, library, paired, rope_factors, rotated_heads, tensor_names
+from thinkery.model.gguf.layout import (
+    CUTS,
+    ENDS,
+    FACTORS,
+    NORMALIZERS,
+    WHOLE_WORDS,
+    library,
+    paired,
+    rope_factors,
+    rotated_heads,
+    tensor_names,
+)
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.model.transformer import Shape, Transformer
 
@@ -48,7 +60,9 @@ def check_exportable(network: Any, tokenizer: Tokenizer, *, type: str = "bf16") 
         raise InputError("no such type of GGUF weights", found=repr(type), hint=f"one of {', '.join(TYPES)}")
     if not isinstance(network, Transformer):
         raise InputError("only Llama, Qwen2 and Qwen3 are written as GGUF", found=network.shape.family)
-    if type == "q8_0" and (odd := [n for n in (network.shape.hidden_size, network.shape.intermediate_size) if n % 32]):
+    shape = network.shape
+    rows = (shape.hidden_size, shape.intermediate_size, shape.num_attention_heads * shape.head_dim)
+    if type == "q8_0" and (odd := [n for n in rows if n % 32]):
         raise InputError("q8_0 stores 32 weights at a time", found=f"rows of {odd[0]}", hint="take f16 or bf16")
     settings = json.loads(tokenizer.backend.to_str())
     cut = next((name for name, make in CUTS.items() if same_cut(make(), settings["pre_tokenizer"])), None)
@@ -58,7 +72,24 @@ def check_exportable(network: Any, tokenizer: Tokenizer, *, type: str = "bf16") 
             found=json.dumps(settings["pre_tokenizer"])[:200],
             hint=f"a folder instead; of tokenizers, those that cut like {', '.join(CUTS)} can be written",
         )
+    if lost := list(not_kept(settings, tokenizer, cut)):
+        raise InputError(
+            f"a GGUF file does not keep all of a tokenizer that cuts like {cut}",
+            found=", ".join(lost),
+            hint="a folder instead",
+        )
     return cut
+
+
+def not_kept(settings: dict[str, Any], tokenizer: Tokenizer, cut: str) -> Iterator[str]:
+    """What of a tokenizer a file cannot say: who reads it takes these from the name of how text is cut."""
+    normalizer = settings["normalizer"]
+    if normalizer is not None and normalizer != NORMALIZERS.get(cut):
+        yield f"normalizer {json.dumps(normalizer)[:100]}"
+    if (ignores := bool(settings["model"].get("ignore_merges"))) != (cut in WHOLE_WORDS):
+        yield f"ignore_merges {json.dumps(ignores)}"
+    if len(ends := tokenizer.eos_ids) > len(ENDS):
+        yield f"{len(ends)} tokens that end a text, of which it holds {len(ENDS)}"
 
 
 def same_cut(known: Any, found: Any) -> bool:
@@ -111,7 +142,8 @@ def add_tokenizer(writer: Any, gguf: Any, shape: Shape, tokenizer: Tokenizer, cu
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     writer.add_token_merges(merges)
-    writer.add_eos_token_id(tokenizer.eos_id)
+    for end, id in zip(ENDS, [tokenizer.eos_id, *sorted(tokenizer.stops - {tokenizer.eos_id})], strict=False):
+        writer.add_uint32(f"tokenizer.ggml.{end}_token_id", id)
     writer.add_pad_token_id(tokenizer.pad_id)
     if tokenizer.bos in known:
         writer.add_bos_token_id(known[tokenizer.bos])
