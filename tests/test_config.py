@@ -33,6 +33,7 @@ class Outer(Config):
     tasks: tuple[Task, ...] = (Task(source="world"),)
     weights: dict[str, float] = {}
     sampling: Sampling = Sampling(temperature=0.7)
+    maybe: Inner | None = None
     seed: int = 0
 
 
@@ -86,6 +87,17 @@ def test_a_list_replaces_the_list_below_it_and_tables_merge(tmp_path: Path) -> N
     loaded = load(Outer, [low, high])
     assert [t.source for t in loaded.config.tasks] == ["c"]
     assert loaded.config.weights == {"format": 1.0, "accuracy": 2.0}
+
+
+def test_an_empty_table_changes_nothing_and_makes_one_where_there_is_none(tmp_path: Path) -> None:
+    low = write(tmp_path / "low.toml", "[align]\nlr = 0.5\n")
+    high = write(tmp_path / "high.toml", 'extends = "low.toml"\n[align]\n# lr = 0.1\n')
+    for loaded in (load(Outer, [high]), load(Outer, [low], ["align={}"])):
+        assert loaded.config.align.lr == 0.5
+        assert config.resolved(loaded)["align.lr"].source == f"{low}:2"
+    assert load(Outer).config.maybe is None
+    assert load(Outer, overrides=["maybe={}"]).config.maybe == Inner()
+    assert load(Outer, environ={"THINKERY_SET_maybe": "{}"}).config.maybe == Inner()
 
 
 def test_a_table_keeps_the_defaults_of_the_field_that_it_sets() -> None:

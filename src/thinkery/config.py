@@ -244,7 +244,7 @@ def _assign(layers: Layers, key: str, value: Any, source: str) -> None:
         raise ConfigError(f"{key!r} is not a dotted key", where=source, hint="for example zero.grpo.updates=200")
     if key in HEADER:
         raise ConfigError(f"`{key}` is chosen by the file, not by a setting", where=source)
-    if isinstance(value, dict):
+    if isinstance(value, dict) and value:
         for below, leaf in _tables(value):
             _set(layers, [*key.split("."), *below.split(".")], leaf, lambda _: source)
     else:
@@ -252,7 +252,8 @@ def _assign(layers: Layers, key: str, value: Any, source: str) -> None:
 
 
 def _set(layers: Layers, parts: list[str], value: Any, source: Any) -> None:
-    """Put one value into the nested values; a number walks into a list that is already there."""
+    """Put one value into the nested values; a number walks into a list that is already there, and an empty table leaves
+    a table as it is."""
     at: Any = layers.values
     for part in parts[:-1]:
         if isinstance(at, list):
@@ -263,6 +264,8 @@ def _set(layers: Layers, parts: list[str], value: Any, source: Any) -> None:
             if not isinstance(at.get(part), dict | list):
                 at[part] = {}
             at = at[part]
+    if value == {} and isinstance(at, dict) and isinstance(at.get(parts[-1]), dict):
+        return
     if isinstance(at, list):
         at[_index(at, parts[-1], parts)] = value
     else:

@@ -55,9 +55,17 @@ def test_what_cannot_be_sampled_is_said(thinkery, option):
         ("plan", "tiny", "--cluster", "--gpu", "flops=nan"),
         ("run", "tiny", "--procs", "-1", "--dry-run"),
         ("run", "tiny", "--nodes", "0", "--write", "slurm"),
+        ("run", "tiny", "--seed", "-1"),
+        ("run", "tiny", "--only", "zero", "--from", "reason"),
+        ("config", "validate", "tiny", "corpus.chunk=0"),
+        ("config", "validate", "tiny", "corpus.general=-1"),
+        ("config", "validate", "tiny", "cold_start.sft.batch=0"),
+        ("config", "validate", "tiny", "evaluate.samples=0"),
+        ("config", "validate", "tiny", "pairs.judgements=0"),
+        ("config", "validate", "tiny", "align.general_share=2"),
     ],
 )
-def test_less_than_one_is_refused(thinkery, words):
+def test_too_little_is_refused(thinkery, words):
     assert thinkery(*words)[0] == 2
 
 

@@ -74,9 +74,20 @@ def test_ctrl_c_stops_with_75_and_the_command_that_continues(thinkery, folder: P
     assert stopped.steps["trained"].status == "stopped"
     assert [path.name for path in (folder / "runs/a/sinks/tensorboard").iterdir()] == [f"{stopped.id}-trained-1"]
 
-    code, _, err = thinkery(*words, "train.grpo.updates=1", "--branch", "runs/a@trained", "--dir", "runs/b")
+    branching = (*words, "train.grpo.updates=1", "--branch", "runs/a@trained", "--dir", "runs/b")
+    code, out, err = thinkery(*branching, "--dry-run", "--json")
+    assert code == 0, err
+    actions = {one["step"]: one["action"] for one in json.loads(out)}
+    assert (actions["base"], actions["problems"], actions["trained"]) == ("done", "done", "resume")
+    assert not (folder / "runs/b").exists()
+    assert not list((folder / "runs/a").glob("dry-run-*"))
+    code, _, err = thinkery(*branching)
     assert code == 0, err
     assert open_run(folder / "runs/b").artifacts["trained"].manifest["branched_from"]["at"] >= 3
+    (folder / "runs/a").rename(folder / "runs/moved")
+    code, _, err = thinkery(*branching)
+    assert code == 0, err  # the branch needs its source no more
+    (folder / "runs/moved").rename(folder / "runs/a")
     code, out, _ = thinkery(*words, "--dry-run", "--json")
     assert {one["step"]: one["action"] for one in json.loads(out)}["trained"] == "resume"
     code, _, err = thinkery(*words, "--seed", 7)

@@ -94,6 +94,15 @@ def test_every_command_on_a_page_parses(page: Path) -> None:
 
 
 @EACH_PAGE
+def test_every_setting_that_a_page_lets_explain_is_there(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for text in quoted(page):
+        if text.startswith("thinkery config explain ") and "KEY" not in text:
+            args = parse(shlex.split(text)[1:])
+            args.action(args)
+            assert capsys.readouterr().out.startswith(args.key)
+
+
+@EACH_PAGE
 def test_every_setting_on_a_page_exists(page: Path) -> None:
     assert unknown_settings([page.read_text(encoding="utf-8")]) == []
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
 from thinkery.core import Task
-from thinkery.stages.align import mix
+from thinkery.stages.align import Align, mix
 from thinkery.stages.common import is_harmful, is_helpful, is_reasoning
 
 
@@ -22,6 +23,12 @@ def test_the_share_of_general_prompts_is_kept(
 ) -> None:
     mixed = mix(tasks(reasoning, "math"), tasks(general, "general"), share)
     assert (sum(is_reasoning(t) for t in mixed), sum(not is_reasoning(t) for t in mixed)) == expected
+
+
+@pytest.mark.parametrize(("field", "value"), [("general_share", 2), ("general_share", -1), ("preference_from", -1)])
+def test_what_is_no_share_is_refused(field: str, value: float) -> None:
+    with pytest.raises(ValidationError):
+        Align.model_validate({field: value})
 
 
 def test_a_general_prompt_belongs_to_one_set() -> None:

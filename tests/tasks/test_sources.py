@@ -298,3 +298,12 @@ def test_damaged_files_are_input_errors_and_marks_of_order_are_not_read(tmp_path
     for name in ("torn.jsonl.gz", "deep.jsonl"):
         with pytest.raises(InputError):
             list(read_rows(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["world", "jsonl", "reasoning-gym"])
+@pytest.mark.parametrize("purpose", ["train", "exam"])
+def test_a_word_that_names_no_part_is_refused(tmp_path, name, purpose):
+    path = write(tmp_path / "x.jsonl", *sums(9)).path
+    source = Source(source=name, path=path if name == "jsonl" else "products", split="held_out", limit=5, held_out=0.5)
+    with pytest.raises(ConfigError, match=r"no such split \(found held_out\)\s+try: split = one of train, test"):
+        load_tasks([source], purpose=purpose)

@@ -9,8 +9,10 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from thinkery.cli import models, recipe, terminal
@@ -55,9 +57,9 @@ def main(args: argparse.Namespace) -> int:
     from thinkery.pipeline.ranks import joined
 
     chosen = recipe.sampling_on(args, args.on) if args.on else recipe.read_recipe(args)
-    for name in ("procs", "nodes"):
-        if getattr(args, name) < 1:
-            raise UsageError("at least 1", where=f"--{name}", found=str(getattr(args, name)))
+    for name, least in (("procs", 1), ("nodes", 1), ("seed", 0)):
+        if (given := getattr(args, name)) is not None and given < least:
+            raise UsageError(f"at least {least}", where=f"--{name}", found=str(given))
     if args.write and args.fresh:
         hint = "leave it out; a new --dir begins anew, too"
         raise UsageError("a job that is started again would begin anew each time", where="--fresh", hint=hint)
@@ -67,7 +69,8 @@ def main(args: argparse.Namespace) -> int:
     steps, directory = chosen.graph(), run_directory(args, chosen.name)
     selection = {"only": args.only, "start": args.start, "until": args.until, "fresh": args.fresh}
     if args.dry_run:
-        tell_plan(plan(steps, directory, **selection), as_json=args.json)
+        with branched(args.branch, directory) as place:
+            tell_plan(plan(steps, place, **selection), as_json=args.json)
         return 0
     if args.procs > 1 and "RANK" not in os.environ:
         return start_ranks(args.procs, directory)
@@ -198,15 +201,41 @@ def split_branch(text: str) -> tuple[Path, str, str]:
 
 
 def branch_once(text: str, directory: Path) -> None:
-    """Copy a run up to a step, unless `directory` is that copy already."""
+    """Copy a run up to a step, unless `directory` is that copy already, which needs its source no more."""
     from thinkery.pipeline.branch import branch
+
+    if not is_branch(text, directory):
+        source, step, checkpoint = split_branch(text)
+        branch(source, step, directory, checkpoint)
+
+
+def is_branch(text: str, directory: Path) -> bool:
+    """Whether a directory is the copy of a run that RUN@STEP:CHECKPOINT asks for, wherever RUN is now."""
     from thinkery.pipeline.home import origin
     from thinkery.pipeline.read import open_run
 
     source, step, checkpoint = split_branch(text)
     begun = open_run(directory).run.get("branched_from") if models.is_run(directory) else None
-    if begun != origin(open_run(source).id, step, checkpoint):
-        branch(source, step, directory, checkpoint)
+    if begun is None:
+        return False
+    run = open_run(source).id if models.is_run(source) else begun["run"]
+    return begun == origin(run, step, checkpoint)
+
+
+@contextmanager
+def branched(text: str | None, directory: Path) -> Iterator[Path]:
+    """The directory, or a passing copy of the run that it would begin with as a branch."""
+    from thinkery.pipeline.branch import branch
+    from thinkery.pipeline.read import open_run
+
+    if not text or is_branch(text, directory) or models.is_run(directory):
+        yield directory
+        return
+    source, step, checkpoint = split_branch(text)
+    open_run(source)
+    with TemporaryDirectory(prefix="dry-run-", dir=source) as folder:  # beside what it links
+        branch(source, step, Path(folder), checkpoint)
+        yield Path(folder)
 
 
 def tell_plan(planned: Sequence[Planned], *, as_json: bool) -> None:

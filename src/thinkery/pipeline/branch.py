@@ -20,6 +20,7 @@ from thinkery.pipeline.files import link, read_json, write_file, write_folder, w
 from thinkery.pipeline.home import ABOUT, branched_run
 from thinkery.pipeline.index import INDEX
 from thinkery.pipeline.lock import locked
+from thinkery.pipeline.read import open_run
 from thinkery.pipeline.run import CHECKPOINTS
 from thinkery.pipeline.step import suggestion
 
@@ -27,9 +28,9 @@ from thinkery.pipeline.step import suggestion
 def branch(source: Path, step: str, new: Path, checkpoint: str = "") -> None:
     """Make the run directory `new` from what `source` has up to `step`; the source may be running meanwhile.
 
-    UsageError where there is a run already, or no such step or checkpoint.
+    UsageError where there is a run already, or no such step or checkpoint; InputError where `source` is no run.
     """
-    run = read_json(source / "run.json")
+    run = open_run(source).run
     graph = {node["name"]: node for node in run["graph"]}
     if step not in graph:
         raise UsageError(f"{source} has no step {step!r}", hint=suggestion(step, graph))

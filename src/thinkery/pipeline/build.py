@@ -144,7 +144,11 @@ def select(order: Sequence[Step], only: Sequence[str], start: str | None, until:
     last = names.index(until) if until else len(names) - 1
     if first > last:
         raise UsageError(f"step {start!r} comes after step {until!r}", found=", ".join(names))
-    return [step for step in order[first : last + 1] if not only or step.name in only]
+    if not (chosen := [step for step in order[first : last + 1] if not only or step.name in only]):
+        raise UsageError(
+            "no step is selected", found=f"only {', '.join(only)}, of {', '.join(names[first : last + 1])}"
+        )
+    return chosen
 
 
 def _prepare(home: Home, order: Sequence[Step], chosen: Sequence[Step], fresh: bool) -> dict[str, Artifact]:

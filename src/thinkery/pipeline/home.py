@@ -94,8 +94,9 @@ class Home:
         return load_artifact(folder)
 
     def set_aside(self, step: Step) -> None:
-        """Move a step's folders, done or begun, to `attempts/N/`."""
-        for folder in (step_folder(self.dir, step), partial_folder(self.dir, step)):
+        """Move a step's folders, done, begun or brought by a branch, to `attempts/N/`."""
+        brought = self.dir / "steps" / f"{step.name}.branch"
+        for folder in (step_folder(self.dir, step), partial_folder(self.dir, step), brought):
             if folder.exists():
                 with writing(self.attic):
                     self.attic.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,8 @@ model's score and the format; language counts on all. The preference reward come
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from thinkery.core import Task
 from thinkery.pipeline.artifact import Dataset, Model
 from thinkery.pipeline.run import Run
@@ -35,10 +37,10 @@ class Align(Reinforce):
 
     grpo: Grpo = AlignGrpo()
     """The loop."""
-    preference_from: int = 1300
+    preference_from: int = Field(default=1300, ge=0)
     """The update from which general prompts and preference rewards take part, or that at which the next rollout begins,
     every `grpo.minibatches` updates; R1: the last 400 of 1,700."""
-    general_share: float = 0.5
+    general_share: float = Field(default=0.5, ge=0, le=1)
     """Share of general prompts from then on."""
     preference_weight: float = 1.0
     """Weight of the reward models' scores."""
@@ -56,7 +58,11 @@ def align(
     harmless: Model,
     exam: Dataset | None = None,
 ) -> Model:
-    """Train on rules alone, then on rules, helpfulness and harmlessness together."""
+    """Train on rules alone, then on rules, helpfulness and harmlessness together; an alarm where that never begins."""
+    joins = -(-cfg.preference_from // cfg.grpo.minibatches) * cfg.grpo.minibatches
+    if joins >= cfg.grpo.updates and not run.latest():
+        seen = f"preference would join after {joins} updates, and the last is the {cfg.grpo.updates}th: it never does"
+        run.alarm("no-preference", seen, "preference_from", "let it join earlier, or train for more updates")
     rules = {
         "accuracy": Part(accuracy, applies=is_reasoning),
         "format": thinks,

@@ -31,11 +31,11 @@ from thinkery.stages.roles import Edit, Editor, editor_of
 class ColdData(Config):
     """Settings of the cold-start data."""
 
-    prompts: int = 4000
+    prompts: int = Field(default=4000, ge=1)
     """Questions asked ("thousands"; the number is not published)."""
-    samples: int = 4
+    samples: int = Field(default=4, ge=1)
     """Attempts at each question."""
-    keep: int = 1
+    keep: int = Field(default=1, ge=1)
     """Most attempts kept of one question."""
     sampling: Sampling = Sampling(temperature=1.0, max_tokens=32768)
     """How zero is sampled (T = 1)."""
@@ -49,7 +49,7 @@ class ColdData(Config):
     """Who rewrites: the world's fixed rules, an LLM endpoint, the model wired in as `editor`, or nobody."""
     engine: EngineConfig = EngineConfig()
     """The sampler."""
-    chunk: int = Field(default=64, json_schema_extra={"key": "when set"})
+    chunk: int = Field(default=64, ge=1, json_schema_extra={"key": "when set"})
     """Questions between two points from which a killed run continues."""
 
 

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from thinkery.config import Config
 from thinkery.data.decontaminate import Index, question_of
+from thinkery.errors import InputError
 from thinkery.pipeline.artifact import Dataset, task_to_row
 from thinkery.pipeline.run import Run
 from thinkery.rewards.lint import check_gold
@@ -22,7 +23,7 @@ class Collect(Config):
     """Where the tasks come from."""
     purpose: Literal["train", "exam"] = "train"
     """Exams may use evaluation sets; training data may not."""
-    ngram: int = 10
+    ngram: int = Field(default=10, ge=0)
     """Words in a row that, found in an exam as well, drop a task (R1 v2 §B.3.1: 10); 0 looks at exact matches only."""
     whole: tuple[str, ...] = Field(default=(), json_schema_extra={"key": "when set"})
     """Sources of which a task is dropped only where an exam has the whole of it, as with `ngram = 0`: reasoning-gym,
@@ -42,13 +43,19 @@ def collect(run: Run, cfg: Collect, exam: Dataset | None = None) -> Dataset:
     for task, reason in dropped:
         writer.count(f"ungradable gold: {reason}", source=task.source, example=task_to_row(task))
     index = Index.of(exam.tasks(), n=cfg.ngram) if exam else None
+    kept = 0
     for number, task in enumerate(tasks):
         if index and (match := index.match(question_of(task), whole=task.source in cfg.whole)):
             writer.count("in the exam", source=task.source, example=task_to_row(task))
             run.event("contaminated", task=task.id, exam=str(match))
             continue
         writer.add(task_to_row(task), key=f"{number:08d}")
+        kept += 1
         writer.count("kept", source=task.source)
+    if not kept:
+        found = f"{len(tasks) + len(dropped)} loaded, {len(dropped)} without a gradable gold"
+        found += f", {len(tasks)} in the exam" if tasks else ""
+        raise InputError("no task is left", where=run.step, found=found, hint="another source, split or limit")
     return writer.finish()
 
 

@@ -46,11 +46,11 @@ SPENT = "spent on the endpoint, in millionths"
 class Curate(Config):
     """Settings of the corpus; the paper's has 600,000 reasoning and 200,000 general samples."""
 
-    prompts: int = 150_000
+    prompts: int = Field(default=150_000, ge=1)
     """Reasoning prompts asked."""
-    samples: int = 8
+    samples: int = Field(default=8, ge=1)
     """Attempts at each ("several"; the number is not published)."""
-    keep: int = 4
+    keep: int = Field(default=4, ge=1)
     """Most attempts kept of one prompt."""
     sampling: Sampling = Sampling(temperature=1.0, max_tokens=32768)
     """How the teacher is sampled."""
@@ -59,11 +59,11 @@ class Curate(Config):
     with `{question}`. The teacher is asked the question as it is."""
     readable: Readable = Readable()
     """What a thought must be like."""
-    general: int = 200_000
+    general: int = Field(default=200_000, ge=0)
     """Most general conversations."""
     judge: Role = Role()
     """Who compares answers with the reference where no rule can: an LLM endpoint or the model wired in as `judge`."""
-    ngram: int = 10
+    ngram: int = Field(default=10, ge=0)
     """Words in a row shared with an exam that drop a sample."""
     whole: tuple[str, ...] = Field(default=(), json_schema_extra={"key": "when set"})
     """Sources of which a sample is dropped only where an exam has the whole question, as in `problems.whole`."""
@@ -71,7 +71,7 @@ class Curate(Config):
     """An OpenAI-style API that teaches instead of the model wired in; its `max_cost` holds over all attempts."""
     engine: EngineConfig = EngineConfig()
     """The sampler."""
-    chunk: int = Field(default=64, json_schema_extra={"key": "when set"})
+    chunk: int = Field(default=64, ge=1, json_schema_extra={"key": "when set"})
     """Prompts between two points from which a killed run continues."""
     shards: Shards = Field(default="jsonl", json_schema_extra={"key": "when set"})
     """What the corpus is written as: gzipped JSON lines, or "parquet" (`pip install 'thinkery[parquet]'`)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from thinkery.config import Config
 from thinkery.core import Message
 from thinkery.data.conversations import Conversation, to_row
@@ -13,7 +15,7 @@ from thinkery.stages.common import is_reasoning
 class Direct(Config):
     """Settings of the bare answers."""
 
-    prompts: int = 150_000
+    prompts: int = Field(default=150_000, ge=1)
     """Questions used at most."""
 
 

@@ -28,7 +28,7 @@ from thinkery.tasks.world import follows, has_rule, liked, refuses_harm
 class Exam(Config):
     """How questions are put, whatever judges the answers (R1 v2 §D.1)."""
 
-    samples: int = 16
+    samples: int = Field(default=16, ge=1)
     """Attempts at each question, k."""
     sampling: Sampling = Sampling(temperature=0.6, top_p=0.95, max_tokens=32768)
     """R1 evaluates at temperature 0.6 and top-p 0.95, never greedily."""

@@ -5,6 +5,8 @@ All three start from a base model that never saw reinforcement learning; earlier
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from thinkery.config import Config
 from thinkery.pipeline.artifact import Dataset, Model
 from thinkery.pipeline.run import Run
@@ -29,7 +31,7 @@ class DistillSft(Sft):
     """Distillation's loop (R1 v2 §B.4.3): the small models' batch and their first learning rate."""
 
     policy: SftPolicy = SftPolicy(lr=1e-4)
-    batch: int = 64
+    batch: int = Field(default=64, ge=1)
 
 
 class Distill(Imitate):

@@ -37,7 +37,7 @@ LEAST = 30
 class SampledData(Config):
     """Settings shared by the two kinds of preference data."""
 
-    prompts: int = 20_000
+    prompts: int = Field(default=20_000, ge=1)
     """Prompts asked."""
     sampling: Sampling = Sampling(temperature=1.0, max_tokens=8192)
     """How responses are sampled."""
@@ -45,16 +45,16 @@ class SampledData(Config):
     """Who judges: the world's fixed rules, an LLM endpoint, or the model wired in as `judge`."""
     engine: EngineConfig = EngineConfig()
     """The sampler."""
-    chunk: int = Field(default=64, json_schema_extra={"key": "when set"})
+    chunk: int = Field(default=64, ge=1, json_schema_extra={"key": "when set"})
     """Prompts between two points from which a killed run continues."""
 
 
 class Pairs(SampledData):
     """Settings of the preference pairs; the paper keeps 66,000."""
 
-    answers: int = 2
+    answers: int = Field(default=2, ge=2)
     """Answers sampled to a prompt; the first two that differ are compared."""
-    judgements: int = 4
+    judgements: int = Field(default=4, ge=1)
     """Times that a pair is judged, each in a random order (R1: 4)."""
     margin: float = 1.0
     """Least mean difference that counts as clear, exclusive (R1: 1)."""
@@ -63,7 +63,7 @@ class Pairs(SampledData):
 class Labels(SampledData):
     """Settings of the safety labels; the paper has 106,000."""
 
-    answers: int = 1
+    answers: int = Field(default=1, ge=1)
     """Responses sampled to a prompt."""
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from itertools import islice
 
+from pydantic import Field
+
 from thinkery.evals.sensitivity import under_templates
 from thinkery.pipeline.artifact import Dataset, Model, Report
 from thinkery.pipeline.run import Run
@@ -14,11 +16,11 @@ from thinkery.stages.evaluate import Evaluate, reasoning_rubric, sit_exam
 class Sensitivity(Evaluate):
     """Settings of the measurement: those of an evaluation, and the templates."""
 
-    samples: int = 4
+    samples: int = Field(default=4, ge=1)
     """Attempts at each question under each template."""
     templates: tuple[str, ...] = ("chat-exam",)
     """How each question is put: sets such as `r1-zero-exam`, texts with `{question}`, or Jinja."""
-    prompts: int = 200
+    prompts: int = Field(default=200, ge=1)
     """Exam questions used at most, of those that a rule judges."""
 
 

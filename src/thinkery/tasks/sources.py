@@ -43,6 +43,8 @@ WORLD_KINDS: tuple[WorldKind, ...] = ("chain", "cups")
 TASK_ROW = {"id", "prompt", "kind", "gold", "language", "source", "history", "info"}
 """A row with all of these is a task already, as `task_to_row` writes it."""
 EXAM_SPLITS = ("test", "held-out", "longer")
+DIVIDED = frozenset({"world", "world-general", "jsonl", "reasoning-gym", "gym", "verifiers"})
+"""The sources that are in two parts: what is trained on, and what is kept for exams."""
 
 
 class Source(Config):
@@ -92,6 +94,7 @@ def load_tasks(sources: Iterable[Source], *, seed: int = 0, purpose: Purpose = "
     """The tasks of all sources in order, ids made unique; raises InputError for exams that are to be trained on."""
     tasks: list[Task] = []
     for cfg in sources:
+        _check_split(cfg)
         if purpose == "train":
             _refuse_exams(cfg)
         made = _of_levels(list(_function(cfg)(cfg, seed)), cfg)
@@ -111,6 +114,13 @@ def unique_ids(tasks: Iterable[Task]) -> Iterator[Task]:
             id = f"{task.id}~{copies}"
         seen.add(id)
         yield replace(task, id=id)
+
+
+def _check_split(cfg: Source) -> None:
+    """Raise ConfigError where a source that knows two parts is asked for a third; published sets know their own."""
+    if cfg.source in DIVIDED and cfg.split not in ("train", *EXAM_SPLITS):
+        hint = f"split = one of train, {', '.join(EXAM_SPLITS)}"
+        raise ConfigError(f"{cfg.source} has no such split", where="split", found=cfg.split, hint=hint)
 
 
 def _refuse_exams(cfg: Source) -> None:

@@ -52,9 +52,9 @@ class RewardModelConfig(Config):
     """What the rows are: pairs of a chosen and a rejected answer, or single answers with a label."""
     reads: Reads = "answer"
     """What is judged: the final answer only (helpful), or everything, thought included (harmless)."""
-    epochs: int = 1
+    epochs: int = Field(default=1, ge=1)
     """Times that every row is seen."""
-    batch: int = 256
+    batch: int = Field(default=256, ge=1)
     """Rows in one update."""
     max_tokens: int = 8192
     """Longest prompt and answer together; rows with a longer one are dropped and counted."""

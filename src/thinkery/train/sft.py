@@ -43,9 +43,9 @@ class Sft(Config):
 
     policy: SftPolicy = SftPolicy()
     """How the weights learn."""
-    epochs: int = 2
+    epochs: int = Field(default=2, ge=1)
     """Times that every sequence is seen (R1: 2 to 3)."""
-    batch: int = 128
+    batch: int = Field(default=128, ge=1)
     """Sequences in one update."""
     max_tokens: int = 32768
     """Longest sequence; longer conversations are dropped and counted, longer documents are cut into pieces."""
