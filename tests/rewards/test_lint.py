@@ -94,6 +94,7 @@ def test_tasks_with_unreadable_gold_are_dropped_with_reasons() -> None:
         MATH,
         Task("half", "?", kind="math", gold=r"\frac{1}{2}"),
         Task("open", "?", kind="math", gold="10^{"),
+        Task("nan", "?", kind="math", gold="NaN"),
         Task("none", "?", kind="math"),
         Task("long", "?", kind="choice", gold="Paris"),
         Task("chat", "hello"),
@@ -103,6 +104,7 @@ def test_tasks_with_unreadable_gold_are_dropped_with_reasons() -> None:
     assert [task.id for task in kept] == ["m", "half", "chat", "own"]
     assert [(task.id, reason) for task, reason in dropped] == [
         ("open", "gold cannot be read as mathematics"),
+        ("nan", "gold cannot be read as mathematics"),
         ("none", "no gold answer"),
         ("long", "gold is not a letter"),
     ]

@@ -4,7 +4,7 @@ import pytest
 
 from thinkery.core import Message
 from thinkery.errors import InputError
-from thinkery.tasks.fields import Fields, final_value, infer_fields, last_boxed, to_task
+from thinkery.tasks.fields import Fields, final_value, infer_fields, last_boxed, lookup, to_task
 
 
 def guess(*rows):
@@ -60,6 +60,19 @@ def test_a_chat_gives_the_last_question_its_history_and_the_answer_after_it():
         {"question": "Which is red?", "choices": ["sky", "blood", "snow"], "answer": "B"},
         {"question": "Which is red?", "options": {"A": "sky", "B": "blood", "C": "snow"}, "answer": "blood"},
         {"question": "Which is red?", "A": "sky", "B": "blood", "C": "snow", "answer": "B"},
+        {"question": "Which is red?", "choices": ["sky", "blood", "snow"], "answer": "(B)"},
+        {"question": "Which is red?", "choices": ["sky", "blood", "snow"], "answer": "b"},
+        {"question": "Which is red?", "choices": ["sky", "blood", "snow"], "answer": 1.0},
+        {
+            "question": "Which is red?",
+            "options": [{"key": "1", "value": "sky"}, {"key": "2", "value": "blood"}, {"key": "3", "value": "snow"}],
+            "answer": 2.0,
+        },
+        {
+            "question": "Which is red?",
+            "options": [{"label": "A", "text": "sky"}, {"label": "B", "text": "blood"}, {"content": "snow"}],
+            "answer": "B",
+        },
         {
             "question": "Which is red?",
             "choices": {"text": ["sky", "blood", "snow"], "label": ["1", "2", "3"]},
@@ -137,3 +150,82 @@ def test_a_turn_may_be_a_list_of_parts():
     row = {"messages": [turn("user", "2+3?"), turn("assistant", "5")]}
     task = to_task(row, infer_fields([row]), id="1", where="x")
     assert (task.prompt, task.gold) == ("2+3?", "5")
+
+
+def kind_of(question: str, answers: list) -> str:
+    return infer_fields([{"question": f"{question} {n}?", "answer": answer} for n, answer in enumerate(answers)]).kind
+
+
+def test_formulas_as_answers_are_mathematics() -> None:
+    formulas = ["x^2+7x+10", "(3, 5]", "6 - 5i", "x=5", "n/2", "y = 2x + 3", "(a+5)(b+2)", ".35", "-7", "x+1", "2/3"]
+    assert kind_of("Work it out:", formulas) == "=math"
+    bare = ["40_9", "2k", "3, 5, 7", "1:4", "1+2i", "52_8", "n", "C"]  # the last two say nothing
+    assert kind_of("What is $x$ in", bare) == "=math"
+    assert kind_of("What is \\frac{1}{x} in", bare) == "=math"
+    assert kind_of("What is x in", bare) == "=exact"
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        *(["Paris", "Rome", "no"], ["yes", "no", "yes"], ["A1", "B2", "C1"], ["B-12", "F-16", "X-1"]),
+        *(["2024-01-15", "1999-12-31"], ["12/05/2023", "01/02/1999"], ["15.01.2024", "1.2.2003"], ["10:30", "09:15"]),
+        *(["5 km", "12 kg"], ["5km", "30 m/s"], ["10am", "3pm"], ["1-0", "2-2"], ["1914-1918", "10-12", "5 - 9"]),
+        *(["555-1234", "+1-555-1234", "(555) 123-4567"], ["A+", "B-", "+"], ["so-so", "no-go"], ["co2", "h2o"]),
+        *(["3, 1, 2", "2, 3, 1"], ["v1.2", "v2.0"], ["#12", "#7"], ["a, b", "c, d"], ['["a", 1]', "['b', 2]"]),
+    ],
+)
+def test_words_labels_dates_and_units_are_not_mathematics(answers: list[str]) -> None:
+    assert kind_of("Which one is it,", answers) == "=exact"
+
+
+@pytest.mark.parametrize("answers", [["2024-01-15", "12/05/2023"], ["5 km", "12 kg"], ["5km", "10am"], ["Paris", "no"]])
+def test_nor_are_they_after_a_question_with_formulas(answers: list[str]) -> None:
+    assert kind_of("Given $x = 3$, which one is it,", answers) == "=exact"
+
+
+def test_prices_in_a_question_are_no_formulas() -> None:
+    assert kind_of("Tom has $5 and Ann has $7; what is the ratio,", ["1:2", "2:3"]) == "=exact"
+
+
+@pytest.mark.parametrize("names", [("instruction", "context"), ("question", "passage"), ("prompt", "input")])
+def test_a_passage_beside_the_question_is_asked_with_it(names: tuple[str, str]) -> None:
+    question, context = names
+    task, bare = guess(
+        {question: "Who is it about?", context: "Ada wrote it.", "response": "Ada"},
+        {question: "Who wrote Emma?", context: "", "response": "Austen"},
+    )
+    assert (task.prompt, task.gold) == ("Who is it about?\n\nAda wrote it.", "Ada")
+    assert bare.prompt == "Who wrote Emma?"
+
+
+def test_a_passage_that_the_question_repeats_or_that_is_elsewhere_is_not_asked_twice() -> None:
+    row = {"prompt": "Translate: Bonjour", "input": "Bonjour", "output": "Hello"}
+    assert infer_fields([row]).context == ""
+    assert infer_fields([{"question": "2+2?", "answer": "4", "meta": {"context": "easy"}}]).context == ""
+    assert infer_fields([{"question": "2+2?", "answer": "4", "context": ["a", "b"]}]).context == ""
+
+
+def test_an_option_without_a_text_is_refused() -> None:
+    with pytest.raises(InputError, match=r"rows:0: a choice without a text \(found label, image\)"):
+        guess(
+            {"question": "Which?", "options": [{"label": "A", "image": 1}, {"label": "B", "image": 2}], "answer": "A"}
+        )
+
+
+def test_a_turn_of_a_tool_is_named() -> None:
+    said = [{"role": role, "content": role} for role in ("user", "tool", "assistant")]
+    with pytest.raises(InputError, match=r"x:1: unknown role \(found tool\)"):
+        to_task({"messages": said}, Fields(messages="messages"), id="1", where="x:1")
+
+
+def test_not_a_number_is_a_missing_value() -> None:
+    row = {"question": "0/0=?", "context": float("nan"), "answer": float("nan")}
+    assert lookup(row, "answer") is None
+    fields = Fields(question="question", context="context", answer="answer", kind="=general")
+    assert (to_task(row, fields, id="1", where="x").prompt, to_task(row, fields, id="1", where="x").gold) == (
+        "0/0=?",
+        None,
+    )
+    with pytest.raises(InputError, match='no "answer"'):
+        to_task(row, fields.model_copy(update={"kind": "=math"}), id="1", where="x")

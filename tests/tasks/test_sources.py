@@ -3,15 +3,19 @@
 import gzip
 import json
 import sys
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from thinkery.core import Task
 from thinkery.data.decontaminate import Index, question_of
 from thinkery.errors import ConfigError, EnvironmentLacks, InputError
 from thinkery.pipeline.artifact import row_to_task, task_to_row
-from thinkery.tasks.fields import Fields
+from thinkery.tasks.fields import Fields, infer_fields
 from thinkery.tasks.files import read_rows
 from thinkery.tasks.public import EXAM_FILES, data_root
 from thinkery.tasks.sources import SOURCES, Source, load_tasks
@@ -90,6 +94,30 @@ def test_tasks_written_as_rows_come_back_as_they_were(tmp_path):
     mixed = [Source(source="world", limit=6), Source(source="world-general", limit=6)]
     tasks = load_tasks(mixed, seed=1)
     assert load_tasks([write(tmp_path / "tasks.jsonl", *map(task_to_row, tasks))]) == tasks
+
+
+def test_columns_of_parquet_become_plain_values(tmp_path):
+    row = {
+        "question": "How many on the 2nd?",
+        "answer": Decimal("3.00"),
+        "price": Decimal("2.5"),
+        "when": datetime(2026, 1, 2, 3, 4),
+        "facts": {"day": date(2026, 1, 2), "at": time(3, 4), "image": b"\xff", "pages": [b"\xff", b"\x00"]},
+        "took": timedelta(seconds=90),
+    }
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "x.parquet")
+    [(where, read)] = read_rows(tmp_path / "x.parquet")
+    assert where == f"{tmp_path / 'x.parquet'}: row 1"
+    assert read == {
+        "question": "How many on the 2nd?",
+        "answer": 3,
+        "price": 2.5,
+        "when": "2026-01-02T03:04:00",
+        "facts": {"day": "2026-01-02", "at": "03:04:00", "pages": []},
+        "took": "0:01:30",
+    }
+    (task,) = load_tasks([Source(source="jsonl", path=str(tmp_path / "x.parquet"))])
+    assert (task.kind, task.gold) == ("math", "3")
 
 
 def test_half_a_character_is_refused_where_it_stands(tmp_path):
@@ -241,6 +269,17 @@ def test_general_prompts_share_no_instruction_with_alpaca_eval():
     prompts = {" ".join(t.prompt.split()).lower() for t in load_tasks([Source(source="general")])}
     assert len(prompts) > 2500
     assert not prompts & exam
+
+
+@needs_data
+def test_the_files_of_math_are_read_as_mathematics_whatever_the_subject():
+    assert ROOT is not None
+    for name, sort, count in (("math500_test", "subject", 7), ("train_answers", "type", 7)):
+        rows = [row for _, row in read_rows(ROOT / f"math/{name}.jsonl.gz")]
+        sorts = {row[sort] for row in rows}
+        assert len(sorts) == count
+        for one in sorts:
+            assert infer_fields([row for row in rows if row[sort] == one][:200]).kind == "=math"
 
 
 @needs_data

@@ -138,7 +138,7 @@ def _gold_problem(task: Task, readable: Mapping[str, bool]) -> str | None:
         return None
     if not task.gold or not plain(task.gold):
         return "no gold answer"
-    if task.kind == "math" and not readable[task.gold]:
+    if task.kind == "math" and (plain(task.gold) == "nan" or not readable[task.gold]):
         return "gold cannot be read as mathematics"
     return "gold is not a letter" if task.kind == "choice" and not letter(task.gold) else None
 

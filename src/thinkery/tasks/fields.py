@@ -7,6 +7,7 @@ task = to_task(row, fields, id="mine/1", where="mine.jsonl:1")
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
@@ -36,6 +37,7 @@ ANSWERS = (
     "response",
     "completion",
 )
+CONTEXTS = ("input", "context", "passage")
 CHOICES = ("choices", "options")
 CONVERSATIONS = ("messages", "conversations", "conversation", "prompt")
 IDS = ("id", "uid", "unique_id", "task_id")
@@ -58,7 +60,7 @@ class Fields(Config):
     """The field that is asked."""
 
     context: str = ""
-    """A field put after the question where it is not empty, such as Alpaca's `input`."""
+    """A field put after the question where it is not empty, such as Alpaca's `input` or a passage it is about."""
 
     messages: str = ""
     """The field with a chat: the last user turn is the question, and an assistant turn after it the answer."""
@@ -89,13 +91,13 @@ def infer_fields(rows: Sequence[Mapping[str, Any]]) -> Fields:
     fields = Fields(
         question=question,
         messages=chat,
-        context=_context(values, question, answer),
+        context=_context(rows, values, question, answer),
         answer=answer,
         choices=choices,
         id=_named(values, IDS, _is_scalar),
     )
-    kind = _named(values, ("kind",), lambda value: value in KINDS) or "=" + _kind(rows, fields)
-    language = _named(values, LANGUAGES, _is_tag) or _language([_question(row, fields) for row in rows])
+    kind = _named(values, ("kind",), lambda value: value in KINDS) or "=" + likely_kind(rows, fields)
+    language = _named(values, LANGUAGES, is_tag) or _language([_question(row, fields) for row in rows])
     return fields.model_copy(update={"kind": kind, "language": language})
 
 
@@ -107,7 +109,7 @@ def to_task(row: Mapping[str, Any], fields: Fields, *, id: str, where: str, sour
         _missing(row, fields.question or fields.messages or "question", where)
     kind = _value(row, fields.kind) or "general"
     language = _value(row, fields.language) or None
-    options, labels = _options(row, fields)
+    options, labels = _options(row, fields, where)
     raw = _raw_answer(row, fields)
     if raw is None and kind != "general":
         hint = f'every {kind} task needs one; drop the row or set kind = "general"'
@@ -149,17 +151,15 @@ def last_boxed(text: str) -> str | None:
 
 
 def lookup(row: Any, path: str) -> Any:
-    """The value at a dotted path, through objects by name and lists by number; None when there is none."""
-    if isinstance(row, Mapping) and path in row:
-        return row[path]
-    for part in path.split("."):
+    """The value at a dotted path, through objects by name and lists by number; None when there is none, or NaN."""
+    for part in (path,) if isinstance(row, Mapping) and path in row else path.split("."):
         if isinstance(row, Mapping):
             row = row.get(part)
         elif isinstance(row, list) and part.isdigit() and int(part) < len(row):
             row = row[int(part)]
         else:
             return None
-    return row
+    return None if isinstance(row, float) and math.isnan(row) else row
 
 
 def row_id(row: Mapping[str, Any], fields: Fields, number: int) -> str:
@@ -176,7 +176,7 @@ def _turns(row: Mapping[str, Any], fields: Fields, where: str) -> list[Message]:
     if not fields.messages:
         return [Message("user", _question(row, fields))]
     chat = lookup(row, fields.messages)
-    if not _is_chat(chat):
+    if not _is_turns(chat):
         _missing(row, fields.messages, where, "a chat is a list of {role, content}")
     turns = [_message(turn, where) for turn in chat]
     asked = [i for i, turn in enumerate(turns) if turn.role == "user"]
@@ -188,7 +188,8 @@ def _turns(row: Mapping[str, Any], fields: Fields, where: str) -> list[Message]:
 def _message(turn: Mapping[str, Any], where: str) -> Message:
     role = str(turn.get("role", turn.get("from")))
     if role not in ROLES:
-        raise InputError("unknown role", where=where, found=role, hint=f"one of {', '.join(ROLES)}")
+        hint = f"drop the row: a turn's role is one of {', '.join(ROLES)}"
+        raise InputError("unknown role", where=where, found=role, hint=hint)
     return Message(ROLES[role], _said(turn))
 
 
@@ -226,19 +227,24 @@ def _gold(raw: Any, kind: str, options: Sequence[str], labels: Sequence[str], wh
 
 
 def _letter(raw: Any, options: Sequence[str], labels: Sequence[str], where: str) -> str:
-    """The letter of the right option, given as a label, a number from 0, or the option itself."""
+    """The letter of the right option, given as a label (also `b` or `(B)`), a number from 0, or the option itself."""
     text = str(raw).strip()
+    if isinstance(raw, float) and raw.is_integer() and text not in options:
+        text = str(int(raw))
     if text in labels:
         return LETTERS[labels.index(text)]
     if text in options and (isinstance(raw, str) or not text.isdigit()):
         return LETTERS[options.index(text)]  # "2" among "2", "4", "6" is itself
     if text.isdecimal() and int(text) < len(options):
         return LETTERS[int(text)]
+    bare = [label.strip("().").casefold() for label in labels]
+    if (given := text.strip("().").casefold()) in bare:
+        return LETTERS[bare.index(given)]
     hint = "give its letter, its number counted from 0, or the option itself"
     raise InputError(f"the answer is none of the {len(options)} choices", where=where, found=text[:60], hint=hint)
 
 
-def _options(row: Mapping[str, Any], fields: Fields) -> tuple[list[str], list[str]]:
+def _options(row: Mapping[str, Any], fields: Fields, where: str) -> tuple[list[str], list[str]]:
     """The options and what the data calls them; letters unless it says otherwise."""
     if len(fields.choices) == 1:
         value = lookup(row, fields.choices[0])
@@ -246,10 +252,22 @@ def _options(row: Mapping[str, Any], fields: Fields) -> tuple[list[str], list[st
             return [str(v) for v in value["text"]], [str(v) for v in value.get("label", LETTERS)]
         if isinstance(value, Mapping):
             return [str(v) for v in value.values()], [str(k) for k in value]
-        options = [str(v) for v in value or []]
+        listed = value or []
     else:
-        options = [str(v) for path in fields.choices if (v := lookup(row, path)) is not None]
-    return options, list(LETTERS[: len(options)])
+        listed = [v for path in fields.choices if (v := lookup(row, path)) is not None]
+    pairs = [_option(one, LETTERS[i : i + 1], where) for i, one in enumerate(listed)]
+    return [option for option, _ in pairs], [label for _, label in pairs]
+
+
+def _option(value: Any, letter: str, where: str) -> tuple[str, str]:
+    """An option and its label, which an object {"label": "A", "text": …} names itself."""
+    if not isinstance(value, Mapping):
+        return str(value), letter
+    text = next((value[name] for name in ("text", "value", "content") if value.get(name) is not None), None)
+    if text is None:
+        hint = "an option that is an object has its text under text, value or content, and may have a label"
+        raise InputError("a choice without a text", where=where, found=", ".join(value), hint=hint)
+    return str(text), str(value.get("label", value.get("key", letter)))
 
 
 def _value(row: Mapping[str, Any], field: str) -> Any:
@@ -297,9 +315,16 @@ def _named(columns: Mapping[str, list[Any]], names: Sequence[str], fits, besides
     return ""
 
 
-def _context(columns: Mapping[str, list[Any]], question: str, answer: str) -> str:
-    path = question.replace("instruction", "input")
-    return path if path != question and path != answer and path in columns else ""
+def _context(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, list[Any]], question: str, answer: str) -> str:
+    """The column beside the question that belongs to it, unless the question repeats what stands there."""
+    beside = {path: values for path, values in columns.items() if _parent(path) == _parent(question)}
+    path = _named(beside, CONTEXTS, lambda value: isinstance(value, str), (question, answer)) if question else ""
+    given = [(str(told), str(lookup(row, question))) for row in rows if path and (told := lookup(row, path))]
+    return "" if given and all(told in asked for told, asked in given) else path
+
+
+def _parent(path: str) -> str:
+    return path.rpartition(".")[0]
 
 
 def _choices(columns: Mapping[str, list[Any]]) -> tuple[str, ...]:
@@ -310,25 +335,56 @@ def _choices(columns: Mapping[str, list[Any]]) -> tuple[str, ...]:
     return tuple(lettered) if lettered[:2] == ["A", "B"] else ()
 
 
-def _kind(rows: Sequence[Mapping[str, Any]], fields: Fields) -> str:
+def likely_kind(rows: Sequence[Mapping[str, Any]], fields: Fields) -> str:
+    """The kind by which the answers of these rows look as if they should be judged, one of `KINDS`."""
     answers = [str(raw).strip() for row in rows if (raw := _raw_answer(row, fields)) is not None]
     if len(answers) * 2 < len(rows) or not answers:
         return "general"
     if fields.choices or all(re.fullmatch(r"\(?[A-E]\)?", answer) for answer in answers):
         return "choice"
-    if sum(map(_is_math, answers)) >= 0.9 * len(answers):
+    latex = sum(bool(_LATEX.search(_question(row, fields))) for row in rows) * 2 > len(rows)
+    if sum(_is_math(answer, latex) for answer in answers) >= (0.7 if latex else 0.9) * len(answers):
         return "math"
     return "exact" if median(map(len, answers)) <= 40 and not any("\n" in a for a in answers) else "general"
 
 
-def _is_math(answer: str) -> bool:
-    number = re.fullmatch(r"[-+]?\s*[$€£]?\s*\d[\d.,/]*\s*%?", answer)
-    return final_value(answer) is not None or bool(number) or "\\" in answer
+# Mathematics in a question, `$x$` or `\frac`; "$5 and $7" are prices.
+_LATEX = re.compile(r"\$[^\s$](?:[^$]*[^\s$])?\$(?!\d)|\\(?:[(\[]|[A-Za-z]{2})")
+_DATE = re.compile(r"\d{1,4}([-./])\d{1,2}\1\d{2,4}")
+_NUMBER = re.compile(r"[-+]?\s*[$€£]?\s*\.?\d[\d.,/]*\s*%?")
+_WORD_OR_UNIT = re.compile(r"[A-Za-z]{3}|\d(?:\s+[A-Za-z]|[A-Za-z]{2})")
+_FORMULA = re.compile(r"(?=.*\d)(?!.*[a-z][a-z\d])[\da-z\s.,;+*/^=(){}\[\]-]+")
+_TUPLE = re.compile(r"[(\[][^()\[\]]+,[^()\[\]]+[)\]]")
+
+
+def _is_math(answer: str, latex: bool) -> bool:
+    """Whether an answer is a number or a formula; where questions are in `latex`, letters and signs are one sooner.
+
+    Read as mathematics, 2024-01-15 would be 2008 and 5 km no other than 5 m: dates and units are not.
+    """
+    if final_value(answer) is not None or "\\" in answer:
+        return True
+    if _DATE.fullmatch(answer) or _WORD_OR_UNIT.search(answer):
+        return False
+    if latex and re.search(r"[\d+*/^=-]", answer):
+        return True
+    return bool(_NUMBER.fullmatch(answer)) or _is_formula(answer)
+
+
+def _is_formula(answer: str) -> bool:
+    """Whether it is such as x^2 + 7x, (3, 5] or 6 - 5i; A1, B-2, 10-12 and 555-1234 are not."""
+    if not _FORMULA.fullmatch(answer):
+        return False
+    signs = "[-+*/^=]" if re.search("[a-z]", answer) else "[+*^=]"
+    return bool(_TUPLE.fullmatch(answer) or re.search(rf"[\w)\]}}]\s*{signs}\s*[\w(\[{{.-]", answer))
 
 
 def _is_chat(value: Any) -> bool:
-    turns = isinstance(value, list) and bool(value) and all(isinstance(turn, Mapping) for turn in value)
-    return turns and all(_speaker(turn) for turn in value)
+    return _is_turns(value) and all(_speaker(turn) for turn in value)
+
+
+def _is_turns(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(turn, Mapping) for turn in value)
 
 
 def _speaker(turn: Mapping[str, Any]) -> str:
@@ -343,7 +399,8 @@ def _is_scalar(value: Any) -> bool:
     return isinstance(value, str | int | float) and value != ""
 
 
-def _is_tag(value: Any) -> bool:
+def is_tag(value: Any) -> bool:
+    """Whether it has the form of a language tag, such as en or zh-CN."""
     return isinstance(value, str) and bool(re.fullmatch(r"[A-Za-z]{2,3}(-[A-Za-z0-9]+)*", value))
 
 

@@ -6,6 +6,8 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator
+from datetime import date, time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -24,7 +26,7 @@ def read_rows(path: Path) -> Iterator[Place]:
     if path.suffix == ".parquet":
         for number, row in enumerate(read_parquet(path), start=1):
             where = f"{path}: row {number}"
-            yield where, _object(row, where)
+            yield where, _object(_plain(row), where)
         return
     found = False
     try:
@@ -70,6 +72,19 @@ def _list(path: Path, file: TextIO) -> Iterator[Place]:
     for number, row in enumerate(rows, start=1):
         where = f"{path}: row {number}"
         yield where, _object(row, where)
+
+
+def _plain(value: Any) -> Any:
+    """A value of Parquet as JSON could hold it: dates and times as ISO text, decimals as numbers, bytes left out."""
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items() if not isinstance(one, bytes)}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value if not isinstance(one, bytes)]
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
 def _object(row: Any, where: str) -> dict[str, Any]:
