@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from thinkery.core import Task
+from thinkery.core import Message, Task
 from thinkery.data.decontaminate import Index
 from thinkery.data.deduplicate import Deduplicator
+from thinkery.rewards.units import units
 
 STORY = (
     "Nadia sold clips to forty eight of her friends in April, and then she sold half as many clips in May. "
@@ -92,6 +93,70 @@ def test_as_a_whole_a_puzzle_is_contaminated_by_its_own_numbers_only() -> None:
     )
     assert index.match(other, whole=True) is None
     assert "of these numbers 12 18 give" in (index.match(words.format("12, 18"), whole=True) or "")
+
+
+def test_as_a_whole_a_sum_is_another_with_another_sign() -> None:
+    index = Index.of([Task("1", "What is 12 + 5?", source="toy")], n=0)
+    assert index.match("what is 12+5") == "shares 'what is 12 + 5' with toy/1"
+    others = ("12 - 5", "12 * 5", "12 / 5", "12.5", "-12 + 5", "12 + 5!", "(12 + 5)")
+    assert not any(index.match(f"What is {other}?") for other in others)
+    index = Index.of([Task("1", "A well-known text, isn't it?", source="toy")], n=0)
+    assert index.match("“A well known text – isn’t it”")
+
+
+def test_vowel_signs_belong_to_the_word() -> None:
+    assert units("कि, की café كِتَاب") == ["कि", "की", "café", "كِتَاب"]
+    index = Index.of([Task("1", "कि", source="toy")], n=0)
+    assert index.match("कि?")
+    assert not any(map(index.match, ("की", "का", "के")))
+
+
+def turns(*said: str, first: str = "user") -> Task:
+    """A task of turns that alternate between user and assistant, after one of the system if it is first."""
+    roles = [first, *("user", "assistant") * 3] if first == "system" else ["user", "assistant"] * 3
+    history = tuple(Message(role, text) for role, text in zip(roles, said[:-1], strict=False))  # type: ignore[arg-type]
+    return Task("1", said[-1], source="toy", history=history)
+
+
+@pytest.mark.parametrize("n", [0, 10])
+@pytest.mark.parametrize("question", [STORY, "What is 17 + 5?"])
+def test_an_exam_question_in_an_earlier_turn_is_contamination(n: int, question: str) -> None:
+    index = Index.of([Task("7", question, source="gsm8k")], n)
+    assert index.match_task(turns(question, "22", "And twice as much?"))
+    assert index.match_task(turns(question, "Are you sure?", first="system"))
+    assert index.match_task(turns("Hello.", "Hi.", question))
+    assert index.match_task(turns("Hello.", question, "And twice as much?")) is None  # nobody asks it
+
+
+@pytest.mark.parametrize("n", [0, 10])
+@pytest.mark.parametrize(
+    "words", ["Which number is in the text?", "In the text that stands above, which number is it?"]
+)
+def test_one_question_after_different_texts_is_a_different_task_each_time(n: int, words: str) -> None:
+    def about(number: int, then: str = words) -> Task:
+        return turns(f"The number is {number}.", then, first="system")
+
+    for exam in ([about(1), about(2)], [about(1), about(2), about(1)]):
+        index = Index.of(exam, n)
+        assert "shares 'the number is 1 " in (index.match_task(about(1)) or "")
+        assert index.match_task(about(3)) is None
+        assert index.match_task(about(1, "Is it a small one?")) is None
+    if n == 0 or len(words.split()) < n:
+        assert Index.of([about(1)], n).match_task(about(3)) is None
+
+
+@pytest.mark.parametrize("n", [0, 10])
+def test_a_question_is_the_same_after_another_system_prompt(n: int) -> None:
+    brief = [turns("Be brief.", f"What is {a} + 5?", first="system") for a in (12, 13)]
+    index = Index.of(brief, n)
+    for task in (turns("Be kind.", "What is 12 + 5?", first="system"), Task("1", "What is 12 + 5?")):
+        assert index.match_task(task)
+    assert index.match_task(turns("Be brief.", "What is 14 + 5?", first="system")) is None
+
+
+def test_a_system_prompt_that_all_share_drops_nothing() -> None:
+    index = Index.of([turns(STORY, f"What is {a} + 5?", first="system") for a in (12, 13)])
+    assert index.match_task(turns(STORY, "What is 14 + 5?", first="system")) is None
 
 
 def prompt(instruction: str, input: str) -> str:

@@ -146,6 +146,16 @@ def test_a_held_out_share_parts_one_file_and_keeps_duplicates_on_one_side(tmp_pa
     assert 30 < len(exam) < 70
 
 
+def test_a_held_out_share_is_chosen_by_all_turns_and_for_a_single_one_as_ever(tmp_path):
+    said = [{"role": "user", "content": "Which number is in the text?"}, {"role": "assistant", "content": "5"}]
+    chats = [{"messages": [{"role": "system", "content": f"The number is {n}."}, *said]} for n in range(200)]
+    source = write(tmp_path / "x.jsonl", *chats).model_copy(update={"held_out": 0.25})
+    assert 30 < len(load_tasks([source.model_copy(update={"split": "test"})], purpose="exam")) < 70
+    source = write(tmp_path / "y.jsonl", *sums(20)).model_copy(update={"held_out": 0.25, "split": "test"})
+    kept = [task.id for task in load_tasks([source], purpose="exam")]
+    assert kept == ["y/1", "y/11", "y/12"]
+
+
 def test_a_limit_draws_by_the_seed_and_keeps_the_order(tmp_path):
     source = write(tmp_path / "x.jsonl", *sums(50)).model_copy(update={"limit": 10})
     drawn = [int(t.id.removeprefix("x/")) for t in load_tasks([source], seed=1)]

@@ -6,20 +6,22 @@ whole, so match prompts as a model sees them: an instruction without its input i
 
     index = Index.of(benchmark_tasks)
     index.match("Nadia sold clips …")      # None, or "shares 'nadia sold clips …' with gsm8k/test-0"
+    index.match_task(task)                 # the same for any turn of a task, and for all of them together
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from thinkery.core import Task
-from thinkery.rewards.units import digest, ngrams, units
+from thinkery.rewards.units import digest, ngrams, units, units_and_signs
 
 
 class Index:
     """The n-grams of benchmark texts as 64-bit hashes; about 100 bytes for each different one.
 
-    With n = 0 only whole texts are compared.
+    With n = 0 only whole texts are compared, the signs of formulas included.
     """
 
     def __init__(self, n: int = 10) -> None:
@@ -29,34 +31,56 @@ class Index:
 
     @classmethod
     def of(cls, tasks: Iterable[Task], n: int = 10) -> Index:
-        """An index of benchmark tasks: their prompts, and their worked solutions where `info["solution"]` has one."""
-        index = cls(n)
+        """An index of benchmark tasks: their prompts, and their worked solutions where `info["solution"]` has one.
+
+        Of a task of several turns the conversation is protected as a whole, and what users say in it by n-grams where
+        it does not recur in other conversations of the benchmark. "What does the text say?" after one text is not the
+        question after another: it is protected by itself only where all turns before it recur, as a system prompt does.
+        """
+        index, tasks = cls(n), list(tasks)
+        recurs = Counter(turn for said in {_said(task) for task in tasks} for turn in set(said))
         for task in tasks:
-            index.add(f"{task.source}/{task.id}", question_of(task), str(task.info.get("solution") or ""))
+            *earlier, question = _said(task)
+            # framed: nothing before the question is this task's alone
+            framed, new = all(recurs[turn] > 1 for turn in earlier), recurs[question] == 1
+            asked = [turn.content for turn in task.history if turn.role == "user" and recurs[turn.content] == 1]
+            asked += [question] if framed or new else []
+            grams = [gram for turn in asked for gram in ngrams(turn, n)] if n else []
+            index._protect(f"{task.source}/{task.id}", [*grams, *_whole("\n".join(_said(task)))])
+            own = [question] if framed and (new or not earlier) else []
+            index.add(f"{task.source}/{task.id}", *own, str(task.info.get("solution") or ""))
         return index
 
     def add(self, id: str, *texts: str) -> None:
         """Protect the texts of a benchmark item, to be reported as `id`."""
-        self._ids.append(id)
-        for text in texts:
-            for piece in (*self._pieces(text), *_whole(text)):
-                self._owner.setdefault(digest(piece), len(self._ids) - 1)
+        self._protect(id, (piece for text in texts for piece in (*self._pieces(text), *_whole(text))))
 
     def match(self, text: str, *, whole: bool = False) -> str | None:
         """Which words a text shares with which benchmark item, None for a clean text.
 
-        As a `whole` it is contaminated only where all its words are those of an item, numbers included.
+        As a `whole` it is contaminated only where all its words are those of an item, numbers and signs included.
         """
         for piece in _whole(text) if whole else self._pieces(text):
             if (owner := self._owner.get(digest(piece))) is not None:
                 return f"shares {piece!r} with {self._ids[owner]}"
         return None
 
+    def match_task(self, task: Task, *, whole: bool = False) -> str | None:
+        """What a turn of the system or the user in a task, or all turns together, share with which benchmark item."""
+        turns = [turn.content for turn in task.history if turn.role in ("system", "user")]
+        found = (self.match(turn, whole=whole) for turn in (*turns, question_of(task)))
+        return next(filter(None, found), None) or self.match("\n".join(_said(task)), whole=True)
+
+    def _protect(self, id: str, pieces: Iterable[str]) -> None:
+        self._ids.append(id)
+        for piece in pieces:
+            self._owner.setdefault(digest(piece), len(self._ids) - 1)
+
     def _pieces(self, text: str) -> list[str]:
-        """The n-grams of a text, or the whole of a shorter one (of any, with n = 0)."""
-        if self.n and (pieces := ngrams(text, self.n)):
-            return pieces
-        return _whole(text)
+        """The n-grams of a text, or all units of a shorter one; with n = 0 the whole."""
+        if not self.n:
+            return _whole(text)
+        return ngrams(text, self.n) or _joined(units(text))
 
 
 def question_of(task: Task) -> str:
@@ -64,6 +88,15 @@ def question_of(task: Task) -> str:
     return task.prompt.removesuffix(str(task.info.get("suffix") or "")).rstrip("\n")
 
 
+def _said(task: Task) -> tuple[str, ...]:
+    """All turns of a task, the question last."""
+    return (*(turn.content for turn in task.history), question_of(task))
+
+
 def _whole(text: str) -> list[str]:
-    """All units of a text as one piece; none where it has no unit."""
-    return [whole] if (whole := " ".join(units(text))) else []
+    """A text as one piece, which another has only where its units and signs are the same; none where it has no unit."""
+    return _joined(units_and_signs(text)) if units(text) else []
+
+
+def _joined(found: list[str]) -> list[str]:
+    return [" ".join(found)] if found else []

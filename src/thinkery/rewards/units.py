@@ -1,7 +1,8 @@
 """Texts as sequences of units, so that English and Chinese can be compared the same way.
 
-A unit is a word or a number, or a single character of a script written without spaces (Han, kana, Thai). Case, width
-and punctuation do not matter, a minus or decimal point does not either: units compare texts, they do not do sums.
+A unit is a word or a number with its combining marks, or a single character of a script written without spaces (Han,
+kana, Thai). Case, width and punctuation do not matter, a minus or decimal point does not either: units compare texts,
+they do not do sums. Where two sums must not be taken for one, `units_and_signs` keeps what stands between the numbers.
 """
 
 from __future__ import annotations
@@ -11,12 +12,26 @@ import unicodedata
 from hashlib import blake2b
 
 _UNSPACED = "\u0e01-\u0e4e\u3005\u3007\u3041-\u30fa\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_UNIT = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
+_MARKS = "".join(
+    c for c in map(chr, (*range(0x300, 0x3000), *range(0xA600, 0xAC00))) if unicodedata.category(c) in ("Mc", "Mn")
+)
+_WORD = rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+(?:[{_MARKS}]+[^\W_{_UNSPACED}]*)*"
+_SIGN = (
+    r"[#$%&()*+/<=>@\[\\\]^_`{|}~\xac\xb1\xd7\xf7\u2190-\u23ff]"  # the last are arrows and operators
+    r"|(?<![^\W\d_])-|-(?![^\W\d_])"  # a minus, but no hyphen between letters
+    r"|(?<=\d)[.:](?=\d)|(?<=[\d)])!|'(?=['(])"  # of 1.5, 3:1, 5! and f'(x)
+)
+_UNIT, _UNIT_OR_SIGN = re.compile(_WORD), re.compile(f"{_WORD}|{_SIGN}")
 
 
 def units(text: str) -> list[str]:
     """The words, numbers and unspaced characters of a text, in order, normalised."""
     return _UNIT.findall(unicodedata.normalize("NFKC", text).casefold())
+
+
+def units_and_signs(text: str) -> list[str]:
+    """The units of a text and the signs of formulas and programs between them, as in `12 + 5`; commas are none."""
+    return _UNIT_OR_SIGN.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
 def ngrams(text: str, n: int) -> list[str]:

@@ -8,7 +8,8 @@ from typing import Literal
 from pydantic import Field
 
 from thinkery.config import Config
-from thinkery.data.decontaminate import Index, question_of
+from thinkery.core import Message, Task
+from thinkery.data.decontaminate import Index
 from thinkery.errors import InputError
 from thinkery.pipeline.artifact import Dataset, task_to_row
 from thinkery.pipeline.run import Run
@@ -33,7 +34,8 @@ class Collect(Config):
 def collect(run: Run, cfg: Collect, exam: Dataset | None = None) -> Dataset:
     """Load the tasks, mix the sources, drop ungradable gold and whatever occurs in the exam, and write the rest.
 
-    Who takes the first n of the result therefore takes some of every source.
+    Who takes the first n of the result therefore takes some of every source. An exam asks nothing twice, since
+    intervals over its questions would be too narrow; tasks that are drawn, of the world and of environments, may recur.
     """
     writer = run.dataset()
     tasks = load_tasks(cfg.sources, seed=run.seed, purpose=cfg.purpose)
@@ -44,8 +46,14 @@ def collect(run: Run, cfg: Collect, exam: Dataset | None = None) -> Dataset:
         writer.count(f"ungradable gold: {reason}", source=task.source, example=task_to_row(task))
     index = Index.of(exam.tasks(), n=cfg.ngram) if exam else None
     kept = 0
+    asked: set[tuple[Message, ...]] = set()
     for number, task in enumerate(tasks):
-        if index and (match := index.match(question_of(task), whole=task.source in cfg.whole)):
+        if cfg.purpose == "exam" and not is_drawn(task):
+            if task.messages in asked:
+                writer.count("repeated", source=task.source, example=task_to_row(task))
+                continue
+            asked.add(task.messages)
+        if index and (match := index.match_task(task, whole=task.source in cfg.whole)):
             writer.count("in the exam", source=task.source, example=task_to_row(task))
             run.event("contaminated", task=task.id, exam=str(match))
             continue
@@ -59,4 +67,9 @@ def collect(run: Run, cfg: Collect, exam: Dataset | None = None) -> Dataset:
     return writer.finish()
 
 
-collect.version = 3  # type: ignore[attr-defined]
+collect.version = 4  # type: ignore[attr-defined]
+
+
+def is_drawn(task: Task) -> bool:
+    """Whether a task was made on demand, so that the same one may come up again by chance."""
+    return bool(task.environment) or task.source.startswith("world/")

@@ -16,7 +16,7 @@ from pydantic import Field
 from thinkery.config import Config
 from thinkery.core import Completion, Message, Reward, Rollout, Sampling, Task
 from thinkery.data.conversations import Conversation, to_row
-from thinkery.data.decontaminate import Index, question_of
+from thinkery.data.decontaminate import Index
 from thinkery.data.deduplicate import Deduplicator
 from thinkery.data.keep import Readable
 from thinkery.engine import Engine, EngineConfig
@@ -208,7 +208,7 @@ def why_not(cfg: Curate, rollout: Rollout, index: Index | None) -> str:
     if not readable.value:
         return readable.reason
     task = rollout.task
-    return "in the exam" if index and index.match(question_of(task), whole=task.source in cfg.whole) else ""
+    return "in the exam" if index and index.match_task(task, whole=task.source in cfg.whole) else ""
 
 
 def keep_general(cfg: Curate, writer: DatasetWriter, general: Dataset) -> None:

@@ -84,7 +84,8 @@ class Source(Config):
     """Which field of a row is what; inferred from the first rows when absent."""
 
     held_out: float = 0.0
-    """jsonl: this share of the tasks, chosen by a hash of the question, is the split `test` and the rest is `train`."""
+    """jsonl: this share of the tasks, chosen by a hash of the question with all turns before it, is the split `test`
+    and the rest is `train`."""
 
     suffix: str = ""
     """Text put after every question, such as the paper's "put your final answer within \\boxed{}" (v1 §3)."""
@@ -207,7 +208,7 @@ def _jsonl(cfg: Source, seed: int) -> Iterator[Task]:
     if not 0 <= cfg.held_out < 1:
         raise ConfigError("not a share", where="held_out", found=str(cfg.held_out), hint="0.1 keeps a tenth for exams")
     for task in _file_tasks(cfg, path):
-        if not cfg.held_out or (cfg.split in EXAM_SPLITS) == (_fraction(task.prompt) < cfg.held_out):
+        if not cfg.held_out or (cfg.split in EXAM_SPLITS) == (_fraction(task) < cfg.held_out):
             yield task
 
 
@@ -228,8 +229,9 @@ def _file_tasks(cfg: Source, path: Path) -> Iterator[Task]:
             yield to_task(row, fields, id=id, where=where, source=path.name)
 
 
-def _fraction(text: str) -> float:
-    """A number in [0, 1) that depends on the words of the text alone, so that duplicates fall on one side."""
+def _fraction(task: Task) -> float:
+    """A number in [0, 1) that depends on the words of all turns alone, so that duplicates fall on one side."""
+    text = " ".join(turn.content for turn in task.messages)
     digest = blake2b(" ".join(text.split()).lower().encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
