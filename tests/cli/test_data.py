@@ -5,6 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from thinkery.pipeline.build import build
+from thinkery.pipeline.step import step
+from thinkery.stages.collect import Collect, collect
+from thinkery.tasks.sources import Source
+
 
 def test_made_tasks_are_read_back_as_the_same_tasks(thinkery, tmp_path: Path) -> None:
     file = tmp_path / "world.jsonl"
@@ -52,3 +57,15 @@ def test_verify_names_the_broken_line(thinkery, tmp_path: Path) -> None:
     code, _, err = thinkery("data", "verify", file)
     assert code == 4
     assert f"{file}:2" in err
+
+
+def test_the_dataset_of_a_run_is_inspected_and_a_run_is_told_where_it_is(thinkery, tmp_path: Path) -> None:
+    source = Source(source="world", kind="chain", limit=5)
+    build({"problems": step("problems", collect, Collect(sources=(source,)))}, tmp_path / "run", seed=0)
+    (folder,) = (tmp_path / "run" / "steps").iterdir()
+    code, out, _ = thinkery("data", "inspect", folder, "--json")
+    assert (code, json.loads(out)["funnel"]) == (0, {"loaded": 5, "kept": 5})
+    code, _, err = thinkery("data", "inspect", tmp_path / "run")
+    assert code == 4
+    assert "not a dataset" in err
+    assert "the folder of a step" in err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import shutil
@@ -177,3 +178,87 @@ def test_data_needs_a_model(thinkery, folder: Path) -> None:
     code, _, err = thinkery("init", "--data", "my.jsonl")
     assert code == 2
     assert "--model" in err
+
+
+def test_tasks_that_a_run_drops_are_dropped_and_the_reward_is_tried_on_the_rest(thinkery, folder, tiny_qwen) -> None:
+    rows = [{"problem": f"What is {n} plus 1?", "answer": "???" if n in (1, 2) else str(n + 1)} for n in range(60)]
+    (folder / "my.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, out, err = thinkery("init", "--data", "my.jsonl", "--model", tiny_qwen)
+    assert code == 0
+    assert "2 of the tasks dropped: gold cannot be read as mathematics" in err
+    assert "50 tasks to practise on" in out
+    assert "a right answer earns 1 on average of 16, 0 of them nothing" in out
+
+
+def test_tasks_of_which_none_can_be_read_are_refused(thinkery, folder, tiny_qwen) -> None:
+    rows = [{"problem": f"What is {n} plus 1?", "answer": "???", "kind": "math"} for n in range(60)]
+    (folder / "my.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, _, err = thinkery("init", "--data", "my.jsonl", "--reward", "my.py:score", "--model", tiny_qwen)
+    assert code == 4
+    assert "my.jsonl: no task is left" in err
+
+
+def test_tasks_that_nothing_judges_need_a_reward(thinkery, folder, tiny_qwen) -> None:
+    rows = [{"prompt": f"Write a poem about {n}."} for n in range(60)]
+    (folder / "my.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, _, err = thinkery("init", "--data", "my.jsonl", "--model", tiny_qwen)
+    assert code == 2
+    assert "nothing judges these (found tasks of the kind general)\n  try: give --reward FILE.py:NAME" in err
+    assert thinkery("init", "--data", "my.jsonl", "--reward", "my.py:length", "--model", tiny_qwen)[0] == 0
+
+
+def test_repeated_questions_count_once_for_the_exam(thinkery, folder, tiny_qwen) -> None:
+    def share(path: str, rows: list[dict]) -> float:
+        (folder / path).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        assert thinkery("init", "--data", path, "--model", tiny_qwen)[0] == 0
+        return recipe.open_recipe([path.replace("jsonl", "toml")], environ={}).loaded.config.exam.sources[0].held_out
+
+    rows = [{"question": f"What is {n} plus 7?", "answer": str(n + 7)} for n in range(100)]
+    assert share("once.jsonl", rows) == share("often.jsonl", rows * 8)
+    code, _, err = thinkery("init", "--data", "once.jsonl", "--model", tiny_qwen, "--out", "again")
+    assert code == 0, err
+    (folder / "same.jsonl").write_text((json.dumps(rows[0]) + "\n") * 50)
+    code, _, err = thinkery("init", "--data", "same.jsonl", "--model", tiny_qwen)
+    assert code == 4
+    assert "too few different tasks to keep some for an exam (found 1)" in err
+
+
+class Terminal(io.StringIO):
+    """What a person types."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def typing(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
+    monkeypatch.setattr("sys.stdin", Terminal("".join(f"{line}\n" for line in lines)))
+
+
+def test_a_kind_and_a_language_are_typed_as_words(thinkery, folder, tiny_qwen, monkeypatch) -> None:
+    write_data(folder / "my.jsonl")
+    typing(monkeypatch, "", "", "", "", "exakt", "exact", "English", "=en")
+    code, out, err = thinkery("init", "--data", "my.jsonl", "--model", tiny_qwen)
+    assert code == 0, err
+    assert "no row has 'exakt'; type the name of a field or one of math, choice, exact, general" in err
+    assert "no row has 'English'; type the name of a field or a tag such as en" in err
+    assert "question = question, answer = answer, kind = =exact, language = =en" in out
+
+
+def test_context_and_choices_are_asked_for_and_the_kind_follows(thinkery, folder, tiny_qwen, monkeypatch) -> None:
+    row = {"ask": "Which is it?", "about": "It is red.", "x": "blood", "y": "snow", "right": "blood"}
+    (folder / "my.jsonl").write_text("".join(json.dumps({**row, "about": f"It is {n}."}) + "\n" for n in range(60)))
+    typing(monkeypatch, "frage", "ask", "about", "right", "x,z", "x, y", "", "-")
+    code, out, err = thinkery("init", "--data", "my.jsonl", "--model", tiny_qwen)
+    assert code == 0, err
+    assert "no row has 'frage'; type the name of a field" in err
+    assert "no row has 'x,z'" in err
+    expected = "question = ask, context = about, answer = right, choices = ('x', 'y'), kind = =choice"
+    assert f"{expected}\n" in out
+
+
+def test_an_end_of_typing_says_what_to_do(thinkery, folder, tiny_qwen, monkeypatch) -> None:
+    write_data(folder / "my.jsonl")
+    typing(monkeypatch, "")
+    code, _, err = thinkery("init", "--data", "my.jsonl", "--model", tiny_qwen)
+    assert code == 2
+    assert "no context was given\n  try: --yes takes what was inferred without asking" in err

@@ -32,7 +32,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
                 "--exam", action="store_true", help="allow evaluation sets; such tasks must not be trained on"
             )
         else:
-            sub.add_argument("path", type=Path, help="a .jsonl or .parquet file, an artifact's folder or a run")
+            folder = "a dataset's folder" if name == "inspect" else "an artifact's folder or a run"
+            sub.add_argument("path", type=Path, help=f"a .jsonl, .json or .parquet file, or {folder}")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -94,8 +95,11 @@ def describe_file(path: Path) -> dict[str, Any]:
 
 def describe_dataset(path: Path) -> dict[str, Any]:
     """A dataset that a step made: rows, the funnel it came through, and where it came from."""
-    from thinkery.pipeline.artifact import Dataset, load_artifact
+    from thinkery.pipeline.artifact import MANIFEST, Dataset, load_artifact
 
+    if not (path / MANIFEST).is_file():
+        hint = "the folder of a step that made one, such as runs/demo/steps/corpus-1a2b3c4d"
+        raise InputError("not a dataset", where=str(path), found=f"no {MANIFEST}", hint=hint)
     artifact = load_artifact(path)
     if not isinstance(artifact, Dataset):
         raise InputError(

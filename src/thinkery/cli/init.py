@@ -3,7 +3,7 @@
     thinkery init --data my.jsonl --reward my.py:score --model PATH
 
 Everything is tried before it is written: the data is read as tasks, the model's tokenizer is loaded, and the reward
-judges the right answers and an empty one.
+judges the right answers and an empty one. Tasks that a run would drop are dropped here as well, and said.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import argparse
 import itertools
 import json
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from thinkery.cli import terminal
 from thinkery.core import Completion, Task
@@ -71,6 +72,7 @@ def main(args: argparse.Namespace) -> None:
 def init_own(args: argparse.Namespace) -> Path:
     """Read the data, try the reward and the model, and write the recipe."""
     from thinkery.model.locate import locate
+    from thinkery.rewards.lint import check_gold
     from thinkery.stages.own import Verdict
 
     if not args.model:
@@ -80,8 +82,14 @@ def init_own(args: argparse.Namespace) -> Path:
     rows = read_some(args.data)
     fields = choose_fields(rows, ask=sys.stdin.isatty() and not args.yes)
     held_out, tasks = split_tasks(args.data, fields)
+    tasks, dropped = check_gold(tasks)
+    for reason, count in Counter(reason for _, reason in dropped).items():
+        terminal.remark(f"{count} of the tasks dropped: {reason}")
+    if not tasks:
+        raise InputError("no task is left", where=str(args.data), hint="`thinkery data inspect` shows how it was read")
+    judged = tasks if args.reward else with_rule(tasks)
     rubric = Verdict(reward=args.reward, bare=chats, format_weight=0).rubric()
-    earned = try_reward(rubric, tasks, args.reward or "the rule for the task's kind")
+    earned = try_reward(rubric, judged, args.reward or "the rule for the task's kind")
     tell(fields, tasks, earned)
     text = own_recipe(args, fields, held_out, completion_limit(context), chats)
     return write_new(args.out / f"{args.data.name.split('.')[0]}.toml", text)
@@ -96,16 +104,11 @@ def read_some(path: Path) -> list[dict]:
 
 def choose_fields(rows: Sequence[dict], *, ask: bool) -> Fields:
     """The mapping that the rows suggest, corrected by a person where there is one."""
-    from thinkery.tasks.fields import Fields, infer_fields
+    from thinkery.tasks.fields import infer_fields
 
     fields = infer_fields(rows)
     if ask:
-        terminal.remark(
-            f"the first row: {json.dumps(rows[0], ensure_ascii=False)[:500]}\nEnter keeps what is in brackets."
-        )
-        question = "messages" if fields.messages else "question"
-        given = {name: ask_for(name, getattr(fields, name)) for name in (question, "answer", "kind", "language")}
-        fields = Fields(**{**fields.model_dump(), **given})
+        fields = asked_fields(rows, fields)
     if not fields.question and not fields.messages:
         raise InputError(
             "no field looks like a question",
@@ -115,10 +118,54 @@ def choose_fields(rows: Sequence[dict], *, ask: bool) -> Fields:
     return fields
 
 
-def ask_for(name: str, inferred: str) -> str:
-    """A person's word for one part of the mapping; "-" means that there is none."""
-    typed = input(f"{name} [{inferred or '-'}]: ").strip()
-    return "" if typed == "-" else typed or inferred
+def asked_fields(rows: Sequence[dict], fields: Fields) -> Fields:
+    """The mapping with a person's word on each part; the kind that is offered follows from the words before it."""
+    from thinkery.tasks.fields import KINDS, Fields, is_tag, likely_kind, lookup
+
+    def is_field(name: str) -> bool:
+        return any(lookup(row, name) is not None for row in rows)
+
+    def are_fields(names: str) -> bool:
+        return all(map(is_field, listed(names)))
+
+    terminal.remark(f"the first row: {json.dumps(rows[0], ensure_ascii=False)[:500]}\nEnter keeps what is in brackets.")
+    given: dict[str, Any] = {}
+    for name in ("messages", "answer") if fields.messages else ("question", "context", "answer"):
+        given[name] = ask_for(name, getattr(fields, name), is_field)
+    given["choices"] = listed(ask_for("choices", ",".join(fields.choices), are_fields))
+    fields = Fields(**{**fields.model_dump(), **given})
+    kind = "=" + likely_kind(rows, fields) if fields.kind.startswith("=") else fields.kind
+    kind = ask_for("kind", kind, is_field, KINDS.__contains__, " or one of " + ", ".join(KINDS))
+    language = ask_for("language", fields.language, is_field, is_tag, " or a tag such as en")
+    return fields.model_copy(update={"kind": kind, "language": language})
+
+
+def listed(names: str) -> tuple[str, ...]:
+    """Names between commas."""
+    return tuple(name.strip() for name in names.split(",") if name.strip())
+
+
+def ask_for(
+    name: str,
+    inferred: str,
+    is_field: Callable[[str], bool],
+    is_value: Callable[[str], bool] = lambda typed: False,
+    values: str = "",
+) -> str:
+    """A person's word for one part of the mapping, asked for until it is one: a field, `=` and a value that all rows
+    have, or "" for none, typed "-"."""
+    while True:
+        try:
+            typed = input(f"{name} [{inferred or '-'}]: ").strip() or inferred
+        except EOFError as error:
+            raise UsageError(f"no {name} was given", hint="--yes takes what was inferred without asking") from error
+        if typed in ("", "-"):
+            return ""
+        if is_field(typed):
+            return typed
+        if is_value(value := typed.removeprefix("=")):
+            return f"={value}"
+        terminal.remark(f"no row has {typed!r}; type the name of a field{values}")
 
 
 def split_tasks(path: Path, fields: Fields) -> tuple[float, list[Task]]:
@@ -126,14 +173,32 @@ def split_tasks(path: Path, fields: Fields) -> tuple[float, list[Task]]:
     from thinkery.tasks.sources import Source, load_tasks
 
     source = Source(source="jsonl", path=str(path), fields=fields)
-    everything = len(load_tasks([source]))
+    everything = different(load_tasks([source]))
     for share in HELD_OUT:
         tasks = load_tasks([source.model_copy(update={"held_out": share})])
-        if tasks and everything - len(tasks) >= min(ENOUGH, 1 + everything // 20):
+        if tasks and everything - different(tasks) >= min(ENOUGH, 1 + everything // 20):
             return share, tasks
     raise InputError(
         "too few different tasks to keep some for an exam", where=str(path), found=str(everything), hint="add tasks"
     )
+
+
+def different(tasks: Sequence[Task]) -> int:
+    """How many tasks there are without repetitions."""
+    return len({task.messages for task in tasks})
+
+
+def with_rule(tasks: Sequence[Task]) -> list[Task]:
+    """The tasks whose answers a rule can judge; UsageError when there are none."""
+    from thinkery.rewards.accuracy import RULED
+
+    ruled = [task for task in tasks if task.kind in RULED]
+    if not ruled:
+        found = "tasks of the kind " + ", ".join(sorted({task.kind for task in tasks}))
+        raise UsageError("nothing judges these", found=found, hint="give --reward FILE.py:NAME")
+    if others := len(tasks) - len(ruled):
+        terminal.remark(f"nothing judges {others} of the tasks, so that nothing is learnt from them without --reward")
+    return ruled
 
 
 def try_reward(rubric: Rubric, tasks: Sequence[Task], name: str) -> Earned:
@@ -273,7 +338,7 @@ recipe = "own"
 [base]
 model = {model}
 
-# A share of the data, chosen by the words of the question, is kept for the exam before and after.
+# A share of the data, chosen by the words of all turns up to the question, is kept for the exam before and after.
 [exam]
 purpose = "exam"
 sources = [{exam}]
