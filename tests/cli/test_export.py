@@ -22,7 +22,7 @@ def speaker(folder: Path) -> Path:
     backend.add_special_tokens(["<eos>"])
     network = Transformer(Shape("llama", 260, 32, 64, 2, 4, 2, 8))
     network.initialise(torch.Generator().manual_seed(1))
-    card = "# A model with a past\n\nIt came from `zero`.\n"
+    card = "---\nbase_model: Some/Base-7B\nlicense: mit\n---\n\n# A model with a past\n\nIt came from `zero`.\n"
     save_model(folder, network, Tokenizer(backend, eos="<eos>", template="{{ messages[-1].content }}:"), card=card)
     return folder
 
@@ -34,7 +34,9 @@ def test_a_folder_holds_the_same_model_in_the_format_asked_for_with_its_card(thi
     weights, original = load_file(tmp_path / "out" / "model.safetensors"), load_file(source / "model.safetensors")
     assert weights.keys() == original.keys()
     assert all(torch.equal(weight, original[name].half()) for name, weight in weights.items())
-    assert (tmp_path / "out" / "README.md").read_text() == (source / "README.md").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert card == (source / "README.md").read_text()
+    assert card.startswith("---\nbase_model: Some/Base-7B\nlicense: mit\n---\n")
     assert "<think>" in (load_model(tmp_path / "out")[1].template or "")
 
 

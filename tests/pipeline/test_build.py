@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from thinkery import __version__
 from thinkery.config import Config
 from thinkery.errors import EnvironmentLacks, HashMismatch, RunFailed, UsageError
 from thinkery.pipeline import files, home
@@ -256,6 +257,58 @@ def test_a_model_elsewhere_is_pointed_to_and_watched(tmp_path):
     (folder / "config.json").write_text("[]")
     with pytest.raises(HashMismatch, match=r"hub/config\.json"):
         build(steps, tmp_path / "run")
+
+
+class Begin(Config):
+    """Which model to begin with."""
+
+    model: str = "Some/Base-7B"
+
+
+def begun(place: Path) -> dict[str, Step]:
+    """A graph from a model of the hub, whose files are in `place`, to one that learnt from rows of two sources."""
+    snapshot = place / "models--Some--Base-7B" / "snapshots" / "1f0c"
+    snapshot.mkdir(parents=True)
+    (snapshot / "n").write_text("4")
+    (snapshot / "README.md").write_text("---\ntags:\n- text\nlicense: apache-2.0\n---\n\n# Base\n\nlicense: nonsense\n")
+
+    def fetched(run: Run, cfg: Begin) -> Model:
+        """The hub's model."""
+        return run.reference_model(snapshot)
+
+    def drawn(run: Run) -> Dataset:
+        """Rows of two sources."""
+        writer = run.dataset()
+        for n, source in enumerate(("gsm8k", "math")):
+            writer.count("kept", source=source)
+            writer.add({"n": n}, key=str(n))
+        return writer.finish()
+
+    base, rows = step("base", fetched, Begin()), step("rows", drawn)
+    first = step("first", climb, Climb(), base=base, rows=rows)
+    return {"base": base, "rows": rows, "first": first, "last": step("last", climb, Climb(), base=first)}
+
+
+def test_the_card_of_a_model_says_what_it_came_from_and_is_the_same_wherever_it_is_made(tmp_path):
+    made = build(begun(tmp_path / "hub"), tmp_path / "run", seed=7)
+    card = (made["last"].folder / "README.md").read_text()
+    assert card.startswith(
+        "---\nlibrary_name: transformers\npipeline_tag: text-generation\n"
+        "base_model: Some/Base-7B\nlicense: apache-2.0\n---\n\n# last\n\n## Where it comes from\n"
+    )
+    short = {name: one.manifest["content"][:12] for name, one in made.items()}
+    assert card.splitlines()[-4:] == [
+        "|---|---|---|---|",
+        f"| base | Model: Some/Base-7B |  | `{short['base']}` |",
+        f"| rows | Dataset, 2 rows: gsm8k, math |  | `{short['rows']}` |",
+        f"| first | Model | base, rows | `{short['first']}` |",
+    ]
+    assert f"- key: `{made['last'].key}`" in card
+    assert "- seed: 7" in card
+    assert f"- made with: Thinkery {__version__}" in card
+    again = build(begun(tmp_path / "elsewhere" / "hub"), tmp_path / "elsewhere" / "run", seed=7)
+    assert again["last"].manifest["content"] == made["last"].manifest["content"]
+    assert str(tmp_path) not in card
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 from thinkery.cli import models
 from thinkery.errors import InputError, UsageError
 from thinkery.pipeline import files
+from thinkery.pipeline.card import CARD
 
 DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 """What a folder can hold."""
@@ -62,11 +63,5 @@ def write_folder(source: Path, out: Path, type: str, template: str) -> None:
     if type not in DTYPES:
         raise UsageError(f"a folder holds {', '.join(DTYPES)}", found=f"--type {type}", hint="or name a file OUT.gguf")
     network, tokenizer = models.load(source, template, DTYPES[type])
-    card = body(source / "README.md")
+    card = (source / CARD).read_text(encoding="utf-8") if (source / CARD).is_file() else ""
     files.write_folder(out, lambda folder: save_model(folder, network, tokenizer, card=card))
-
-
-def body(card: Path) -> str:
-    """A model card without the lines for the hub at its top; "" where there is none."""
-    text = card.read_text(encoding="utf-8") if card.is_file() else ""
-    return text.split("\n---\n", 1)[1].lstrip() if text.startswith("---\n") and "\n---\n" in text else text

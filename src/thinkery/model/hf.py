@@ -19,6 +19,7 @@ from thinkery.errors import EnvironmentLacks, InputError
 from thinkery.model.tokenizer import Tokenizer, read_json
 from thinkery.model.transformer import Shape, Transformer
 from thinkery.model.weights import SHARD_BYTES, check_fit, fill, on_host, read_headers, read_weights, write_weights
+from thinkery.pipeline.card import CARD, HEADER, front
 from thinkery.pipeline.files import size_text
 from thinkery.pipeline.memory import memory
 
@@ -124,7 +125,8 @@ def save_model(
 ) -> None:
     """Write a folder that transformers and `load_model` load: weights, configs, tokenizer, template, model card.
 
-    `whole` makes of each weight of our own decoder what is written (`write_weights`).
+    A card without the lines for the hub at its top gets the usual ones. `whole` makes of each weight of our own decoder
+    what is written (`write_weights`).
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -135,7 +137,8 @@ def save_model(
         network.save(folder, shard_bytes=shard_bytes)
     write_json(folder / "generation_config.json", _generation_config(tokenizer))
     tokenizer.save(folder)
-    (folder / "README.md").write_text(_CARD_HEADER + (card or _card(network)), encoding="utf-8")
+    headed = card if card.startswith("---\n") else front(HEADER) + (card or _card(network))
+    (folder / CARD).write_text(headed, encoding="utf-8")
 
 
 def _card(network: Transformer | Adapted) -> str:
@@ -249,7 +252,6 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-_CARD_HEADER = "---\nlibrary_name: transformers\npipeline_tag: text-generation\n---\n\n"
 _ROPE_KEYS = {
     "default": (),
     "linear": ("factor",),

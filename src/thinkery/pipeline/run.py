@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 from thinkery.core import Group
 from thinkery.errors import InputError, Stopped
 from thinkery.pipeline.artifact import SCHEMA, Dataset, Model, Report, content_hash
+from thinkery.pipeline.card import write_card
 from thinkery.pipeline.checkpoint import read_checkpoint, size_of_last, write_checkpoint
 from thinkery.pipeline.dataset import DatasetWriter, Shards
 from thinkery.pipeline.files import (
@@ -138,9 +139,13 @@ class Run:
     def alarm(self, kind: str, message: str, setting: str = "", advice: str = "") -> None:
         """Warn the person in front of it: what was seen, what to do about it, and the setting to change."""
         self.event("alarm", alarm=kind, message=message, setting=setting, advice=advice)
+        remedy = "; ".join(part for part in (advice, setting and f"setting: {setting}") if part)
+        self.note(f"alarm {kind}: {message}" + (f"  ({remedy})" if remedy else ""))
+
+    def note(self, text: str) -> None:
+        """Say a line to the person in front of it; the record does not keep it."""
         if self.rank == 0 and self._progress:
-            remedy = "; ".join(part for part in (advice, setting and f"setting: {setting}") if part)
-            self._progress.note(f"alarm {kind}: {message}" + (f"  ({remedy})" if remedy else ""))
+            self._progress.note(text)
 
     def progress(self, done: int, total: int, **headline: float | str) -> None:
         """Say how far the step is, with the few numbers worth a glance; ranks agree here on whether to stop."""
@@ -192,8 +197,14 @@ class Run:
         raise Stopped("stopped on request", where=f"step {self.step!r}", hint="the same command continues")
 
     def save_model(self, write: Callable[[Path], object]) -> Model:
-        """Let `write` fill the Hugging Face folder of the model that this step makes."""
-        return Model(self.dir, self._manifest("Model", "model", self._written("model", write)))
+        """Let `write` fill the Hugging Face folder of the model that this step makes; its card gets the lineage."""
+
+        def write_with_lineage(folder: Path) -> None:
+            write(folder)
+            if self.rank == 0:
+                write_card(folder, self.root, self._about, self.seed)
+
+        return Model(self.dir, self._manifest("Model", "model", self._written("model", write_with_lineage)))
 
     def reference_model(self, folder: Path) -> Model:
         """A model that stays where it is: the folder's path and the hashes of its files are recorded, not the bytes."""

@@ -5,6 +5,7 @@ Quantised weights come out in float32, exactly as quantised.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,7 @@ from thinkery.model.hf import FAMILIES, empty, require_room, save_model
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.model.transformer import Shape, Transformer
 from thinkery.model.weights import fill
+from thinkery.pipeline.card import HEADER, front
 
 _FOLDER_INSTEAD = "take the model's safetensors folder instead"
 _DAMAGED = "the file is damaged or something else: copy or download it again"
@@ -255,4 +257,6 @@ def _pre_tokenizer(path: Path, name: str) -> PreTokenizer:
 def _card(path: Path, header: Mapping[str, Any]) -> str:
     name = header.get("general.name", path.stem)
     licence = header.get("general.license", "not stated")
-    return f"# {name}\n\nConverted from `{path.name}` to float32 by Thinkery. Licence of the original: {licence}.\n"
+    known = {"license": licence} if re.fullmatch(r"[\w.+-]+", licence) else {}
+    made = f"Converted from `{path.name}` to float32 by Thinkery. Licence of the original: {licence}."
+    return f"{front(HEADER | known)}# {name}\n\n{made}\n"
