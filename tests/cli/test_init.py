@@ -65,6 +65,7 @@ def test_data_of_any_shape_becomes_a_recipe_that_loads_and_wires(thinkery, folde
     made = recipe.open_recipe(["my.toml"], environ={})
     assert list(made.graph()) == ["base", "exam", "problems", "trained", "eval-base", "eval-trained", "report"]
     assert made.loaded.config.train.grpo.max_tokens == ((0, 512),)
+    assert made.loaded.config.train.grpo.eval_every == 20
     assert thinkery("config", "validate", "my.toml")[0] == 0
 
 
@@ -76,7 +77,9 @@ def test_the_recipe_runs_from_an_empty_folder_to_a_report(thinkery, folder: Path
     code, out, err = thinkery("run", "my.toml", *small, "--dir", "runs/mine")
     assert code == 0, err
     assert "step 2/2" in err
-    assert "eval-trained" not in out
+    table, _, rest = out.partition("\nrun ")
+    assert "eval-trained" not in table
+    assert "alarm in eval-trained: truncated" in rest, "24 tokens are few for a model that has not learnt to stop"
     assert "thinkery chat runs/mine" in out
 
     code, out, _ = thinkery("show", "--json")

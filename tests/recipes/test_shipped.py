@@ -123,6 +123,7 @@ def test_r1_has_the_papers_numbers() -> None:
     for stage in (recipe.zero, recipe.reason, recipe.align):
         assert (stage.grpo.policy.lr, stage.grpo.beta, stage.grpo.group_size) == (3e-6, 0.001, 16)
         assert (stage.grpo.questions_per_update, stage.grpo.minibatches, stage.grpo.reference_every) == (32, 16, 400)
+        assert stage.grpo.eval_every == 5 * stage.grpo.minibatches
     assert (recipe.reason.grpo.clip_high, recipe.align.grpo.temperature) == (10.0, 0.7)
     assert (recipe.zero.grpo.updates, recipe.align.grpo.updates, recipe.align.preference_from) == (10_400, 1_700, 1_300)
     assert (recipe.refine.sft.batch, recipe.distill.sft.batch, recipe.refine.sft.policy.lr) == (128, 64, 5e-5)

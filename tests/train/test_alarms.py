@@ -1,9 +1,14 @@
 from __future__ import annotations
 
 import math
+import random
+from collections.abc import Callable
+
+import pytest
 
 from thinkery.train.alarms import Alarm, alarms
-from thinkery.train.grpo import REMEMBERED, remembered
+from thinkery.train.baseline import GroupBaseline
+from thinkery.train.grpo import EXAMS, REMEMBERED, Grpo, answered, remembered
 
 
 def ring(history: list[dict[str, float]]) -> list[str]:
@@ -14,6 +19,17 @@ def rows(count: int, **columns) -> list[dict[str, float]]:
     """A history whose columns are numbers or functions of the update."""
     named = {name.replace("__", "/"): value for name, value in columns.items()}
     return [{n: v(i) if callable(v) else v for n, v in named.items()} for i in range(count)]
+
+
+def rung(count: int, row: Callable[[int], dict[str, float]]) -> dict[str, int]:
+    """The update at which each kind rings first, in a training that reports these rows."""
+    history: list[dict[str, float]] = []
+    first: dict[str, int] = {}
+    for update in range(1, count + 1):
+        history = remembered([*history, {"step": float(update), **row(update)}])
+        for kind in ring(history):
+            first.setdefault(kind, update)
+    return first
 
 
 def test_a_healthy_history_rings_nothing():
@@ -135,3 +151,70 @@ def test_updates_that_are_not_remembered_count_too():
     history[9]["eval/toy/pass@1"], history[-1]["eval/toy/pass@1"] = 0.6, 0.4
     (alarm,) = alarms(history)
     assert alarm.advice.startswith("end 990 updates earlier")
+
+
+def test_groups_that_others_replaced_are_not_too_hard_when_enough_useful_ones_were_found():
+    sampled = {"group__no_spread": 0.9, "group__no_spread_right": 0.1}
+    assert ring(rows(3, **sampled, group__useful=0.75)) == []
+    (alarm,) = alarms(rows(3, **sampled, group__useful=0.125))
+    assert (alarm.kind, alarm.message) == ("no-spread", "88% of groups have equal rewards: the tasks are too hard")
+
+
+def test_kl_that_rises_slowly_is_compared_with_where_the_reward_was_at_its_best():
+    straight = rung(1000, lambda i: {"reward/mean": min(i, 100) / 200, "policy/kl": 0.003 * i})
+    assert straight == {"drift": 214}  # 0.6285 in updates 205 to 214, 0.3135 in 100 to 109, the first at their best
+    thirtyfold = rung(1000, lambda i: {"reward/mean": min(i, 100) / 200, "policy/kl": 0.1 * 30 ** (i / 1000)})
+    assert 300 < thirtyfold["drift"] < 320  # it doubles in 204 updates
+
+
+def test_kl_that_doubles_in_a_thousand_updates_rings_where_exams_are_remembered():
+    draw = random.Random(0)
+
+    def row(i: int) -> dict[str, float]:
+        exam = {"eval/exam/pass@1": 0.5} if i % 80 == 0 else {}
+        return {"reward/mean": 0.5 + draw.gauss(0, 0.02), "policy/kl": 0.1 * 2 ** (i / 1000), **exam}
+
+    assert rung(4000, row)["drift"] > 1000
+
+
+def test_kl_that_rises_with_the_reward_is_learning():
+    assert rung(1000, lambda i: {"reward/mean": i / (i + 100), "policy/kl": 0.001 * i}) == {}
+    draw = random.Random(0)
+    assert "drift" not in rung(300, lambda i: {"reward/mean": i / 300 + draw.gauss(0, 0.03), "policy/kl": 0.001 * i})
+
+
+@pytest.mark.parametrize(("every", "seen"), [(20, 2020), (390, 2340), (400, 2400), (1000, 3000)])
+def test_a_fall_is_seen_however_rarely_held_out_accuracy_is_measured(every: int, seen: int):
+    def row(update: int) -> dict[str, float]:
+        measured = {"eval/exam/pass@1": 0.8 if update <= 2000 else 0.1} if update % every == 0 else {}
+        return {"reward/helpful/mean": update / 800, **measured}
+
+    assert rung(3000, row)["hacking"] == seen
+
+
+def test_a_bounded_number_of_exams_is_remembered():
+    history: list[dict[str, float]] = []
+    for update in range(1000):
+        history = remembered([*history, {"step": float(update), "eval/exam/pass@1": 0.5}])
+    assert len(history) == REMEMBERED + EXAMS
+
+
+def test_accuracy_that_falls_from_before_the_first_update_is_hacking():
+    history = [{"step": 0.0, "eval/exam/pass@1": 0.8}]
+    for update in range(1, 61):
+        measured = {"eval/exam/pass@1": 0.3} if update % 20 == 0 else {}
+        history = remembered([*history, {"step": float(update), "reward/helpful/mean": update / 60, **measured}])
+    (alarm,) = alarms(history)
+    assert alarm.advice == "end 60 updates earlier, where accuracy was 0.80, or repair what helpful pays for"
+
+
+def test_a_sampler_that_is_far_apart_rings_whoever_corrects_it():
+    corrected, history = Grpo(old_logprobs="trainer"), [{"policy/mismatch_kl": 0.02}]
+    assert ring(history) == ["mismatch"]
+    assert "mismatch" in answered(corrected, GroupBaseline("group_std"))
+    far = [{"policy/mismatch_kl": 0.2, "policy/effective_samples": 0.9}, {}]  # not measured in every update
+    (alarm,) = alarms(far)
+    assert (alarm.kind, alarm.message) == ("sampler-apart", "sampler and trainer differ by 0.2 nats for a token")
+    assert alarm.kind not in answered(corrected, GroupBaseline("group_std"))
+    assert ring([{"policy/mismatch_kl": 1e-3, "policy/effective_samples": 0.4}]) == ["sampler-apart"]
+    assert ring([{"policy/mismatch_kl": 1e-3, "policy/effective_samples": 0.6}]) == []

@@ -14,6 +14,7 @@ import torch
 from thinkery.core import Completion, Group, Rollout, Score, Task
 from thinkery.engine import EngineConfig, open_engine
 from thinkery.errors import Stopped, Ungradable
+from thinkery.pipeline.progress import headline
 from thinkery.pipeline.run import Run
 from thinkery.rewards.rubric import Rubric
 from thinkery.train.baseline import GroupBaseline, attempts, compared, gains
@@ -261,6 +262,35 @@ def test_held_out_accuracy_is_measured_before_and_between_updates(make_policy, r
     assert [(row["step"], "eval/toy/pass@1" in row) for row in metrics(run)] == [
         (0, True), (1, False), (2, True), (3, False),
     ]  # fmt: skip
+
+
+def test_accuracy_before_the_first_update_counts_for_the_alarms_also_after_a_stop(make_policy, run):
+    cfg, name = Grpo(**{**SMALL, "updates": 20, "eval_every": 20}), "eval/toy/pass@1"
+    with pytest.raises(Stopped):
+        train(run, cfg, make_policy(lr=2e-2), rubric=Rubric(low=stops(run, 64)), held_out=lambda: {name: 0.5})
+    again = Run(run.dir, run.step, seed=run.seed)
+    train(again, cfg, make_policy(lr=2e-2), held_out=lambda: {name: 0.2})
+    (rung,) = [event for event in events(run) if event["kind"] == "alarm" and event["alarm"] == "hacking"]
+    assert rung["message"].endswith("while held-out accuracy fell to 0.20")
+
+
+def test_without_a_reference_no_kl_is_recorded_or_shown(make_policy, run):
+    train(run, Grpo(**SMALL, beta=0.0), make_policy())
+    assert not any("policy/kl" in row for row in metrics(run))
+    assert "kl" not in headline(metrics(run)[-1])
+    assert "kl" in headline(metrics(run)[-1] | {"policy/kl": 0.0})
+
+
+def test_useful_groups_are_those_learnt_from_and_not_those_replaced(make_policy, run):
+    def rare(task: Task, completion: Completion) -> float:
+        return 1.0 if task.id in ("t0", "t1", "t2", "t3") else low(task, completion)
+
+    settings = {**SMALL, "questions_per_update": 2, "updates": 3, "resample": 40}
+    train(run, Grpo(**settings), make_policy(), rubric=Rubric(rare=rare))
+    rows = metrics(run)
+    assert [row["group/useful"] for row in rows] == [1.0] * 3
+    assert sum(row["group/no_spread"] for row in rows) > 0
+    assert "no-spread" not in [event.get("alarm") for event in events(run)]
 
 
 def test_an_alarm_rings_once_while_its_reason_lasts(make_policy, run):

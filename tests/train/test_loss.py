@@ -106,6 +106,7 @@ def test_a_wide_clip_stops_only_good_tokens_that_rose_above_it():
     assert slope[0] == 0
     assert (slope[1:] > 0).all()
     assert (sums["clip_low"].item(), sums["clip_high"].item()) == (0, 1)
+    assert "kl" not in sums, "there is no reference, so nothing was measured"
 
 
 def test_on_policy_the_gradient_is_the_advantage_and_the_kl_is_zero():

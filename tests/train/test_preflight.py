@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
+from io import StringIO
+from pathlib import Path
 
 import pytest
 
 from thinkery.core import Completion, Group, Rollout, Sampling, Score, Task
 from thinkery.engine import EngineConfig, open_engine
 from thinkery.errors import RunFailed
+from thinkery.pipeline.progress import Progress
+from thinkery.pipeline.run import Run
 from thinkery.rewards.rubric import Rubric
 from thinkery.train.preflight import look, preflight, refuse, warnings
 
@@ -67,8 +72,9 @@ def test_poor_chances_are_warned_about():
     assert warnings(look([group(0, 1, 0, 1)], group_size=16)) == []
 
 
-def test_real_samples_are_taken_and_their_findings_noted(make_policy, run):
-    policy = make_policy()
+def test_real_samples_are_taken_and_their_findings_noted_and_said(make_policy, tmp_path: Path):
+    policy, shown = make_policy(), StringIO()
+    run = Run(tmp_path, "x", seed=3, progress=Progress(shown))
     tasks = [Task(f"t{n}", f"{n}?") for n in range(40)]
     rubric = Rubric(accuracy=lambda task, completion: float(completion.tokens[0] < 128))
     with (
@@ -79,3 +85,11 @@ def test_real_samples_are_taken_and_their_findings_noted(make_policy, run):
     (event,) = [json.loads(line) for line in (run.dir / "events.jsonl").read_text().splitlines()]
     assert (event["kind"], event["completions"]) == ("preflight", 64)
     assert event["truncated"] > 0.9
+    assert re.fullmatch(
+        r"preflight: of 64 completions \d+% cut, \d+% right; about \d+% of groups flat\n", shown.getvalue()
+    )
+
+
+def test_the_line_that_is_said_puts_truncation_first():
+    found = look([group(1, 1, 1, 0), group(0, 0, 0, 0, finish="length")], group_size=4)
+    assert found.line == "preflight: of 8 completions 50% cut, 38% right; about 66% of groups flat"

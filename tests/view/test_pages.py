@@ -243,3 +243,9 @@ def test_a_step_that_is_begun_anew_has_pages_before_it_has_measured_anything(tmp
     assert [client.get(address).status_code for address in addresses] == [200] * 3
     next((tmp_path / "run").glob("steps/made-*.partial/metrics.jsonl")).unlink()
     assert [client.get(address).status_code for address in addresses] == [200] * 3
+
+
+def test_a_stage_says_what_its_preflight_found(client):
+    said = re.search(r"Before the first update, [^<]+", client.get("/demo/stage/zero/").text)
+    assert said
+    assert re.findall(r"\d[\d.]*", said[0]) == ["64", "25.0", "50.0", "75.0"]

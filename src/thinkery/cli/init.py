@@ -363,6 +363,7 @@ questions_per_update = 8
 minibatches = 1
 max_tokens = [[0, {longest}]]   # the longest completion; raise it when `cut` is more than a few percent
 checkpoint_every = 20
+eval_every = 20           # updates between two looks at exam questions: an alarm rings when they get worse
 
 [train.grpo.policy]
 lr = 1e-5                 # the paper's 3e-6 is for hundreds of billions of parameters

@@ -70,8 +70,9 @@ def expected_of(run: RunRecord, steps: Mapping[str, Step]) -> Expected:
         groups = [group for number in index.numbers() for group in index.groups(number)]
         if said := sum(group.samples * group.tokens for group in groups):  # an endpoint's tokens are not known
             tokens[step.name] = _digits(said / sum(group.samples for group in groups))
-        if alike := [row["group/no_spread"] for row in run.metrics(step.name) if "group/no_spread" in row]:
-            learnt[step.name] = _digits(1 - fmean(alike))
+        rows_of_groups = (row for row in run.metrics(step.name) if "group/no_spread" in row)
+        if useful := [row.get("group/useful", 1 - row["group/no_spread"]) for row in rows_of_groups]:
+            learnt[step.name] = _digits(fmean(useful))
         found = made[step.name]
         if most and isinstance(found, Dataset) and len(found) != most:
             rows[step.name], kept[step.name] = len(found), _digits(len(found) / most)

@@ -1,9 +1,9 @@
 """Alarms: pure functions from the history of metrics to what is wrong, one line of advice and the setting to change.
 
-A history is a list of metric rows, one for each update, oldest first; where some are left out, each says in `step`
-which update it is of. Every check looks at the end of it and answers None while all is well, so that a caller can ask
-again after every update. Room on the disk and changed hashes are `pipeline`'s to tell, what shows before the first
-update `preflight.py`'s and the reward lint's.
+A history is a list of metric rows, one for each update, oldest first, with what was measured before the first one as
+update 0; where some are left out, each says in `step` which update it is of. Every check looks at the end of it and
+answers None while all is well, so that a caller can ask again after every update. Room on the disk and changed hashes
+are `pipeline`'s to tell, what shows before the first update `preflight.py`'s and the reward lint's.
 
 `tests/train/test_misbehaving.py` has a run that sets off each of them, and follows the advice.
 """
@@ -13,11 +13,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import pstdev
 
 Row = Mapping[str, float]
 History = Sequence[Row]
 WINDOW = 10
 """Updates over which a level is averaged before two levels are compared."""
+APART = 0.1
+"""Nats a token between sampler and trainer beyond which importance weights do not help either."""
+EFFECTIVE = 0.5
+"""Effective sample size of importance weights, as a share of the tokens, below which they waste most of a rollout."""
 LOWER = "lower the learning rate to a tenth"
 """What helps when losses are not finite, also outside reinforcement learning."""
 
@@ -56,12 +61,13 @@ def truncated(history: History) -> Alarm | None:
 
 
 def no_spread(history: History) -> Alarm | None:
-    """Nearly all groups of the last updates teach nothing."""
-    share = mean_where_known(history[-3:], "group/no_spread")
-    if len(history) < 3 or share is None or share < 0.8:
+    """Nearly all groups that the last updates learnt from teach nothing; those that others replaced do not count."""
+    rows = [row for row in history if "group/no_spread" in row][-3:]
+    share = mean([1 - row.get("group/useful", 1 - row["group/no_spread"]) for row in rows]) if rows else 0.0
+    if len(rows) < 3 or share < 0.8:
         return None
-    right = mean_where_known(history[-3:], "group/no_spread_right") or 0.0
-    problem, always = ("easy", "always") if right > share / 2 else ("hard", "never")
+    right, sampled = (mean_where_known(rows, f"group/no_spread{of}") or 0.0 for of in ("_right", ""))
+    problem, always = ("easy", "always") if right > sampled / 2 else ("hard", "never")
     seen = f"{share:.0%} of groups have equal rewards: the tasks are too {problem}"
     advice = f"set it to 8 to leave out tasks that are {always} solved, or collect others"
     return Alarm("no-spread", seen, "grpo.pool.samples", advice)
@@ -81,12 +87,16 @@ def entropy_collapse(history: History) -> Alarm | None:
 
 
 def drift_without_gain(history: History) -> Alarm | None:
-    """The policy moves away from its reference and earns nothing for it."""
-    kl, reward = levels(history, "policy/kl"), levels(history, "reward/mean")
-    if kl is None or reward is None:
+    """The policy is twice as far from its reference as when the reward first was as high as it got."""
+    rows = [row for row in history if "policy/kl" in row and "reward/mean" in row]
+    if len(rows) < 3 * WINDOW:
         return None
-    if kl[1] > max(2 * kl[0], 0.01) and reward[1] - reward[0] <= 0.01 * max(1.0, abs(reward[0])):
-        seen = f"KL rose from {kl[0]:.3g} to {kl[1]:.3g} while the reward stood still"
+    kl, rewards = smoothed(column(rows, "policy/kl")), column(rows, "reward/mean")
+    reached, noise = smoothed(rewards), pstdev(rewards[-WINDOW:]) / WINDOW**0.5
+    enough = max(reached) - noise
+    best = next(i for i, level in enumerate(reached) if level >= enough)
+    if kl[-1] > max(2 * kl[best], 0.01):
+        seen = f"KL rose from {kl[best]:.3g} to {kl[-1]:.3g} while the reward stood still"
         return Alarm("drift", seen, "grpo.beta", "raise it tenfold, and again until the policy stays near")
     return None
 
@@ -105,7 +115,7 @@ def format_only(history: History) -> Alarm | None:
 
 def hacking(history: History) -> Alarm | None:
     """A part of the reward rises while accuracy on held-out tasks falls: by ten points, or by three twice in a row."""
-    measured = {i: accuracy for i, row in enumerate(history) if (accuracy := held_out(row)) is not None}
+    measured = {i: accuracy for i, row in enumerate(history) if (accuracy := held_out_accuracy(row)) is not None}
     if len(measured) < 2:
         return None
     best = max(reversed(list(measured)[:-1]), key=lambda i: measured[i])  # the latest of equals
@@ -114,7 +124,10 @@ def hacking(history: History) -> Alarm | None:
     if now > before - 0.1 and (len(after) < 2 or max(after[-2:]) > before - 0.03):
         return None
     for name in sorted(n for n in history[-1] if n.startswith("reward/") and n.count("/") == 2):
-        then = mean_where_known(history[max(0, best - WINDOW + 1) : best + 1], name)
+        near = [row for i, row in enumerate(history[: best + 1]) if apart(history, i, best) < WINDOW]
+        then = mean_where_known(near, name)
+        if then is None:  # before the first update
+            then = mean_where_known(history[: WINDOW + 1], name)
         last = mean_where_known(history[-WINDOW:], name)
         if then is not None and last is not None and last > then + 0.02:
             part = name.split("/")[1]
@@ -127,8 +140,8 @@ def hacking(history: History) -> Alarm | None:
 
 def repetitive(history: History) -> Alarm | None:
     """Completions repeat themselves."""
-    share = mean_where_known(history[-3:], "text/repetition")
-    if len(history) >= 3 and share is not None and share >= 0.3:
+    shares = column(history, "text/repetition")[-3:]
+    if len(shares) == 3 and (share := mean(shares)) >= 0.3:
         advice = "raise it tenfold to hold on to the reference, or let repetition cost: rewards/shaping.py"
         return Alarm("repetition", f"{share:.0%} of the text repeats itself", "grpo.beta", advice)
     return None
@@ -140,7 +153,7 @@ def past_peak(history: History) -> Alarm | None:
     rewards = [history[i]["reward/mean"] for i in known]
     if len(rewards) < 5 * WINDOW:
         return None
-    smooth = [mean(rewards[i : i + WINDOW]) for i in range(len(rewards) - WINDOW + 1)]
+    smooth = smoothed(rewards)
     peak = max(range(len(smooth)), key=smooth.__getitem__)
     rise = smooth[peak] - smooth[0]
     if len(smooth) - peak > 3 * WINDOW and rise > 0 and smooth[-1] < smooth[peak] - 0.2 * rise:
@@ -153,11 +166,24 @@ def past_peak(history: History) -> Alarm | None:
 def mismatch(history: History) -> Alarm | None:
     """Sampler and trainer give the same tokens different probabilities."""
     values = column(history, "policy/mismatch_kl")
-    if values and values[-1] > 0.01:
+    if values and 0.01 < values[-1] <= APART:
         seen = f"sampler and trainer differ by {values[-1]:.3g} nats for a token"
         advice = 'set it to "trainer", or let the engine sample in the format of the weights'
         return Alarm("mismatch", seen, "grpo.old_logprobs", advice)
     return None
+
+
+def sampler_apart(history: History) -> Alarm | None:
+    """Sampler and trainer are so far apart that no correction makes up for it."""
+    values, shares = column(history, "policy/mismatch_kl"), column(history, "policy/effective_samples")
+    if values and values[-1] > APART:
+        seen = f"sampler and trainer differ by {values[-1]:.3g} nats for a token"
+    elif shares and shares[-1] < EFFECTIVE:
+        seen = f"importance weights between sampler and trainer leave {shares[-1]:.0%} of the tokens' worth"
+    else:
+        return None
+    advice = "let the engine sample in the format of the weights, with the newest of them (less `ahead` and `spare`)"
+    return Alarm("sampler-apart", seen, "engine.dtype", advice)
 
 
 def ungraded(history: History) -> Alarm | None:
@@ -180,6 +206,7 @@ CHECKS: tuple[Callable[[History], Alarm | None], ...] = (
     repetitive,
     past_peak,
     mismatch,
+    sampler_apart,
     ungraded,
 )
 
@@ -192,7 +219,7 @@ def levels(history: History, name: str) -> tuple[float, float] | None:
     return mean(values[-3 * WINDOW : -2 * WINDOW]), mean(values[-WINDOW:])
 
 
-def held_out(row: Row) -> float | None:
+def held_out_accuracy(row: Row) -> float | None:
     """The held-out accuracy of a row: the first pass@1 that an evaluation reported in it."""
     return next((row[name] for name in sorted(row) if name.startswith("eval/") and name.endswith("pass@1")), None)
 
@@ -206,6 +233,11 @@ def apart(history: History, earlier: int, later: int) -> int:
     """Updates between two rows, those that are not remembered too."""
     first, last = (history[i].get("step", i) for i in (earlier, later))
     return round(last - first)
+
+
+def smoothed(values: Sequence[float]) -> list[float]:
+    """The mean over each window."""
+    return [mean(values[i : i + WINDOW]) for i in range(len(values) - WINDOW + 1)]
 
 
 def mean(values: Sequence[float]) -> float:

@@ -42,11 +42,11 @@ from thinkery.rewards.rubric import Rubric
 from thinkery.rollout import Clock, shared_rollouts
 from thinkery.train import loss
 from thinkery.train.ahead import schedule_of
-from thinkery.train.alarms import WINDOW, alarms
+from thinkery.train.alarms import WINDOW, alarms, held_out_accuracy
 from thinkery.train.baseline import Baseline, GroupBaseline, attempts, gains
 from thinkery.train.batch import Batch, Example
 from thinkery.train.flights import Flights
-from thinkery.train.metrics import group_metrics, has_spread
+from thinkery.train.metrics import group_metrics, has_spread, useful
 from thinkery.train.optim import PolicyConfig, Update, resident_bytes
 from thinkery.train.policy import Policy
 from thinkery.train.pool import Pool, PoolConfig, measure
@@ -62,6 +62,8 @@ MISMATCH = 1e-3
 """Nats a token between sampler and trainer beyond which the sampler's probabilities are not taken as they are."""
 REMEMBERED = 400
 """Updates of history that the alarms look at."""
+EXAMS = 200
+"""Earlier ones beside them that have a held-out accuracy."""
 
 
 class Grpo(Config):
@@ -229,7 +231,7 @@ def grpo(
         progress = resume(run, policy, baseline)
         schedule.moved()
         if progress is None:
-            progress = Progress(schedule.ask(lambda _: look_ahead(run, cfg, engine, tasks, rubric, held_out)))
+            progress = schedule.ask(lambda _: look_ahead(run, cfg, engine, tasks, rubric, held_out))
             if progress.pool.start:
                 save(run, policy, baseline, progress)
         for rollout, beside in schedule.rollouts(
@@ -320,7 +322,7 @@ def look_ahead(
     tasks: Tasks,
     rubric: Judge,
     held_out: Callable[[], Mapping[str, float]] | None,
-) -> Pool:
+) -> Progress:
     """Before the first update: the preflight, the tasks' pass rates, and the held-out accuracy to start from."""
     questions, judge = at(0, tasks, rubric)
     first = sampling_at(cfg, 0)
@@ -329,9 +331,11 @@ def look_ahead(
     pool = Pool()
     if cfg.pool.samples:
         pool = measure(run, cfg.pool, engine, questions, judge, first, cfg.max_ungraded)
-    if held_out and cfg.eval_every:
-        run.metrics(0, held_out())
-    return pool
+    if not (held_out and cfg.eval_every):
+        return Progress(pool)
+    found = held_out()
+    run.metrics(0, found)
+    return Progress(pool, [{**found, "step": 0.0}])
 
 
 def at(update: int, tasks: Tasks, rubric: Judge) -> tuple[Sequence[Task], Rubric]:
@@ -536,6 +540,7 @@ def report(
     flops = 2.0 * policy.parameters * (tokens + prompts) + policy.learning_flops()
     return {
         **group_metrics(groups, policy.tokenizer),
+        **useful([slot.group for slot in slots]),
         "advantage/abs_mean": float(sum(sizes) / max(1, len(sizes))),
         **{f"policy/{name}": value for name, value in policy_metrics(update.sums).items()},
         **update.metrics,
@@ -580,14 +585,17 @@ def record(
 
 
 def remembered(history: list[dict[str, float]]) -> list[dict[str, float]]:
-    """The newest rows and the first ones, which say where training started."""
-    newest = max(WINDOW, len(history) - REMEMBERED + WINDOW)
-    return history[:WINDOW] + history[newest:]
+    """The first rows, which say where training started, the newest ones, and of those between the newest that have a
+    held-out accuracy."""
+    first = WINDOW + 1  # what was measured before the first update, and a window
+    newest = max(first, len(history) - REMEMBERED + first)
+    examined = [row for row in history[first:newest] if held_out_accuracy(row) is not None]
+    return history[:first] + examined[-EXAMS:] + history[newest:]
 
 
 def answered(cfg: Grpo, baseline: Baseline) -> tuple[str, ...]:
-    """Kinds of alarms that something takes care of: the trainer's own probabilities make up for any sampler, and a
-    teacher needs no spread of rewards."""
+    """Kinds of alarms that something takes care of: the trainer's own probabilities make up for a sampler that is not
+    too far apart, and a teacher needs no spread of rewards."""
     mismatch = () if cfg.old_logprobs == "sampler" else ("mismatch",)
     return mismatch if baseline.needs_spread else (*mismatch, "no-spread")
 

@@ -78,7 +78,8 @@ def grpo_loss(
     mean log(sampler / now) exceeds `off_policy_bound` earns nothing (same place; `sampler_C` are the log-probabilities
     it was sampled with, `old_C` where they are not given). `weights_C` multiplies the policy term, to correct for a
     sampler that differs from the trainer.
-    Sums: `tokens`, `kl`, `clip_low`, `clip_high`, `dropped` (tokens of responses beyond the bound).
+    Sums: `tokens`, `clip_low`, `clip_high`, `dropped` (tokens of responses beyond the bound), and `kl` where there is a
+    reference.
     """
     drift_C = logprobs_C - old_C
     ratio_C = torch.exp(response_means(drift_C, lengths) if ratio == "sequence" else drift_C)
@@ -96,14 +97,13 @@ def grpo_loss(
         dropped_C = (advantages_C < 0) & (response_means(behind_C, lengths) > off_policy_bound)
         gain_C = gain_C.masked_fill(dropped_C, 0.0)
     loss_C = -gain_C
-    kl_C = torch.zeros_like(logprobs_C)
+    sums = {"tokens": torch.tensor(len(loss_C))}
     if reference_C is not None:
         kl_C = k3(logprobs_C, reference_C)
+        sums["kl"] = kl_C.detach().sum()
         if beta:
             loss_C = loss_C + beta * (kl_C * torch.exp(drift_C) if unbiased_kl else kl_C)
-    sums = {
-        "tokens": torch.tensor(len(loss_C)),
-        "kl": kl_C.detach().sum(),
+    sums |= {
         "clip_low": (low_C & (advantages_C < 0)).sum(),
         "clip_high": (high_C & (advantages_C > 0)).sum(),
         "dropped": dropped_C.sum(),

@@ -54,7 +54,8 @@ def rewards(rollouts: Sequence[Rollout]) -> dict[str, float]:
 
 
 def spread(groups: Sequence[Group]) -> dict[str, float]:
-    """The share of groups that teach nothing because all rewards are equal, split by whether they were right.
+    """The share of groups that teach nothing because all rewards are equal, split by whether they were right; those
+    count too that others replaced.
 
     Single attempts, which PPO can learn from, are no groups.
     """
@@ -68,6 +69,12 @@ def spread(groups: Sequence[Group]) -> dict[str, float]:
         "group/no_spread_right": right / len(several),
         "group/no_spread_wrong": (len(flat) - right) / len(several),
     }
+
+
+def useful(groups: Sequence[Group]) -> dict[str, float]:
+    """The share of groups, of those that are learnt from, whose attempts earned different rewards."""
+    several = [g for g in groups if len(g.rollouts) > 1]
+    return {"group/useful": fmean(map(has_spread, several))} if several else {}
 
 
 def has_spread(group: Group) -> bool:

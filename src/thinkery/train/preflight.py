@@ -38,6 +38,12 @@ class Findings:
     no_spread: float
     """Groups of the training size expected to earn equal rewards, if a task's samples show how often each comes."""
 
+    @property
+    def line(self) -> str:
+        """What is worth a glance, truncation first."""
+        shares = f"{self.truncated:.0%} cut, {self.accuracy:.0%} right"
+        return f"preflight: of {self.completions} completions {shares}; about {self.no_spread:.0%} of groups flat"
+
 
 def preflight(
     run: Run,
@@ -49,7 +55,7 @@ def preflight(
     group_size: int,
     completions: int = 64,
 ) -> Findings:
-    """Sample, note the findings as an event, warn where they are poor, and refuse where RL could not learn.
+    """Sample, say what was found, warn where it is poor, and refuse where RL could not learn.
 
     Raises RunFailed, naming the setting to change, when nine in ten completions are cut, or when all rewards are
     equal and no completion has the form that is asked for; Ungradable when a fifth has no grade.
@@ -60,6 +66,7 @@ def preflight(
     refuse_ungraded(groups, limit=0.2)
     findings = look(groups, group_size)
     run.event("preflight", **asdict(findings))
+    run.note(findings.line)
     refuse(findings, sampling)
     for setting, message, advice in warnings(findings):
         run.alarm("preflight", message, setting, advice)

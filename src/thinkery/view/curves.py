@@ -60,7 +60,7 @@ PANELS = (
     Panel(
         "Groups without spread",
         "All attempts earned the same, so there was nothing to learn: too easy above, too hard below.",
-        ("group/no_spread", "group/no_spread_right", "group/no_spread_wrong"),
+        ("group/no_spread", "group/no_spread_right", "group/no_spread_wrong", "group/useful"),
     ),
     Panel("Time by phase", "Seconds of one update.", ("time/.+",)),
     Panel(
@@ -88,6 +88,7 @@ LABELS = {
     "group/no_spread": "no spread",
     "group/no_spread_right": "all right",
     "group/no_spread_wrong": "all wrong",
+    "group/useful": "useful of those learnt",
     "optim/lr": "learning rate",
     "perf/rss": "memory",
 }

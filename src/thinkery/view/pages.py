@@ -85,6 +85,7 @@ def stage_page(book: Book, name: str) -> Context:
         "charts": drawn,
         "headline": _headline(last),
         "alarms": book.events_of(name, "alarm", "failed"),
+        "preflight": book.events_of(name, "preflight")[-1:],
         "trained": [one for one in book.steps if book.metrics(one).columns()],
         "result": book.results().get(name, {}),
         "reads_it": [other.name for other in book.steps.values() if name in other.inputs.values()],
