@@ -3,7 +3,7 @@
 import pytest
 
 from thinkery.core import Completion, Group, Rollout, Score, Task
-from thinkery.evals.measure import Tally, measure, metric_names
+from thinkery.evals.measure import Tally, cut_note, measure, metric_names
 from thinkery.rewards.extract import bare_answer
 
 
@@ -18,7 +18,8 @@ def attempt(task, sample, right, *, answer="x", tokens=10, finish="stop", though
 
 
 def group(id, rights, **how):
-    task = Task(id, "?", how.pop("kind", "math"), "4", how.pop("language", "en"), info=how.pop("info", {}))
+    about = {"info": how.pop("info", {}), "source": how.pop("source", "")}
+    task = Task(id, "?", how.pop("kind", "math"), "4", how.pop("language", "en"), **about)
     return Group(task, tuple(attempt(task, i, right, **how) for i, right in enumerate(rights)))
 
 
@@ -81,6 +82,24 @@ def test_accuracy_is_broken_down_by_kind_language_difficulty_and_environment_whe
         "pass@1/environment=lcm": 1.0,
         "pass@1/environment=gcd": 0.0,
     }
+
+
+def test_questions_of_several_sources_are_seen_apart():
+    aime, math = group("a", [1.0, 0.0], source="aime2024"), group("b", [1.0, 1.0], source="math500")
+    found = measure([aime, math, group("c", [0.0, 0.0], source="math500")])
+    slices = {name: (one["value"], one["n"]) for name, one in found.items() if name.startswith("pass@1/")}
+    assert slices == {"pass@1/source=aime2024": (0.5, 1), "pass@1/source=math500": (0.5, 2)}
+    assert not [name for name in measure([aime]) if name.startswith("pass@1/")]
+
+
+def test_a_note_is_made_where_many_answers_are_cut():
+    def note(cut: int) -> str:
+        ends = ["length"] * cut + ["stop"] * (20 - cut)
+        return cut_note(measure([group(str(i), [0.0], finish=end) for i, end in enumerate(ends)]))
+
+    assert note(1) == ""
+    assert note(3) == "15% of the answers were cut at the length limit, which makes them wrong"
+    assert cut_note({}) == ""
 
 
 def test_other_rewards_keep_their_names_and_may_leave_the_unit_interval():

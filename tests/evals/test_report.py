@@ -15,6 +15,7 @@ from thinkery.core import Completion, Group, Rollout, Score, Task
 from thinkery.errors import WiringError
 from thinkery.evals.findings import evaluations, gather
 from thinkery.evals.measure import measure
+from thinkery.evals.metrics import Estimate
 from thinkery.evals.page import text
 from thinkery.evals.report import compose
 from thinkery.evals.table import terminal_table
@@ -193,6 +194,22 @@ def test_the_terminal_table_fits_and_shows_intervals(made):
     assert "pass@1" in printed.get()
     assert "90.0 %" in printed.get()
     assert "…" not in printed.get()
+
+
+@pytest.mark.parametrize(("share", "told"), [(0.03, False), (0.04, True)])
+def test_the_terminal_table_shows_truncation_where_any_stage_is_cut_in_more_than_a_few(share, told):
+    def estimate(value: float) -> Estimate:
+        return {"value": value, "low": value * 0.98, "high": min(1.0, value * 1.02), "n": 580}
+
+    names = ("pass@1", "general", "preference", "harmless", "format", "language")
+    whole = {**{name: estimate(0.98) for name in names}, "truncated": estimate(0.0), "length": estimate(30.2)}
+    stages = {"cold-start": whole, "reason": whole | {"truncated": estimate(share)}}
+    console = Console(width=80, file=io.StringIO())
+    with console.capture() as printed:
+        console.print(terminal_table(stages))
+    assert (f"{share:.1%}".replace("%", " %") in printed.get()) == told
+    assert "…" not in printed.get()
+    assert all("98.0 %" in line for line in printed.get().splitlines() if line.startswith(("cold-start", "reason")))
 
 
 def test_only_reports_can_be_wired_into_the_report():

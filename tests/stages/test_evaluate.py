@@ -9,6 +9,7 @@ import pytest
 from thinkery.core import Sampling
 from thinkery.errors import Stopped
 from thinkery.pipeline.artifact import Dataset, Model, Report, task_to_row
+from thinkery.pipeline.files import read_rows
 from thinkery.pipeline.run import Run
 from thinkery.stages.evaluate import Evaluate, evaluate
 from thinkery.stages.fetch import Fetch, fetch
@@ -58,6 +59,16 @@ def test_an_exam_that_was_stopped_after_any_chunk_ends_with_the_same_bytes(tmp_p
     assert record(folder) == record(whole.path)
     assert made.manifest["content"] == whole.manifest["content"]
     assert {name: (folder / "rollouts" / name).stat().st_mtime_ns for name in times} == times  # nothing asked again
+
+
+def test_an_exam_in_which_many_answers_are_cut_rings(tmp_path, base, exam):
+    run = Run(tmp_path / "short", "eval-base", seed=1)
+    short = SHORT.model_copy(update={"sampling": Sampling(temperature=0.6, top_p=0.95, max_tokens=2)})
+    assert evaluate(run, short, base, exam).data["metrics"]["truncated"]["value"] > 0.5
+    rung = [row for row in read_rows(run.dir / "events.jsonl") if row["kind"] == "alarm"]
+    assert [(row["alarm"], row["setting"]) for row in rung] == [("truncated", "evaluate.sampling.max_tokens")]
+    sit(tmp_path / "long", base, exam)
+    assert not (tmp_path / "long/events.jsonl").exists()
 
 
 def test_other_chunks_end_where_recorded_ones_begin(tmp_path, base, exam):

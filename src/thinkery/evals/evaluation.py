@@ -22,6 +22,7 @@ from thinkery.engine.base import Engine
 from thinkery.errors import InputError, UsageError
 from thinkery.evals.attempts import ATTEMPTS, Attempts, OnGroup, ask, judge, numbers
 from thinkery.evals.benchmark import Benchmark
+from thinkery.evals.measure import cut_note
 from thinkery.evals.metrics import Estimate
 from thinkery.pipeline.files import read_json, write_json
 from thinkery.pipeline.lock import locked
@@ -68,7 +69,7 @@ class Evaluation:
             "questions": len(self.benchmark.tasks),
             "judged": len(self.judged.done),
             "metrics": metrics,
-            "notes": found.notes(),
+            "notes": [*filter(None, [cut_note(metrics)]), *found.notes()],
         }
         name = "results.json" if self.judged.path.name == ATTEMPTS else "rescored.json"
         write_json(self.folder / name, data)

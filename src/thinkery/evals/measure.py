@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, Literal, Protocol
@@ -31,8 +31,12 @@ SLICES: dict[str, Callable[[Task], Any]] = {
     "language": lambda task: task.language,
     "difficulty": lambda task: task.info.get("difficulty"),
     "environment": lambda task: task.environment or None,
+    "source": lambda task: task.source or None,
 }
 """What accuracy is broken down by, where the tasks differ in it."""
+
+CUT = 0.1
+"""Share of answers cut at the length limit from which on accuracy says more of the limit than of the model."""
 
 LENGTHS = ("length", "thought_length", "answer_length", "characters")
 Over = Literal["attempts", "questions", "mean"]
@@ -164,6 +168,12 @@ def measure(
 def count_answers(group: Group, answer_length: Callable[[str], int] | None) -> list[int] | None:
     """The tokens of each attempt's answer; None where nothing can count them."""
     return answer_length and [answer_length(rollout.completion.answer) for rollout in group.rollouts]
+
+
+def cut_note(metrics: Mapping[str, Estimate]) -> str:
+    """A line where many of the answers behind these estimates were cut; "" elsewhere."""
+    share = metrics["truncated"]["value"] if "truncated" in metrics else 0.0
+    return f"{share:.0%} of the answers were cut at the length limit, which makes them wrong" if share >= CUT else ""
 
 
 def metric_names(tasks: Iterable[Task], rewards: Iterable[str], samples: int, pass_at: Sequence[int] = ()) -> list[str]:

@@ -18,6 +18,8 @@ COLUMNS = (
 
 BRIEF = ("pass@1", GENERAL, "preference", HARMLESS, "format", "language", "length")
 """The columns that fit a terminal of 80 characters."""
+FEW = 0.03
+"""Share of answers cut at the length limit, in any stage, up to which the brief table leaves it out."""
 
 
 def columns(stages: Stages) -> list[str]:
@@ -66,8 +68,10 @@ def questions(metrics: Mapping[str, Estimate]) -> int:
 
 
 def terminal_table(stages: Stages) -> Table:
-    """The stage table for a terminal of 80 columns: the metrics of BRIEF, with rounded 95 % intervals below them."""
-    metrics = [metric for metric in columns(stages) if metric in BRIEF]
+    """The stage table for a terminal of 80 columns: the metrics of BRIEF, with rounded 95 % intervals below them, and
+    truncation where it is more than a FEW."""
+    cut = any(found["truncated"]["value"] > FEW for found in stages.values() if "truncated" in found)
+    metrics = [metric for metric in columns(stages) if metric in BRIEF or (cut and metric == "truncated")]
     title = "stages, with 95 % intervals over questions"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 0, 0, 1), pad_edge=False)
     table.add_column("stage", no_wrap=True)

@@ -13,7 +13,7 @@ from thinkery.core import Group, Sampling, Task
 from thinkery.engine import Engine, EngineConfig
 from thinkery.engine.pool import open_engines
 from thinkery.evals.benchmark import Benchmark, Measurement, token_counter
-from thinkery.evals.measure import count_answers
+from thinkery.evals.measure import count_answers, cut_note
 from thinkery.model.hf import accelerator, load_model
 from thinkery.pipeline.artifact import Dataset, Model, Report
 from thinkery.pipeline.run import Run
@@ -83,7 +83,10 @@ def sit_exam(run: Run, cfg: Exam, model: Model, paper: Benchmark) -> Report:
             found.add(group, count_answers(group, count))
     for note in found.notes():
         run.alarm("one-answer", note, "exam.sources", "ask what has many answers, each about as often")
-    return run.save_report({"stage": run.step.removeprefix("eval-"), "metrics": found.estimates()})
+    metrics = found.estimates()
+    if cut := cut_note(metrics):
+        run.alarm("truncated", cut, "evaluate.sampling.max_tokens", "allow twice the length, or more until few are cut")
+    return run.save_report({"stage": run.step.removeprefix("eval-"), "metrics": metrics})
 
 
 def answers(run: Run, chunk: int, engine: Engine, paper: Benchmark) -> Iterator[Group]:
