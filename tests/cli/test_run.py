@@ -93,3 +93,13 @@ def test_ctrl_c_stops_with_75_and_the_command_that_continues(thinkery, folder: P
     code, _, err = thinkery(*words, "--seed", 7)
     assert code == 2
     assert "a run keeps its seed for life" in err
+
+
+def test_a_part_of_a_run_says_how_much_of_it_is_done_and_suggests_what_there_is(thinkery, folder: Path) -> None:
+    code, out, _ = thinkery("run", "my.toml", "--until", "problems", "--dir", "runs/part")
+    assert code == 0
+    assert re.search(r"is in runs/part: 3 of 7 steps in \d+s$", out, re.MULTILINE)
+    assert "thinkery report" not in out, "no exam ran"
+    assert out.endswith("  thinkery show runs/part\n  thinkery chat runs/part\n")
+    code, out, _ = thinkery("run", "my.toml", "--only", "exam", "--dir", "runs/exam")
+    assert out.endswith("  thinkery show runs/exam\n"), "nor is there a model to talk to"

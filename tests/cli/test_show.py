@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+import select
+import struct
 import subprocess
 import sys
+import termios
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from thinkery.cli.recipe import open_recipe
+from thinkery.cli.show import folded
+from thinkery.pipeline.home import Home
+from thinkery.pipeline.lock import locked
 from thinkery.pipeline.read import open_run
+from thinkery.pipeline.run import Run
+from thinkery.pipeline.step import ordered
 
 TOY = Path(__file__).parents[1] / "pipeline" / "toy.py"
 WATCH = [sys.executable, "-m", "thinkery.cli", "show", "--watch"]
@@ -52,6 +63,54 @@ def test_on_a_terminal_a_finished_run_is_shown_and_left(tmp_path: Path) -> None:
     os.close(here)
     assert re.search(r"● +weights +Model +← rows +done", shown)
     assert shown.endswith("\x1b[?25h"), "the cursor is back"
+
+
+def frame(directory: Path, rows: int, columns: int) -> list[str]:
+    """The lines that a terminal of this size shows first when it watches a run."""
+    here, there = os.openpty()
+    fcntl.ioctl(there, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    environ = {**os.environ, "TERM": "xterm-256color"}
+    with subprocess.Popen([*WATCH, str(directory)], stdout=there, stderr=there, env=environ) as watching:
+        shown, until = b"", time.monotonic() + 60
+        while not re.search(rb"\n.*(Report|below)[^\n]*$", shown) and time.monotonic() < until:
+            if select.select([here], [], [], 0.2)[0]:
+                shown += os.read(here, 65536)
+        watching.kill()
+    os.close(there)
+    os.close(here)
+    return re.sub(r"\x1b\[[?\d;]*[a-zA-Z]", "", shown.decode()).splitlines()
+
+
+def test_a_small_terminal_shows_the_running_step_and_the_alarms_of_a_long_run(tmp_path: Path) -> None:
+    steps = ordered(open_recipe(["tiny"], environ={}).graph())
+    home = Home(tmp_path, 0, steps)
+    zero = next(step for step in steps if step.name == "zero")
+    folder, about = home.open_folder(zero, {})
+    run = Run(folder, "zero", about=about, events=home.events)
+    home.events.add("begin", "zero", zero.key)
+    run.metrics(7, {"completion/truncated": 0.62, "reward/mean": 0.41})
+    run.progress(7, 75)
+    run.alarm(
+        "truncated", "62% of completions are cut at the length limit", "grpo.max_tokens", "allow twice the length"
+    )
+    with locked(tmp_path):
+        small, wide = frame(tmp_path, 24, 80), frame(tmp_path, 50, 300)
+    assert len(small) <= 24
+    assert max(map(len, small)) <= 80
+    assert small[1] == "zero  step 7/75  cut 62%  reward 0.41"
+    assert small[2].startswith("alarm in zero: truncated: 62% of completions")
+    assert any(re.search(r"● .*zero +Model +running 7/75", line) for line in small)
+    assert re.fullmatch(r"… \d+ below", small[-1])
+    assert len(wide) == 3 + len(steps)
+    assert any(re.search(r"● .*zero +Model +← base, problems, exam +running 7/75", line) for line in wide)
+
+
+def test_lines_are_folded_around_the_one_that_matters() -> None:
+    lines = [str(number) for number in range(10)]
+    assert folded(lines, 10, 4) == lines
+    assert folded(lines, 5, 4) == ["… 3 above", "3", "4", "5", "… 4 below"]
+    assert folded(lines, 5, 1) == ["0", "1", "2", "3", "… 6 below"]
+    assert folded(lines, 5, 9) == ["… 6 above", "6", "7", "8", "9"]
 
 
 def test_watching_and_machine_output_exclude_each_other(thinkery, tmp_path: Path) -> None:

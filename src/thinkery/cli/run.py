@@ -254,7 +254,8 @@ def tell(event: dict[str, Any], note: Callable[[str], None]) -> None:
 
 
 def sum_up(directory: Path, *, as_json: bool) -> None:
-    """How long it took, which alarms rang, the stage table where there is one, where things are, the next commands."""
+    """How much is done and how long it took, which alarms rang, the stage table where there is one, where things are,
+    and the next commands that have something to work on."""
     from thinkery.cli.report import print_stages
     from thinkery.evals.findings import evaluations, stage_metrics
     from thinkery.pipeline.progress import duration
@@ -267,8 +268,11 @@ def sum_up(directory: Path, *, as_json: bool) -> None:
         return
     if reports := evaluations(run):
         print_stages(stage_metrics(reports))
-    seconds = sum(step.seconds for step in run.steps.values())
-    print(f"\nrun {run.id} is in {directory}: {len(run.steps)} steps in {duration(seconds)}")
+    done, count = [step for step in run.steps.values() if step.status == "done"], len(run.steps)
+    steps_done = f"{count} steps" if len(done) == count else f"{len(done)} of {count} steps"
+    print(f"\nrun {run.id} is in {directory}: {steps_done} in {duration(sum(step.seconds for step in done))}")
     for alarm in run.alarms():
         print(f"  alarm in {alarm['step'] or 'the run'}: {terminal.alarm_line(alarm)}")
-    print(f"  thinkery report {directory}\n  thinkery show {directory}\n  thinkery chat {directory}")
+    models_done = any(step.kind == "Model" for step in done)
+    verbs = [*(["report"] if reports else []), "show", *(["chat"] if models_done else [])]
+    print("\n".join(f"  thinkery {verb} {directory}" for verb in verbs))

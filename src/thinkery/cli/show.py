@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -66,17 +68,18 @@ def show_run(run: RunRecord, as_json: bool) -> None:
     print(terminal.styled(f"{len(run.attempts)} attempts; thinkery show {run.path}:STEP for one step", terminal.DIM))
 
 
-def overview(run: RunRecord, name: str) -> str:
+def overview(run: RunRecord, name: str, width: int | None = None) -> str:
     """The graph with the status of each step, under a line that says which run it is."""
     from thinkery.pipeline.read import graph
 
     seed, begun = run.run["seed"], time.strftime("%Y-%m-%d %H:%M", time.localtime(run.run["created"]))
     notes = {name: status(step) for name, step in run.steps.items()}
-    return f"run {name} in {run.path}, seed {seed}, begun {begun}\n{graph(run.steps.values(), notes)}"
+    return f"run {name} in {run.path}, seed {seed}, begun {begun}\n{graph(run.steps.values(), notes, width)}"
 
 
 def watch(directory: Path) -> None:
-    """Show a run until nobody works on it: in place on a terminal, elsewhere only the lines that are new."""
+    """Show a run until nobody works on it: in place on a terminal, which it fits, elsewhere only the lines that are
+    new."""
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
@@ -89,9 +92,10 @@ def watch(directory: Path) -> None:
         shown = ""
         while True:
             live = holder(directory) is not None
-            now = picture(run)
+            width, height = console.size
+            now = fitted(run, width, height if live else None) if console.is_terminal else picture(run)
             if now != shown and console.is_terminal:
-                screen.update(Text(now), refresh=True)
+                screen.update(Text(now, no_wrap=True, overflow="ellipsis"), refresh=True)
             for line in now.splitlines() if not console.is_terminal else ():
                 if line not in shown.splitlines():
                     print(line, flush=True)
@@ -104,9 +108,53 @@ def watch(directory: Path) -> None:
 
 def picture(run: RunRecord) -> str:
     """A run as it is: its graph, the pace and the numbers of the step that is running, and the last alarms."""
-    running = [step for step in run.steps.values() if step.status == "running"]
-    alarms = [f"alarm in {row['step'] or 'the run'}: {terminal.alarm_line(row)}" for row in run.alarms()[-ALARMS:]]
-    return "\n".join([overview(run, run.id), *(pulse(run, step) for step in running), *alarms])
+    return "\n".join([overview(run, run.id), *pulses(run), *last_alarms(run)])
+
+
+def fitted(run: RunRecord, width: int, height: int | None) -> str:
+    """The same for a terminal: what changes first, then the steps, where `height` lines are too few those around the
+    one that is running. Without a height all of it."""
+    head, *steps = overview(run, run.id, width).splitlines()
+    top = [head, *(part for line in pulses(run) for part in wrapped(line, width))]
+    alarms = [wrapped(line, width) for line in last_alarms(run)]
+    if height is None:
+        return "\n".join([*top, *(part for alarm in alarms for part in alarm), *steps])
+    rows = height - 1 - len(top)
+    while len(alarms) > 1 and sum(map(len, alarms)) > rows // 2:
+        del alarms[0]
+    told = [part for alarm in alarms for part in alarm]
+    stages = [step.status for step in run.steps.values()]
+    place = stages.index("running") if "running" in stages else stages.count("done") - 1
+    return "\n".join([*top, *told, *folded(steps, max(3, rows - len(told)), place)])
+
+
+def folded(lines: Sequence[str], rows: int, place: int) -> list[str]:
+    """At most so many lines, those around `place`, and how many others there are above and below."""
+    if len(lines) <= rows:
+        return list(lines)
+    first = min(max(0, place - rows // 2), len(lines) - rows)
+    above, below = first + 1, len(lines) - first - rows + 1  # either line takes the place of one
+    parts = list(lines[first : first + rows])
+    if first:
+        parts[0] = f"… {above} above"
+    if below > 1:
+        parts[-1] = f"… {below} below"
+    return parts
+
+
+def wrapped(line: str, width: int) -> list[str]:
+    """A line in parts that fit."""
+    return textwrap.wrap(line, width, subsequent_indent="  ")
+
+
+def pulses(run: RunRecord) -> list[str]:
+    """The pulse of every step that is running."""
+    return [pulse(run, step) for step in run.steps.values() if step.status == "running"]
+
+
+def last_alarms(run: RunRecord) -> list[str]:
+    """The last few alarms, one line each."""
+    return [f"alarm in {row['step'] or 'the run'}: {terminal.alarm_line(row)}" for row in run.alarms()[-ALARMS:]]
 
 
 def pulse(run: RunRecord, step: StepRecord) -> str:

@@ -148,8 +148,9 @@ def open_run(dir: Path) -> RunRecord:
     return RunRecord(dir, run)
 
 
-def graph(steps: Iterable[Step | StepRecord], notes: Mapping[str, str] | None = None) -> str:
-    """Draw a graph as text, one line per step: its inputs' lines lead to its ●; `notes` are added by name.
+def graph(steps: Iterable[Step | StepRecord], notes: Mapping[str, str] | None = None, width: int | None = None) -> str:
+    """Draw a graph as text, one line per step: its inputs' lines lead to its ●; `notes` are added by name. Where lines
+    are longer than `width` they do not say the inputs' names.
 
     ●      base     Model
     ├─●    zero     Model  ← base
@@ -161,6 +162,8 @@ def graph(steps: Iterable[Step | StepRecord], notes: Mapping[str, str] | None = 
     kinds = [step.kind for step in nodes.values()]
     remarks = [(notes or {}).get(name, "") for name in nodes]
     columns = [_padded(column) for column in (_lanes(reads), list(nodes), kinds, arrows, remarks)]
+    if width is not None and sum(max(map(len, column), default=0) + 2 for column in columns) - 2 > width:
+        del columns[3]
     return "\n".join("  ".join(cells).rstrip() for cells in zip(*columns, strict=True))
 
 
