@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from thinkery.core import Sampling
 from thinkery.engine import EngineConfig, Request, generate, open_engine, place_of, records_graphs
 from thinkery.engine.native.engine import NativeEngine
-from thinkery.engine.native.graphs import GraphRunner, padded
+from thinkery.engine.native.graphs import WARM_UP, GraphRunner, padded, recorded_step
 from thinkery.model.transformer import Transformer
 
 TOKEN_BYTES = 256
@@ -102,6 +105,30 @@ def test_graphs_are_recorded_on_cuda_devices_where_every_row_has_its_room(networ
     assert not records_graphs(gpu, TOKEN_BYTES, cfg, 129)
     assert not records_graphs(cpu, TOKEN_BYTES, cfg, 128)
     assert not records_graphs(gpu, TOKEN_BYTES, EngineConfig(max_batch=8, graphs="off"), 128)
+
+
+def test_steps_are_recorded_beside_threads_that_allocate_and_into_one_pool(monkeypatch):
+    """With torch's CUDA functions stood in for: they note what they are asked for, and run the step."""
+    asked, ran = [], []
+
+    def graph(recording, **settings):
+        asked.append(settings)
+        return nullcontext(recording)
+
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    for name, stand_in in (
+        ("Stream", lambda device: stream),
+        ("current_stream", lambda device: stream),
+        ("stream", nullcontext),
+        ("CUDAGraph", lambda: SimpleNamespace(replay=lambda: ran.append("replayed"))),
+        ("graph", graph),
+    ):
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    again = recorded_step(lambda: ran.append("run"), torch.device("cuda"), (0, 1))
+    assert asked == [{"pool": (0, 1), "capture_error_mode": "thread_local"}]
+    assert ran == ["run"] * (WARM_UP + 1)
+    again()
+    assert ran[-1] == "replayed"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -27,13 +27,21 @@ def attention(q_BHLE: Tensor, k_BKME: Tensor, v_BKME: Tensor, seen_B1LM: Tensor 
         if seen_B1LM is None:
             return causal_products(q_BHLE, k_BKME, v_BKME)
         return by_products(q_BHLE, k_BKME, v_BKME, seen_B1LM)
+    return fused(q_BHLE, k_BKME, v_BKME, seen_B1LM)
+
+
+def fused(q_BHLE: Tensor, k_BKME: Tensor, v_BKME: Tensor, seen_B1LM: Tensor | None = None) -> Tensor:
+    """The same by torch's kernels. On CUDA only FlashAttention knows heads that share keys, and neither masks nor
+    float32: for these, keys are repeated, since what is left would hold the scores of all heads in memory."""
+    shared = q_BHLE.shape[1] != k_BKME.shape[1]
+    flash = seen_B1LM is None and v_BKME.dtype in (torch.bfloat16, torch.float16)
+    if shared and q_BHLE.device.type == "cuda" and not flash:
+        times = q_BHLE.shape[1] // k_BKME.shape[1]
+        q_BHLE, k_BKME = q_BHLE.to(v_BKME.dtype), k_BKME.to(v_BKME.dtype)  # as autocast does
+        k_BKME, v_BKME = k_BKME.repeat_interleave(times, 1), v_BKME.repeat_interleave(times, 1)
+        shared = False
     return F.scaled_dot_product_attention(
-        q_BHLE,
-        k_BKME,
-        v_BKME,
-        attn_mask=seen_B1LM,
-        is_causal=seen_B1LM is None,
-        enable_gqa=q_BHLE.shape[1] != k_BKME.shape[1],
+        q_BHLE, k_BKME, v_BKME, attn_mask=seen_B1LM, is_causal=seen_B1LM is None, enable_gqa=shared
     )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from thinkery.engine.native.cache import Cache
-from thinkery.model.attention import Attend
+from thinkery.model.attention import Attend, fused
 
 QUERIES = 1024
 """Queries of one text that are compared with everything before them at once; bounds the memory of masks."""
@@ -137,9 +137,5 @@ def causal(q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor) -> Tensor:
         some = q[:, :, start : start + QUERIES]
         end = before + start + some.shape[2]
         seen = torch.ones(some.shape[2], end, dtype=torch.bool, device=q.device).tril(before + start)
-        outs.append(
-            F.scaled_dot_product_attention(
-                some, k[:, :, :end], v[:, :, :end], attn_mask=seen, enable_gqa=q.shape[1] != k.shape[1]
-            )
-        )
+        outs.append(fused(some, k[:, :, :end], v[:, :, :end], seen))
     return torch.cat(outs, dim=2)[0].transpose(0, 1)

@@ -6,7 +6,7 @@ those that share a prompt. Weights may change, because they change in place.
 
 Not run on a GPU yet. On a CPU a "graph" is the step itself, over the same buffers; the tests use that.
 
-Shapes: B rows, D width, L positions, H query heads, K key/value heads, E head width.
+Shapes: B rows, D width, L positions, H query heads, K key/value heads, M = H / K, E head width.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,6 +50,7 @@ class GraphRunner(CachedRunner):
         self.positions_B = torch.zeros(max_rows, dtype=torch.int64, device=self.device)
         self.hidden_BD = torch.zeros(max_rows, network.shape.hidden_size, dtype=self.dtype, device=self.device)
         self.graphs: dict[tuple[int, int], Replay] = {}
+        self.pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
 
     @property
     def spare(self) -> int:
@@ -71,7 +73,7 @@ class GraphRunner(CachedRunner):
         self.positions_B[: count + idle] = torch.tensor(positions + [0] * idle)
         size = (count + idle, padded(max(positions) + 1, SHORTEST, self.max_length))
         if size not in self.graphs:
-            self.graphs[size] = recorded_step(partial(self.step, *size), self.device)
+            self.graphs[size] = recorded_step(partial(self.step, *size), self.device, self.pool)
         self.graphs[size]()
         return self.hidden_BD[:count].clone()
 
@@ -110,16 +112,17 @@ def over_first(cache: Cache, positions_B: Tensor, length: int) -> Attend:
     def attend(layer: int, q_BHE: Tensor, k_BKE: Tensor, v_BKE: Tensor) -> Tensor:
         cache.write(layer, rows_B, positions_B, k_BKE, v_BKE)
         keys_BKLE, values_BKLE = cache.keys[layer][:B, :, :length], cache.values[layer][:B, :, :length]
-        shared = q_BHE.shape[1] != cache.heads
-        return F.scaled_dot_product_attention(
-            q_BHE[:, :, None], keys_BKLE, values_BKLE, attn_mask=seen_B11L, enable_gqa=shared
-        )[:, :, 0]
+        q_BKME = q_BHE.unflatten(1, (cache.heads, -1))  # heads that share keys are queries beside each other
+        return F.scaled_dot_product_attention(q_BKME, keys_BKLE, values_BKLE, attn_mask=seen_B11L).view(q_BHE.shape)
 
     return attend
 
 
-def recorded_step(step: Replay, device: torch.device) -> Replay:
-    """What does a step again: the replay of its recording on a CUDA device, elsewhere the step."""
+def recorded_step(step: Replay, device: torch.device, pool: Any = None) -> Replay:
+    """What does a step again: the replay of its recording on a CUDA device, elsewhere the step.
+
+    Recordings with the same `pool` share the memory of what they compute in between: never replay two at once.
+    """
     if device.type != "cuda":
         return step
     stream = torch.cuda.Stream(device)
@@ -129,6 +132,6 @@ def recorded_step(step: Replay, device: torch.device) -> Replay:
             step()
     torch.cuda.current_stream(device).wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):  # judges in other threads may allocate
         step()
     return graph.replay
