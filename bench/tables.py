@@ -168,7 +168,7 @@ def peers(found: Mapping[str, Any], name: str = "peers.json") -> str:
     """Ours beside each peer, with the bar."""
     machine = found["machine"]
     gflops, read = (spread(row["limits"][key] for row in found["rows"]) for key in ("bf16_gflops", "read_gb_s"))
-    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items() if version)
     lines = [
         f"{found['date']}, {machine['cpu']}, {machine['threads']} threads; {gflops} GFLOP/s in bfloat16, reads {read} "
         f"GB/s, measured before the rows; {versions} (`bench/results/{name}`).",
@@ -177,10 +177,10 @@ def peers(found: Mapping[str, Any], name: str = "peers.json") -> str:
         "|---|--:|--:|--:|--:|---|",
     ]
     for row in found["rows"]:
-        peer, ratio = ("" if row[key] is None else rounded(row[key]) for key in ("peer", "ratio"))
+        ours, peer, ratio = ("" if row[key] is None else rounded(row[key]) for key in ("ours", "peer", "ratio"))
         bar = f"{'≥' if row['higher'] else '≤'} {row['bar']:g}" if row["bar"] else ""
-        holds = ("yes" if row["holds"] else "no") if bar else ""
-        lines.append(f"| {row['name']}, {row['unit']} | {rounded(row['ours'])} | {peer} | {ratio} | {bar} | {holds} |")
+        holds = "failed" if row.get("failed") else ("yes" if row["holds"] else "no") if bar else ""
+        lines.append(f"| {row['name']}, {row['unit']} | {ours} | {peer} | {ratio} | {bar} | {holds} |")
     return "\n".join(lines)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import importlib.util
 import json
 import math
 import os
@@ -16,8 +17,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from bench.peers.gguf import written
-from bench.peers.match import Contender, Entry, Place, best_of, match, playing
+from bench.peers.match import Contender, Entry, Failed, Place, Played, best_of, match, playing
 from bench.peers.work import WORKS, Material
 from bench.recipe import machine
 from thinkery import __version__
@@ -92,7 +92,7 @@ class Row:
     """One line of the table."""
 
     name: str
-    ours: float
+    ours: float | None
     peer: float | None
     ratio: float | None
     bar: float
@@ -101,6 +101,8 @@ class Row:
     higher: bool = True
     """Whether more is better."""
     details: Mapping[str, Any] = field(default_factory=dict)
+    failed: str = ""
+    """Which contender failed and why, where one did."""
 
 
 @dataclass(frozen=True)
@@ -147,15 +149,36 @@ class Bench:
     fastest: dict[tuple[Any, ...], Entry] = field(default_factory=dict)
     """By kind of work and candidates, which is fastest; found in the first row that they play in."""
 
+    @property
+    def on_cpu(self) -> bool:
+        """Whether contenders compute on the CPU, which alone has products in int8, and uses huge pages."""
+        return self.place.device == "cpu"
+
     def beside(
         self, work: str, candidates: Sequence[Entry], ours: Entry = OURS
-    ) -> tuple[Contender, Contender, list[dict[str, Any]]]:
+    ) -> tuple[Played, Played, list[dict[str, Any]]]:
         """Ours and the fastest of the candidates, after their runs, and what the candidates took."""
         kind = WORKS[work].kind, *candidates
         known = self.fastest.get(kind)
-        fastest, tried = best_of([known] if known else candidates, work, self.place)
-        self.fastest[kind] = fastest
-        return *match(ours, fastest, work, self.place, self.repeats, self.patience_s), tried
+        mine, theirs, tried = self.played(work, [known] if known else candidates, ours)
+        if isinstance(theirs, Contender):
+            self.fastest[kind] = theirs.entry
+        return mine, theirs, tried
+
+    def played(
+        self, work: str, candidates: Sequence[Entry], ours: Entry = OURS
+    ) -> tuple[Played, Played, list[dict[str, Any]]]:
+        """The same without asking what was fastest before; ours plays also where all candidates fail."""
+        try:
+            fastest, tried = best_of(candidates, work, self.place)
+        except Failed as error:
+            return self.alone(work, ours), error, []
+        mine, theirs = match([ours, fastest], work, self.place, self.repeats, self.patience_s)
+        return mine, theirs, tried
+
+    def alone(self, work: str, ours: Entry = OURS) -> Played:
+        """Ours after its runs."""
+        return match([ours], work, self.place, self.repeats, self.patience_s)[0]
 
     def look(self) -> None:
         """Measure the roofline once more."""
@@ -167,31 +190,56 @@ class Bench:
         return self.limits["bf16_gflops"] * 1e9 / flops_per_token
 
 
-def faster(name: str, bar: float, ours: Contender, theirs: Contender, tried: list[dict[str, Any]]) -> Row:
+def faster(name: str, bar: float, ours: Played, theirs: Played, tried: list[dict[str, Any]]) -> Row:
     """Tokens per second beside a peer's."""
+    if isinstance(ours, Failed) or isinstance(theirs, Failed):
+        return broken(name, bar, ours, theirs)
     ratio = ours.tokens_per_s / theirs.tokens_per_s
     details = {"ours": ours.report(), "peer": theirs.report(), "tried": tried}
     return Row(name, ours.tokens_per_s, theirs.tokens_per_s, ratio, bar, ratio >= bar, "tokens/s", True, details)
 
 
-def near(name: str, bar: float, ours: Contender, roof: float) -> Row:
+def fast(name: str, ours: Played) -> Row:
+    """Tokens per second where no peer is installed."""
+    if isinstance(ours, Failed):
+        return broken(name, 0.0, ours)
+    return Row(name, ours.tokens_per_s, None, None, 0.0, True, "tokens/s", True, {"ours": ours.report()})
+
+
+def near(name: str, bar: float, ours: Played, roof: float) -> Row:
     """Tokens per second beside what the machine could do."""
+    if isinstance(ours, Failed):
+        return broken(name, bar, ours)
     ratio = ours.tokens_per_s / roof
     return Row(name, ours.tokens_per_s, roof, ratio, bar, ratio >= bar, "tokens/s", True, {"ours": ours.report()})
 
 
-def within(name: str, limit: float, ours: Contender) -> Row:
+def within(name: str, limit: float, ours: Played) -> Row:
     """Peak memory, under a limit."""
+    if isinstance(ours, Failed):
+        return broken(name, limit, ours, unit="GB")
     peak = ours.report()["peak_gb"]
     return Row(name, peak, None, None, limit, peak <= limit, "GB", False, {"ours": ours.report()})
 
 
-def smaller(name: str, ours: Contender, theirs: Contender) -> Row:
+def smaller(name: str, ours: Played, theirs: Played) -> Row:
     """Peak memory, less than a peer's."""
+    if isinstance(ours, Failed) or isinstance(theirs, Failed):
+        return broken(name, 0.0, ours, theirs, unit="GB")
     mine, other = ours.report(), theirs.report()
     ratio = mine["peak_gb"] / other["peak_gb"]
     return Row(name, mine["peak_gb"], other["peak_gb"], ratio, other["peak_gb"], ratio < 1, "GB", False,
                {"ours": mine, "peer": other})  # fmt: skip
+
+
+def broken(name: str, bar: float, *who: Played, unit: str = "tokens/s") -> Row:
+    """A row of which somebody has failed, with what was measured of the other: ours first, then the peer."""
+    reports = [each.report() if isinstance(each, Contender) else None for each in who]
+    measure = "tokens_per_s" if unit == "tokens/s" else "peak_gb"
+    ours, peer = (each[measure] if each else None for each in (*reports, None)[:2])
+    details = {side: each for side, each in zip(("ours", "peer"), reports, strict=False) if each}
+    why = "; ".join(str(each) for each in who if isinstance(each, Failed))
+    return Row(name, ours, peer, None, bar, False, unit, unit == "tokens/s", details, why)
 
 
 def sample_64(bench: Bench) -> list[Row]:
@@ -200,9 +248,12 @@ def sample_64(bench: Bench) -> list[Row]:
     rows = [
         near("sampling 64, share of the matrix limit", 0.5, ours, bench.roof(2 * bench.parameters)),
         faster("sampling 64 beside transformers", 4.0, ours, hf, tried),
-        faster("sampling 64 beside transformers in huge pages", 4.0, *bench.beside("sample-64", HF_HUGE)),
     ]
-    rows.append(faster("sampling 64 in int8 beside bfloat16", 0.0, *bench.beside("sample-64", [OURS], INT8)))
+    if bench.on_cpu:
+        rows += [
+            faster("sampling 64 beside transformers in huge pages", 4.0, *bench.beside("sample-64", HF_HUGE)),
+            faster("sampling 64 in int8 beside bfloat16", 0.0, *bench.beside("sample-64", [OURS], INT8)),
+        ]
     return [*rows, *versus_vllm(bench, "sample-64", "sampling 64 beside vLLM", 1.5)]
 
 
@@ -214,15 +265,22 @@ def versus_vllm(bench: Bench, work: str, name: str, bar: float) -> list[Row]:
     return [faster(name, bar, *bench.beside(work, [Entry("vllm", each, str(bench.vllm)) for each in VLLM]))]
 
 
+def trl_is_here(name: str) -> bool:
+    """Whether TRL is installed, and a word where it is not."""
+    found = importlib.util.find_spec("trl") is not None
+    if not found:
+        print(f"    {name} beside TRL: not measured, TRL is not installed")
+    return found
+
+
 def versus_files(bench: Bench, work: str, count: str) -> list[Row]:
     """Rows beside what reads .gguf files, with the precision of ours and, reported beside, quantised: ours to int8."""
     rows = []
     for reader in playable(bench):
         title = f"sampling {count} beside {reader.title}"
         for told, formats, ours, bar in ((title, EQUAL, OURS, 1.0), (f"{title}, quantised", QUANTISED, INT8, 0.0)):
-            fastest, tried = best_of(reader.entries(bench.files, formats), work, bench.place)
-            pair = match(ours, fastest, work, bench.place, bench.repeats, bench.patience_s)
-            rows.append(faster(told, bar, *pair, tried))
+            entries = reader.entries(bench.files, formats)
+            rows.append(faster(told, bar, *bench.played(work, entries, ours)))
     return rows
 
 
@@ -267,50 +325,62 @@ def greedy(bench: Bench, entry: Entry) -> list[list[int]]:
 
 def sample_few(bench: Bench, work: str, count: str) -> list[Row]:
     """A few sequences beside each peer."""
-    row = faster(f"sampling {count} beside transformers", 1.0, *bench.beside(work, HF + HF_HUGE))
+    candidates = HF + HF_HUGE if bench.on_cpu else HF
+    row = faster(f"sampling {count} beside transformers", 1.0, *bench.beside(work, candidates))
     return [row, *versus_vllm(bench, work, f"sampling {count} beside vLLM", 1.0)]
 
 
 def grpo(bench: Bench) -> list[Row]:
     """One update end to end."""
+    memory = "GRPO update, peak memory"
+    if not trl_is_here("GRPO update"):
+        ours = bench.alone("grpo")
+        return [fast("GRPO update", ours), within(memory, 4.0, ours)]
     ours, theirs, tried = bench.beside("grpo", TRL)
-    return [
-        faster("GRPO update beside TRL", 4.0, ours, theirs, tried),
-        faster("GRPO update beside TRL in huge pages", 4.0, *bench.beside("grpo", TRL_HUGE)),
-        within("GRPO update, peak memory", 4.0, ours),
-        faster("GRPO update, sampled in int8, beside TRL in huge pages", 4.0, *bench.beside("grpo", TRL_HUGE, INT8)),
-    ]
+    rows = [faster("GRPO update beside TRL", 4.0, ours, theirs, tried)]
+    if bench.on_cpu:
+        rows.append(faster("GRPO update beside TRL in huge pages", 4.0, *bench.beside("grpo", TRL_HUGE)))
+    rows.append(within(memory, 4.0, ours))
+    if bench.on_cpu:
+        name = "GRPO update, sampled in int8, beside TRL in huge pages"
+        rows.append(faster(name, 4.0, *bench.beside("grpo", TRL_HUGE, INT8)))
+    return rows
 
 
 def grpo_memory(bench: Bench) -> list[Row]:
     """Peak memory over two updates, so that there are moments: ours at its smallest beside TRL at its smallest."""
     rows = []
+    if not trl_is_here("GRPO update at its smallest"):
+        return rows
     for micro, entry in TRL_SMALL.items():
-        pair = match(SMALL, entry, "grpo", bench.place, 2, math.inf)
+        ours, theirs = match([SMALL, entry], "grpo", bench.place, 2, math.inf)
         rows += [
-            smaller(f"GRPO update at its smallest, beside TRL's with micro-batches of {micro}", *pair),
-            faster(f"speed of that, beside TRL's with micro-batches of {micro}", 0.0, *pair, []),
+            smaller(f"GRPO update at its smallest, beside TRL's with micro-batches of {micro}", ours, theirs),
+            faster(f"speed of that, beside TRL's with micro-batches of {micro}", 0.0, ours, theirs, []),
         ]
     return rows
 
 
 def grpo_uneven(bench: Bench) -> list[Row]:
     """The same with lengths from 32 to 512."""
-    return [faster("GRPO update of uneven lengths beside TRL", 5.0, *bench.beside("grpo-uneven", TRL_HUGE))]
+    name = "GRPO update of uneven lengths"
+    if not trl_is_here(name):
+        return [fast(name, bench.alone("grpo-uneven"))]
+    return [faster(f"{name} beside TRL", 5.0, *bench.beside("grpo-uneven", TRL_HUGE))]
 
 
 def sft(bench: Bench) -> list[Row]:
     """Texts of 64 to 1024 tokens."""
+    share, roof = "SFT, share of the matrix limit", bench.roof(6 * bench.parameters)
+    if not trl_is_here("SFT"):
+        return [near(share, 0.6, bench.alone("sft"), roof)]
     ours, theirs, tried = bench.beside("sft", TRL_SFT)
-    return [
-        faster("SFT beside TRL", 1.5, ours, theirs, tried),
-        near("SFT, share of the matrix limit", 0.6, ours, bench.roof(6 * bench.parameters)),
-    ]
+    return [faster("SFT beside TRL", 1.5, ours, theirs, tried), near(share, 0.6, ours, roof)]
 
 
 def same(bench: Bench) -> list[Row]:
     """Equal to transformers in float32."""
-    found = answer_of("bench.peers.same", *bench.place.arguments[:2])
+    found = answer_of("bench.peers.same", *bench.place.arguments[:2], bench.place.device)
     return [
         Row("greedy outputs equal to transformers", found["greedy"], None, None, 1.0, found["greedy"] == 1.0, "share"),
         Row("log-probabilities", found["logprob"], None, None, 1e-3, found["logprob"] <= 1e-3, "nats", False),
@@ -335,21 +405,30 @@ ROWS: dict[str, Callable[[Bench], list[Row]]] = {
 
 
 def main() -> None:
-    """Run the rows asked for, print them, and keep them beside those that were there."""
+    """Run the rows asked for, print them, and keep them beside those that were there; ends with 1 where some failed."""
     args = arguments()
     wanted = args.rows or list(ROWS)
     bench = prepared(args)
+    failed = 0
     for name in wanted:
-        bench.look()
-        print(f"{name}; limits: {bench.limits}")
-        try:
-            rows = ROWS[name](bench)
-        except (RuntimeError, subprocess.CalledProcessError) as error:
-            print(f"    {name}: {error}")
-            continue
+        rows = rows_of(name, bench)
         keep(name, rows, bench)
         for row in rows:
             print(line(row))
+            if row.failed:
+                print(f"{row.name}: {row.failed}", file=sys.stderr)
+                failed = 1
+    sys.exit(failed)
+
+
+def rows_of(name: str, bench: Bench) -> list[Row]:
+    """What was measured, and what failed."""
+    try:
+        bench.look()
+        print(f"{name}; limits: {bench.limits}")
+        return ROWS[name](bench)
+    except RuntimeError as error:
+        return [Row(name, None, None, None, 0.0, False, "", failed=str(error))]
 
 
 def arguments() -> argparse.Namespace:
@@ -409,6 +488,8 @@ def files_of(model: str) -> dict[str, str]:
     source = locate(model)
     if source.suffix != ".gguf":
         return {}
+    from bench.peers.gguf import written  # which needs the package gguf
+
     return {kind: str(written(source, kind, CACHE)) for kind in ("F32", *EQUAL, *QUANTISED)}
 
 
@@ -441,8 +522,10 @@ def one_token_words(tokenizer: Tokenizer, count: int = 2000) -> list[int]:
 
 
 def answer_of(module: str, *arguments: str) -> dict[str, float]:
-    """What a program of ours prints last, in a process of its own."""
-    found = subprocess.run([sys.executable, "-m", module, *arguments], check=True, stdout=subprocess.PIPE, text=True)
+    """What a program of ours prints last, in a process of its own; raises RuntimeError where that fails."""
+    found = subprocess.run([sys.executable, "-m", module, *arguments], check=False, stdout=subprocess.PIPE, text=True)
+    if found.returncode:
+        raise RuntimeError(f"{module} ended with exit code {found.returncode}; its words are above")
     return json.loads(found.stdout.splitlines()[-1])
 
 
@@ -463,16 +546,26 @@ def keep(name: str, rows: Sequence[Row], bench: Bench) -> None:
     bench.out.write_text(json.dumps(found, indent=1) + "\n")
 
 
-def versions() -> dict[str, str]:
-    """Of what is installed here."""
-    names = ("torch", "transformers", "trl", "accelerate")
-    return {name: importlib.metadata.version(name) for name in names}
+def versions() -> dict[str, str | None]:
+    """Of what is installed here, None of what is not."""
+    return {name: version(name) for name in ("torch", "transformers", "trl", "accelerate")}
+
+
+def version(package: str) -> str | None:
+    """Of a package; None where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def line(row: Row) -> str:
     """One line for the terminal."""
-    peer = "" if row.peer is None else f" beside {row.peer:.4g}, ratio {row.ratio:.2f}"
-    return f"{'ok  ' if row.holds else 'MISS'} {row.name}: {row.ours:.4g} {row.unit}{peer}, bar {row.bar:g}"
+    ours = "not measured" if row.ours is None else f"{row.ours:.4g} {row.unit}"
+    peer = "" if row.peer is None else f" beside {row.peer:.4g}"
+    ratio = "" if row.ratio is None else f", ratio {row.ratio:.2f}"
+    mark = "FAIL" if row.failed else "ok  " if row.holds else "MISS"
+    return f"{mark} {row.name}: {ours}{peer}{ratio}, bar {row.bar:g}"
 
 
 if __name__ == "__main__":

@@ -41,8 +41,7 @@ def sample(turns: Turns, work: Work, material: Material, options: dict[str, str]
     """Continue prompts; the likeliest tokens are always the same, so they can be compared with other contenders'."""
     network, tokenizer = load_model(options.get("model", material.folder))
     network.requires_grad_(False).to(options["device"])
-    room = {"max_batch": 64, "max_len": 1024} if options["device"] == "cuda" else {}  # so that steps are recorded
-    with open_engine(network, tokenizer, sampling(options, **room)) as engine:
+    with open_engine(network, tokenizer, sampling(options, **room(options["device"]))) as engine:
         engine.eos_ids = frozenset()
 
         def once(work: Work, number: int) -> dict[str, Any]:
@@ -70,7 +69,7 @@ def grpo(turns: Turns, work: Work, material: Material, options: dict[str, str]) 
         old_logprobs="trainer",
     )
     rubric = Rubric(vowels=vowels)
-    with open_engine(policy.network, policy.tokenizer, sampling(options)) as engine:
+    with open_engine(policy.network, policy.tokenizer, sampling(options, **room(options["device"]))) as engine:
         engine.eos_ids = frozenset()
 
         def once(work: Work, number: int) -> dict[str, Any]:
@@ -90,6 +89,11 @@ def grpo(turns: Turns, work: Work, material: Material, options: dict[str, str]) 
 
         once(short(work), -1)
         turns.timed(partial(once, work))
+
+
+def room(device: str) -> dict[str, int]:
+    """As much as the work takes at most, on a GPU, so that steps are recorded there."""
+    return {"max_batch": 64, "max_len": 1024} if device == "cuda" else {}
 
 
 def sampling(options: dict[str, str], **room: int) -> EngineConfig:

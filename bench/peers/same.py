@@ -1,6 +1,6 @@
 """Beside speed, sameness: outputs, log-probabilities and gradients against transformers in float32.
 
-python -m bench.peers.same MATERIAL THREADS
+python -m bench.peers.same MATERIAL THREADS DEVICE
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from bench.peers.ours import room
 from bench.peers.work import WORKS, Material
 from thinkery.core import Sampling
 from thinkery.engine import EngineConfig, Request, generate, open_engine
@@ -30,9 +31,10 @@ def main() -> None:
     """One line of JSON."""
     material = Material.load(Path(sys.argv[1]))
     torch.set_num_threads(int(sys.argv[2]))
-    theirs = AutoModelForCausalLM.from_pretrained(material.folder, dtype=torch.float32).eval()
+    device = torch.device(sys.argv[3])
+    theirs = AutoModelForCausalLM.from_pretrained(material.folder, dtype=torch.float32).eval().to(device)
     theirs.generation_config.eos_token_id = None  # both go on to the last token
-    network, tokenizer = load_model(material.folder)
+    network, tokenizer = load_model(material.folder, device=device)
     assert isinstance(network, Transformer)
     prompts = material.prompts(WORKS["sample-8"], 0)[:PROMPTS]
     texts, said = greedy(network, tokenizer, prompts)
@@ -48,7 +50,8 @@ def greedy(
 ) -> tuple[list[list[int]], list[list[float]]]:
     """What the engine says in float32, and with which log-probabilities."""
     how = Sampling(temperature=0.0, max_tokens=TOKENS)
-    with open_engine(network, tokenizer, EngineConfig(dtype="float32")) as engine:
+    cfg = EngineConfig(dtype="float32", **room(network.lm_head.weight.device.type))
+    with open_engine(network, tokenizer, cfg) as engine:
         engine.eos_ids = frozenset()
         found = dict(generate(engine, [Request((0,), how, prompt=tuple(prompt)) for prompt in prompts]))
     completions = [found[i][0].completion for i in range(len(prompts))]
@@ -57,7 +60,7 @@ def greedy(
 
 def greedy_of(model: PreTrainedModel, prompts: list[list[int]]) -> list[list[int]]:
     """What transformers says."""
-    tokens = torch.tensor(prompts)
+    tokens = torch.tensor(prompts, device=model.device)
     found = model.generate(  # pyright: ignore[reportCallIssue]
         tokens,
         attention_mask=torch.ones_like(tokens),
@@ -70,9 +73,9 @@ def greedy_of(model: PreTrainedModel, prompts: list[list[int]]) -> list[list[int
 
 def logprobs_of(model: PreTrainedModel, prompts: list[list[int]], texts: list[list[int]]) -> torch.Tensor:
     """transformers' log-probabilities of the texts."""
-    tokens = torch.tensor([prompt + text for prompt, text in zip(prompts, texts, strict=True)])
-    logits = model(tokens).logits[:, len(prompts[0]) - 1 : -1]
-    return logits.log_softmax(-1).gather(-1, torch.tensor(texts)[:, :, None])[:, :, 0]
+    tokens = torch.tensor([prompt + text for prompt, text in zip(prompts, texts, strict=True)], device=model.device)
+    logits, said = model(tokens).logits[:, len(prompts[0]) - 1 : -1], tokens[:, len(prompts[0]) :]
+    return logits.log_softmax(-1).gather(-1, said[:, :, None])[:, :, 0]
 
 
 @torch.no_grad()
@@ -80,7 +83,7 @@ def logprob_error(
     model: PreTrainedModel, prompts: list[list[int]], texts: list[list[int]], said: list[list[float]]
 ) -> float:
     """The largest difference in nats."""
-    return float((logprobs_of(model, prompts, texts) - torch.tensor(said)).abs().max())
+    return float((logprobs_of(model, prompts, texts).cpu() - torch.tensor(said)).abs().max())
 
 
 def gradient_error(
@@ -92,7 +95,7 @@ def gradient_error(
     examples = [
         Example(np.array(prompt + text), learn_from=len(prompt)) for prompt, text in zip(twice, mixed, strict=True)
     ]
-    for batch in pack_shared(examples, 512):
+    for batch in pack_shared(examples, 512, network.lm_head.weight.device):
         token_logprobs(network, batch, 1.0, PolicyConfig())[0].sum().backward()
     logprobs_of(model, twice, mixed).sum().backward()
     ours = dict(network.named_parameters())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -154,8 +153,8 @@ class OneStepPerTurn(TrainerCallback):
         """Begin when told to; the process ends when nothing more is asked for."""
         if next(self.runs, None) is None:
             os._exit(0)
-        self.began = time.perf_counter()
+        self.began = self.turns.now()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The step's seconds: sampling, judging, training, optimizer."""
-        self.turns.done(time.perf_counter() - self.began, tokens=self.tokens())
+        self.turns.done(self.turns.now() - self.began, tokens=self.tokens())

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from thinkery.core import Sampling
-from thinkery.engine import EngineConfig, Request, generate, open_engine, place_of, records_graphs
+from thinkery.engine import EngineConfig, Request, generate, open_engine, place_of, records_graphs, unrecorded
 from thinkery.engine.native.engine import NativeEngine
 from thinkery.engine.native.graphs import WARM_UP, GraphRunner, padded, recorded_step
 from thinkery.model.transformer import Transformer
@@ -105,6 +105,16 @@ def test_graphs_are_recorded_on_cuda_devices_where_every_row_has_its_room(networ
     assert not records_graphs(gpu, TOKEN_BYTES, cfg, 129)
     assert not records_graphs(cpu, TOKEN_BYTES, cfg, 128)
     assert not records_graphs(gpu, TOKEN_BYTES, EngineConfig(max_batch=8, graphs="off"), 128)
+
+
+def test_where_a_cuda_device_records_nothing_the_settings_to_change_are_named():
+    """384 rows of 8192 tokens of 23,040 bytes are 67.5 GiB."""
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    found = unrecorded(gpu, 23_040, EngineConfig(), 8192)
+    assert "384 rows of 8192 tokens need 67.5 GiB, engine.kv_memory is 4." in found
+    assert unrecorded(gpu, 23_040, EngineConfig(kv_memory=67.5), 8192) == ""
+    assert unrecorded(gpu, 23_040, EngineConfig(graphs="off"), 8192) == ""
+    assert unrecorded(cpu, 23_040, EngineConfig(), 8192) == ""
 
 
 def test_steps_are_recorded_beside_threads_that_allocate_and_into_one_pool(monkeypatch):

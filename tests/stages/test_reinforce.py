@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from thinkery.chat import THINK_CHAT
 from thinkery.core import Completion, Task
@@ -20,7 +22,7 @@ from thinkery.pipeline.ranks import Ranks
 from thinkery.pipeline.run import Run
 from thinkery.rewards.accuracy import accuracy
 from thinkery.rewards.rubric import Rubric
-from thinkery.stages.reinforce import Reinforce, require_shared, servers_of, watch
+from thinkery.stages.reinforce import Reinforce, longest_text, require_shared, servers_of, sized, watch
 from thinkery.tasks.world import general, problems
 
 SUMS = list(problems("held-out", 1, 3, kinds=("chain",)))
@@ -55,6 +57,22 @@ def test_several_ranks_have_to_say_how_many_actors_each_has() -> None:
     require_shared(cluster.model_copy(update={"processes": 1}), second)
     with pytest.raises(ConfigError, match=r"every rank needs actors of its own \(found 0, as many as"):
         require_shared(cluster, second)
+
+
+def test_on_a_gpu_the_engine_has_room_for_what_is_asked_and_no_more(tmp_path: Path) -> None:
+    """The longer exam question counts, of those that are watched; with tokens for the longest answer of all updates."""
+    _, tokenizer = load_model(locate("tiny"))
+    tokenizer = tokenizer.with_template("{{ messages[-1].content }}")
+    short, long, unwatched = (Task(f"{n}", " ball" * n, kind="math", gold="1") for n in (3, 7, 99))
+    cfg: Any = Reinforce(watched=1, grpo={"max_tokens": ((0, 20), (5, 30), (9, 4)), "eval_every": 1})  # type: ignore[arg-type]
+    exam = exam_of(tmp_path / "exam", [long, unwatched])
+    assert longest_text(tokenizer, [short], cfg) == 3 + 30
+    gpu: Any = SimpleNamespace(device=torch.device("cuda"), tokenizer=tokenizer)
+    assert sized(cfg, gpu, [short], exam).engine.max_len == 7 + 30
+    assert sized(cfg, gpu, [short], None).engine.max_len == 3 + 30
+    assert sized(cfg, gpu, lambda update: [short], exam) == cfg
+    cpu: Any = SimpleNamespace(device=torch.device("cpu"), tokenizer=tokenizer)
+    assert sized(cfg, cpu, [short], exam) == cfg
 
 
 @pytest.mark.parametrize(("tasks", "watched", "asks"), [(SUMS, 2, True), (SUMS, 0, False), (PROMPTS, 2, False)])

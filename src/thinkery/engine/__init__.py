@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -24,6 +26,8 @@ from thinkery.model.tokenizer import Tokenizer
 from thinkery.model.transformer import Shape, Transformer
 
 __all__ = ["Engine", "EngineConfig", "Event", "MembersConfig", "NativeEngine", "Request", "generate", "open_engine"]
+
+LOG = logging.getLogger("thinkery.engine")
 
 
 class MembersConfig(Config):
@@ -91,6 +95,8 @@ def open_engine(
     elif isinstance(sampled, Transformer) and records_graphs(*place_of(sampled), cfg, max_len):
         runner = GraphRunner(sampled, cfg.max_batch, max_len, int(cfg.kv_memory * 2**30))
     elif isinstance(sampled, Transformer | PackedTransformer):
+        if isinstance(sampled, Transformer) and (wanting := unrecorded(*place_of(sampled), cfg, max_len)):
+            warn_once(wanting)
         runner = CachedRunner(sampled, cfg.max_batch, int(cfg.kv_memory * 2**30))
     else:
         runner = RecomputingRunner(sampled, cfg.max_batch)
@@ -108,6 +114,24 @@ def records_graphs(device: torch.device, token: int, cfg: EngineConfig, max_len:
     """Whether decoding steps are recorded: as configured, on a CUDA device, where every row has its room for tokens of
     so many bytes."""
     return device.type == "cuda" and cfg.graphs != "off" and cfg.max_batch * max_len * token <= cfg.kv_memory * 2**30
+
+
+def unrecorded(device: torch.device, token: int, cfg: EngineConfig, max_len: int) -> str:
+    """What a CUDA device lacks to record decoding steps, with the settings to change; "" where it does, or need not."""
+    if device.type != "cuda" or cfg.graphs == "off" or records_graphs(device, token, cfg, max_len):
+        return ""
+    needed = cfg.max_batch * max_len * token / 2**30
+    return (
+        f"decoding steps are not recorded, and slower for it: {cfg.max_batch} rows of {max_len} tokens need"
+        f" {needed:.1f} GiB, engine.kv_memory is {cfg.kv_memory:g}. Raise that, lower engine.max_batch or"
+        ' engine.max_len, or set engine.graphs = "off"'
+    )
+
+
+@cache
+def warn_once(text: str) -> None:
+    """Tell the log, the first time."""
+    LOG.warning(text)
 
 
 def place_of(network: Transformer) -> tuple[torch.device, int]:

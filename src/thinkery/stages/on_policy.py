@@ -17,7 +17,7 @@ from thinkery.pipeline.run import Run
 from thinkery.rewards.accuracy import accuracy
 from thinkery.rewards.rubric import Part, Rubric
 from thinkery.stages.common import spreading, template_of
-from thinkery.stages.reinforce import Reinforce, format_of, loop_of, open_sampler, reworded, watch
+from thinkery.stages.reinforce import Reinforce, format_of, loop_of, open_sampler, reworded, sized, watch
 from thinkery.train import loss
 from thinkery.train.grpo import Grpo, grpo
 from thinkery.train.policy import Policy, open_policy
@@ -85,14 +85,14 @@ def on_policy_distill(
     with open_policy(run, student, cfg.grpo.policy, sampled=format_of(cfg)) as policy:
         policy.tokenizer = policy.tokenizer.with_template(template_of(cfg.template))
         require_same_tokens(policy.tokenizer, Tokenizer.load(teacher.folder))
+        asked = reworded(run, cfg, list(tasks.tasks()))
         with (
             open_teacher(cfg, policy, teacher) as judge,
             spreading(cfg.engine, run.ranks) as spread,
-            open_sampler(cfg, policy) as engine,
+            open_sampler(sized(cfg, policy, asked, exam), policy) as engine,
         ):
             rubric = spread(Rubric(accuracy=Part(accuracy, weight=0.0)))
             held_out = watch(run, cfg, engine, exam, rubric) if exam and cfg.grpo.eval_every else None
-            asked = reworded(run, cfg, list(tasks.tasks()))
             grpo(run, loop_of(cfg), policy, engine, asked, rubric, held_out=held_out, baseline=judge)
         return run.save_model(policy.save_model)
 

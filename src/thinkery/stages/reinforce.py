@@ -80,7 +80,7 @@ def reinforce(
         judge = spread(rubric) if isinstance(rubric, Rubric) else lambda update: spread(rubric(update))
         first_tasks, first_rubric = at(0, tasks, judge)
         try_rewards(run, policy.tokenizer, first_tasks, first_rubric)
-        with open_sampler(cfg, policy) as engine:
+        with open_sampler(sized(cfg, policy, tasks, exam), policy) as engine:
             held_out = watch(run, cfg, engine, exam, first_rubric) if exam and cfg.grpo.eval_every else None
             grpo(run, loop_of(cfg), policy, engine, tasks, judge, held_out=held_out)
         return run.save_model(policy.save_model)
@@ -89,6 +89,24 @@ def reinforce(
 def format_of(cfg: Reinforce) -> torch.dtype:
     """The number format that engines sample in, as far as the settings alone tell."""
     return torch.bfloat16 if (cfg.vllm or cfg.engine).dtype == "bfloat16" else torch.float32
+
+
+def sized(
+    cfg: Reinforce, policy: Policy, tasks: Sequence[Task] | Callable[[int], Sequence[Task]], exam: Dataset | None
+) -> Reinforce:
+    """The settings; on a GPU with an engine that has room for what is asked and no more, where that is known and
+    `max_len` is not set, since it records its steps where every row has room at its longest."""
+    if policy.device.type != "cuda" or cfg.engine.max_len or cfg.engine.deterministic or callable(tasks):
+        return cfg
+    asked = [*tasks, *(watched(cfg, exam) if exam and cfg.grpo.eval_every else ())]
+    room = longest_text(policy.tokenizer, asked, cfg)
+    return cfg.model_copy(update={"engine": cfg.engine.model_copy(update={"max_len": room})})
+
+
+def longest_text(tokenizer: Tokenizer, asked: Sequence[Task], cfg: Reinforce) -> int:
+    """Tokens of the longest question together with the longest answer that it may get."""
+    prompts = (tokenizer.prompt(task.messages, template=task.chat_template)[0] for task in asked)
+    return max(map(len, prompts), default=1) + max(limit for _, limit in cfg.grpo.max_tokens)
 
 
 @contextmanager
@@ -151,13 +169,18 @@ def watch(
 
     None where there is no question with a rule to ask.
     """
-    asked = [task for task in exam.tasks() if task.kind in RULED][: cfg.watched]
+    asked = watched(cfg, exam)
     if not asked:
         return None
     longest = cfg.grpo.max_tokens[-1][1]
     sampling = Sampling(temperature=0.6, top_p=0.95, max_tokens=longest)
     paper = Benchmark("exam", asked, rubric.only("accuracy"), sampling, samples=1)
     return lambda: {"eval/exam/pass@1": evaluate(engine, paper, seed=run.seed)["pass@1"]["value"]}
+
+
+def watched(cfg: Reinforce, exam: Dataset) -> list[Task]:
+    """The first exam questions with a rule."""
+    return [task for task in exam.tasks() if task.kind in RULED][: cfg.watched]
 
 
 def try_rewards(run: Run, tokenizer: Tokenizer, tasks: Sequence[Task], rubric: Rubric) -> None:
