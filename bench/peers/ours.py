@@ -128,8 +128,9 @@ def opened(material: Material, options: dict[str, str]) -> Policy:
     network.to(options["device"])
     settings = {name: options[name] for name in ("weights", "activations") if name in options}
     micro = int(options.get("micro", 1152))
+    chunk = 2**26 if options["device"] == "cpu" else None
     cfg = PolicyConfig.model_validate(
-        {"lr": 1e-6, "dtype": "bfloat16", "micro_batch_tokens": micro, "logits_chunk": 2**26, **settings}
+        {"lr": 1e-6, "dtype": "bfloat16", "micro_batch_tokens": micro, "logits_chunk": chunk, **settings}
     )
     return Policy(network, tokenizer, cfg)
 

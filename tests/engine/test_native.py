@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from thinkery.core import Message, Sampling
-from thinkery.engine import EngineConfig, Request, generate, open_engine
+from thinkery.engine import EngineConfig, Request, generate, open_engine, sampled_network
 from thinkery.engine.native.engine import NativeEngine
 from thinkery.engine.native.runner import format_of
 from thinkery.engine.native.sampler import uniforms
@@ -563,3 +564,31 @@ def test_a_deterministic_engine_refuses_what_it_cannot_promise(network, tokenize
     network.bfloat16()
     with pytest.raises(ConfigError, match="float32"), open_engine(network, tokenizer, EngineConfig(deterministic=True)):
         pass
+
+
+class Made(TorchDispatchMode):
+    """Notes the number formats in which tensors of more than one dimension are made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.formats: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        if isinstance(found, torch.Tensor) and found.dim() > 1 and not func.is_view:
+            self.formats.add(found.dtype)
+        return found
+
+
+def test_a_copy_in_another_format_is_made_in_that_format_alone(network):
+    """Ties, and what does not learn, stay; rotary frequencies are not rounded."""
+    network.model["norm"].weight.requires_grad_(False)
+    with Made() as made:
+        copied = sampled_network(network, EngineConfig(dtype="bfloat16", deterministic=True))  # which packs nothing
+    assert made.formats <= {torch.bfloat16}
+    assert {p.dtype for p in copied.parameters()} == {torch.bfloat16}
+    assert copied.lm_head.weight is copied.model["embed_tokens"].weight
+    assert [p.requires_grad for p in copied.parameters()] == [p.requires_grad for p in network.parameters()]
+    assert torch.equal(copied.frequencies, network.frequencies)
+    for ours, theirs in zip(copied.parameters(), network.parameters(), strict=True):
+        assert torch.equal(ours, theirs.to(torch.bfloat16))

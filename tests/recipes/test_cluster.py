@@ -89,7 +89,7 @@ def test_a_gpu_holds_the_learner_and_in_turn_activations_or_the_cache():
     P, tokens = parameters(SHAPE), 128 + 32768
     layer = 5 * 1536 + 3 * 128 * (12 + 2) + 4 * 8960
     kept, again = 4 * tokens * 28 * layer, 4 * tokens * (28 * 1536 + layer)
-    logits = 12 * 2**24
+    logits = 12 * 2**28
     small = Gpu(memory=1e9)  # whose cache has no room for even one sample
     cases = {
         "kept": (changed(activations="kept"), (4 + 16 / 8 + 4 / 8) * P + kept + logits),

@@ -47,6 +47,32 @@ def test_off_loaded_weights_learn_bit_for_bit_and_either_continues_the_others_ch
     assert same(plain, back)
 
 
+def test_a_checkpoint_reaches_an_accelerator_through_the_hosts_memory(make_policy, tmp_path):
+    """There is none here, so what asked for it would fail; the file is mapped, and gone before the next update."""
+    plain, again = make_policy(**SETTINGS), offloaded(seed=9)
+    train(plain, 3)
+    plain.save(tmp_path)
+    again.device = torch.device("cuda", 0)
+    again.load(tmp_path)
+    (tmp_path / "learner.pt").unlink()
+    again.device = torch.device("cpu")
+    moments = [x for state in again.optimizer.state.values() for x in state.values()]
+    assert {x.device.type for x in moments} == {"cpu"}
+    train(plain, 3)
+    train(again, 3)
+    assert same(plain, again)
+
+
+def test_a_copy_that_engines_sample_from_counts_on_a_gpu(monkeypatch):
+    """In bfloat16 beside weights in float32, also adapters' and off-loaded ones; float32 needs none."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    narrow = {"weights": "bfloat16", "dtype": "bfloat16", "betas": (0.9, 0.95)}
+    assert [held_bytes(PolicyConfig(), 1, sampled=s)[0] for s in (0, 2, 4)] == [16, 18, 16]
+    assert [held_bytes(PolicyConfig(**narrow), 1, sampled=s)[0] for s in (0, 2, 4)] == [10, 12, 14]
+    assert held_bytes(PolicyConfig(offload="cpu"), 1, sampled=2) == (10, 12)
+    assert held_bytes(PolicyConfig(lora=Lora(rank=2)), 1, sampled=2) == (6, 0)
+
+
 def test_the_gradient_of_a_skipped_update_is_not_added_to_the_next(make_policy):
     plain, host = make_policy(**SETTINGS), offloaded()
     for policy in (plain, host):

@@ -245,3 +245,9 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(run, folder):
         open_policy(run, Model(folder, {"folder": "."}), PolicyConfig()),
     ):
         pass
+
+
+def test_a_gpu_has_more_logits_at_once_unless_told():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert [PolicyConfig().logits_on(device) for device in (cpu, gpu)] == [2**24, 2**28]
+    assert [PolicyConfig(logits_chunk=5).logits_on(device) for device in (cpu, gpu)] == [5, 5]

@@ -12,11 +12,15 @@ from thinkery.errors import EnvironmentLacks, InputError
 from thinkery.pipeline.memory import memory
 from thinkery.pipeline.run import Run
 from thinkery.rewards.preference import PreferenceReward, RewardModel, reading
+from thinkery.train.optim import Learner
 from thinkery.train.preference import (
     RewardModelConfig,
     RewardPolicy,
+    as_pair,
     judged,
+    objective,
     open_reward_model,
+    packing,
     right,
     train_reward_model,
 )
@@ -149,3 +153,19 @@ def test_a_reward_model_that_cannot_be_trained_here_is_refused_before_it_is_load
     with pytest.raises(EnvironmentLacks, match="too little memory to train this model") as refused:
         open_reward_model(folder, PAIRWISE)
     assert "policy.lora" not in refused.value.hint  # which reward models do not have
+
+
+def test_reward_models_learn_in_the_arithmetic_that_is_set(folder, tmp_path):
+    """Losses in bfloat16 are near those in float32 and not the same; weights stay in float32."""
+    losses = {}
+    for dtype in ("float32", "bfloat16"):
+        model = RewardModel.start(folder)
+        torch.nn.init.normal_(model.score.weight, generator=torch.Generator().manual_seed(0))
+        items = [as_pair(model.tokenizer, row, "answer") for row in pairs(8, seed=1)]
+        policy = RewardPolicy(dtype=dtype)
+        learner = Learner(model, policy)
+        found = learner.update(packing(items, learner.device), objective(model, len(items), policy), total=1)
+        losses[dtype] = found.loss
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert losses["bfloat16"] != losses["float32"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.05)

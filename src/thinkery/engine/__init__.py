@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
+from torch import nn
 
 from thinkery.config import Config
 from thinkery.engine.base import Engine, Event, Request, generate
@@ -158,10 +159,12 @@ def sampled_network(network: Network, cfg: EngineConfig) -> Any:
         return PackedTransformer(network, (Compiled if compiled else OneDnn)(dtype))
     if all(parameter.dtype == dtype for parameter in network.parameters()):
         return network
-    sampled = copy.deepcopy(network)
-    for parameter in sampled.parameters():  # not .to(), which would also round the rotary frequencies
-        parameter.data = parameter.data.to(dtype)
-    return sampled
+    # not .to(), which would also round the rotary frequencies; and no second copy in the format that is left
+    converted = {
+        id(own): nn.Parameter(own.detach().to(dtype, copy=True), requires_grad=own.requires_grad)
+        for own in network.parameters()
+    }
+    return copy.deepcopy(network, converted)
 
 
 def in_int8(network: Network, dtype: torch.dtype, cfg: EngineConfig) -> PackedTransformer:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 
+import torch
+
 from thinkery.model.lora import Lora
 from thinkery.model.transformer import Shape
 from thinkery.train.held import held_bytes, parts_of
@@ -80,6 +82,7 @@ def activation_bytes(
     update: float = math.inf,
     *,
     compiled: bool = False,
+    gpu: bool = False,
 ) -> float:
     """What a backward pass must remember of one micro-batch on each of so many ranks: per layer two norms, two
     residuals, projections and the feed-forward's four products; and three copies of a chunk of logits. `compiled`
@@ -94,13 +97,14 @@ def activation_bytes(
     tokens = max(min(policy.micro_batch_tokens, update), alone)
     D, E, F = shape.hidden_size, shape.head_dim, shape.intermediate_size
     H, K = shape.num_attention_heads, shape.num_key_value_heads
+    chunk = policy.logits_on(torch.device("cuda" if gpu else "cpu"))
     size = 2 if policy.dtype == "bfloat16" else 4  # of what products take and give; norms and residuals are float32
     if compiled:
         layer = 4 * (2 * D + H) + size * (2 * E * (H + K) + 2 * F)
     else:
         layer = 4 * 5 * D + size * (3 * E * (H + K) + 4 * F)
     kept = shape.num_hidden_layers * 4 * D + layer if recomputes(policy) else shape.num_hidden_layers * layer
-    return tokens * kept + (size if compiled else 12.0) * min(policy.logits_chunk, tokens * shape.vocab_size)
+    return tokens * kept + (size if compiled else 12.0) * min(chunk, tokens * shape.vocab_size)
 
 
 def learning_flops(shape: Shape, policy: LearnerConfig, length: float, *, reference: bool = False) -> float:

@@ -122,7 +122,7 @@ def estimate(cfg: Reinforce, shape: Shape, gpu: Gpu, gpus: int, fill: float) -> 
     lengths = draw_lengths(g.questions_per_update * g.group_size, fill * longest, longest)
     rate, size = gpu.multiplies(cfg.engine.dtype)
     learner, _ = learner_bytes(shape, g.policy, gpus, reference=g.beta > 0, sampled=size)
-    activations = activation_bytes(shape, g.policy, PROMPT_TOKENS + longest, gpus)
+    activations = activation_bytes(shape, g.policy, PROMPT_TOKENS + longest, gpus, gpu=True)
     in_parts = parts_of(g.policy, gpus) > 1
     serve = size == 4 and not narrow_of(g.policy)  # the weights that learn are those that are sampled from
     copied = 0 if in_parts or serve else size * P

@@ -71,7 +71,7 @@ from thinkery.tasks.sources import load_tasks
 from thinkery.train.grpo import Grpo
 from thinkery.train.held import held_bytes, learns_on_gpu, parts_of
 from thinkery.train.mixed import learns_compiled
-from thinkery.train.optim import LearnerConfig
+from thinkery.train.optim import LearnerConfig, PolicyConfig
 from thinkery.train.preference import RewardModelConfig
 
 PROMPT_TOKENS = 128
@@ -320,7 +320,8 @@ def reinforce_need(
 
 def compiles(shape: Shape, policy: LearnerConfig, ranks: int) -> bool:
     """Whether weights of a decoder of this shape learn by compiled functions on this machine."""
-    return not learns_on_gpu(policy) and parts_of(policy, ranks) == 1 and learns_compiled(shape, policy)
+    whole = isinstance(policy, PolicyConfig) and parts_of(policy, ranks) == 1  # reward models learn by autocast
+    return whole and not learns_on_gpu(policy) and learns_compiled(shape, policy)
 
 
 def learning_need(
@@ -349,7 +350,8 @@ def learning_need(
     P = parameters(shape)
     held = sum(learner_bytes(shape, policy, ranks, reference=reference, sampled=sampled, compiled=compiled))
     update = tokens / max(1.0, updates) / ranks
-    activations = activation_bytes(shape, policy, longest, ranks, update, compiled=compiled)
+    gpu = learns_on_gpu(policy)
+    activations = activation_bytes(shape, policy, longest, ranks, update, compiled=compiled, gpu=gpu)
     beside = max(engines, activations) if in_turn else engines + activations
     memory = ranks * (PROCESS_BYTES + held + beside)
     flops = tokens * learning_flops(shape, policy, length, reference=reference)

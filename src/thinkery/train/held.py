@@ -37,8 +37,8 @@ def require_memory(parameters: int, cfg: LearnerConfig, *, where: str, ranks: in
 
 
 def learns_on_gpu(cfg: LearnerConfig) -> bool:
-    """Whether weights with these settings learn on a GPU: where there is one, but for reward models."""
-    return isinstance(cfg, PolicyConfig) and torch.cuda.is_available()
+    """Whether weights with these settings learn on a GPU: where there is one."""
+    return torch.cuda.is_available()
 
 
 def parts_of(cfg: LearnerConfig, ranks: int) -> int:
@@ -50,15 +50,17 @@ def held_bytes(cfg: LearnerConfig, parts: int, *, sampled: int = 0) -> tuple[flo
     """Bytes a parameter that one process holds to train on the accelerator, and in the host's memory.
 
     Weights, gradients and moments in `parts`, of which it has one; `sampled` are the bytes a number of whole weights
-    for engines to sample from, 0 without, which weights that are whole themselves do not need, but for those in
-    bfloat16 on a GPU. What computing takes, a reference, and what is gathered while a block computes come on top.
+    for engines to sample from, 0 without, which weights that are whole themselves do not need, but for a copy on a GPU
+    where engines sample in another format or weights are in bfloat16. What computing takes, a reference, and what is
+    gathered while a block computes come on top.
     """
     if not isinstance(cfg, PolicyConfig):
         return 16, 0
+    copied = sampled if learns_on_gpu(cfg) and (sampled != 4 or cfg.weights == "bfloat16") else 0
     if cfg.lora:
-        return 4, 0
+        return 4 + copied, 0
     if parts == 1:
-        whole = 10 + (sampled if learns_on_gpu(cfg) else 0) if cfg.weights == "bfloat16" else 16
-        return (whole, 0) if cfg.offload == "none" else (8, 12)
+        whole = (10 if cfg.weights == "bfloat16" else 16) + copied
+        return (whole, 0) if cfg.offload == "none" else (8 + copied, 12)
     part = 16 / parts
     return (part + sampled, 0) if cfg.offload == "none" else (sampled, part)

@@ -60,8 +60,13 @@ class LearnerConfig(Config):
     is a C++ compiler, or PyTorch's, which are slower and need more memory."""
     micro_batch_tokens: int = Field(default=8192, json_schema_extra={"key": False})
     """Most tokens in one forward and backward pass; halved by itself when memory runs out."""
-    logits_chunk: int = Field(default=2**24, json_schema_extra={"key": False})
-    """Most logits (tokens x vocabulary) alive at once."""
+    logits_chunk: int | None = Field(default=None, ge=1, json_schema_extra={"key": False})
+    """Most logits (tokens x vocabulary) alive at once; None is 2^24 on a CPU, and 2^28 elsewhere, where small products
+    leave most of the device idle."""
+
+    def logits_on(self, device: torch.device) -> int:
+        """Most logits alive at once there."""
+        return self.logits_chunk or (2**24 if device.type == "cpu" else 2**28)
 
 
 class PolicyConfig(LearnerConfig):
@@ -267,8 +272,9 @@ class Learner:
             raise InputError("no training state here", where=str(folder), hint="run with --fresh to start over")
 
     def read_whole(self, path: Path) -> dict[str, Any]:
-        """What this rank holds of a whole state that lies in a file: all of it."""
-        return torch.load(path, map_location=self.device, weights_only=True)
+        """What this rank holds of a whole state that lies in a file: all of it, from where `restore` takes it to its
+        place tensor by tensor, since an accelerator need not have room for it twice."""
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=self.device.type != "cpu")
 
     def template(self, names: Collection[str]) -> dict[str, Any]:
         """A state with room for everything that is `names`d, such as `optimizer.state.0.exp_avg`."""

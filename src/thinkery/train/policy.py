@@ -284,7 +284,7 @@ def mixed(network: Any, cfg: LearnerConfig) -> Any:
 
 def token_logprobs(network: Any, batch: Batch, temperature: float, cfg: LearnerConfig) -> tuple[Tensor, Tensor]:
     """(logprobs_C, entropies_C) under softmax(logits / temperature); entropies are detached."""
-    size = max(1, cfg.logits_chunk // network.shape.vocab_size)
+    size = max(1, cfg.logits_on(batch.tokens_T.device) // network.shape.vocab_size)
     if isinstance(network, MixedTransformer):
         hidden_CD = batch.hidden(network).index_select(0, batch.predictors_C)
         return in_chunks(partial(network.logprobs, temperature=temperature), hidden_CD, batch.labels_C, size)

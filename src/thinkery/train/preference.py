@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from thinkery.config import Config
 from thinkery.core import Message
 from thinkery.errors import InputError
+from thinkery.model.hf import accelerator
 from thinkery.model.tokenizer import Tokenizer
 from thinkery.model.weights import read_headers
 from thinkery.pipeline.run import Run
@@ -79,14 +80,15 @@ class Labelled:
 
 
 def open_reward_model(folder: Path, cfg: RewardModelConfig) -> RewardModel:
-    """A reward model that begins with the weights of a language model's folder, ready to learn.
+    """A reward model that begins with the weights of a language model's folder, ready to learn, on the accelerator
+    where there is one.
 
     Raises EnvironmentLacks, before anything is loaded, where not even its weights, gradients and moments fit.
     """
     stored = read_headers(folder)
     learnt = sum(tensor.numel() for name, tensor in stored.items() if name != "lm_head.weight")  # its own head is small
     require_memory(learnt, cfg.policy, where=str(folder))
-    return RewardModel.start(folder)
+    return RewardModel.start(folder).to(accelerator())
 
 
 def train_reward_model(
@@ -112,7 +114,7 @@ def train_reward_model(
     while learner.updates < total:
         started = time.perf_counter()
         chosen = batch_of(items, learner.updates, per_epoch, cfg.batch, run.seed)
-        update = learner.update(packing(chosen, learner.device), objective(model, len(chosen)), total=total)
+        update = learner.update(packing(chosen, learner.device), objective(model, len(chosen), cfg.policy), total=total)
         metrics = update.metrics | {
             "preference/accuracy": update.sums["right"] / len(chosen),
             "time/step": time.perf_counter() - started,
@@ -120,16 +122,15 @@ def train_reward_model(
         }
         step = learner.updates
         if step == total and unseen:
-            metrics["eval/accuracy"] = accuracy(model, unseen, learner.micro_batch_tokens)
+            metrics["eval/accuracy"] = accuracy(model, unseen, learner.micro_batch_tokens, cfg.policy)
         run.metrics(step, metrics)
         run.progress(step, total, acc=metrics["preference/accuracy"], loss=update.loss)
         end_update(run, learner, update, total, cfg.checkpoint_every)
-    found = {"train/rows": float(len(items)), "train/accuracy": accuracy(model, items, learner.micro_batch_tokens)}
-    if unseen:
-        found |= {
-            "eval/rows": float(len(unseen)),
-            "eval/accuracy": accuracy(model, unseen, learner.micro_batch_tokens),
-        }
+    found: dict[str, float] = {}
+    for name, judging in (("train", items), ("eval", unseen)):
+        if judging:
+            found[f"{name}/rows"] = float(len(judging))
+            found[f"{name}/accuracy"] = accuracy(model, judging, learner.micro_batch_tokens, cfg.policy)
     return found
 
 
@@ -197,17 +198,23 @@ def packing(
 
 
 def objective(
-    model: RewardModel, count: int
+    model: RewardModel, count: int, cfg: LearnerConfig
 ) -> Callable[[tuple[Batch, list[Pair | Labelled]]], tuple[Tensor, Mapping[str, Tensor]]]:
     """The mean loss over the update's `count` items, and how many of them came out right."""
 
     def preference_objective(packed: tuple[Batch, list[Pair | Labelled]]) -> tuple[Tensor, Mapping[str, Tensor]]:
         batch, items = packed
-        margins, targets = judged(model(batch.tokens_T, batch.lengths), items)
+        margins, targets = judged(scored(model, batch, cfg), items)
         loss = F.binary_cross_entropy_with_logits(margins, targets, reduction="sum") / count
         return loss, {"right": right(margins.detach(), targets).sum()}
 
     return preference_objective
+
+
+def scored(model: RewardModel, batch: Batch, cfg: LearnerConfig) -> Tensor:
+    """scores_S of a micro-batch, in the arithmetic that the settings ask for."""
+    with torch.autocast(batch.tokens_T.device.type, torch.bfloat16, enabled=cfg.dtype == "bfloat16"):
+        return model(batch.tokens_T, batch.lengths)
 
 
 def judged(scores_S: Tensor, items: Sequence[Pair | Labelled]) -> tuple[Tensor, Tensor]:
@@ -227,9 +234,9 @@ def right(margins: Tensor, targets: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def accuracy(model: RewardModel, items: Sequence[Pair | Labelled], max_tokens: int) -> float:
+def accuracy(model: RewardModel, items: Sequence[Pair | Labelled], max_tokens: int, cfg: LearnerConfig) -> float:
     """The share of pairs in order, or of labels that the sign of the score gives."""
     total = 0.0
     for batch, shared in packing(items, model.score.weight.device)(max_tokens):
-        total += float(right(*judged(model(batch.tokens_T, batch.lengths), shared)).sum())
+        total += float(right(*judged(scored(model, batch, cfg), shared)).sum())
     return total / len(items)

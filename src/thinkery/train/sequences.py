@@ -77,7 +77,7 @@ class SplitPolicy(ShardedPolicy):
             hidden_SD = network(tokens_S, positions_S, by_heads(batch.attend(), T, S))
             own = torch.nonzero((batch.predictors_C >= first) & (batch.predictors_C < first + S))[:, 0]
             hidden = hidden_SD.index_select(0, batch.predictors_C[own] - first)
-            size = max(1, self.cfg.logits_chunk // network.shape.vocab_size)
+            size = max(1, self.cfg.logits_on(self.device) // network.shape.vocab_size)
             found = in_chunks(partial(head, network, temperature), hidden, batch.labels_C[own], size)
         logprobs_C, entropies_C = (
             each.new_zeros(len(batch.labels_C)).index_copy(0, own, each) for each in found
