@@ -122,9 +122,23 @@ def test_only_the_lenient_reward_takes_a_bare_answer(kind: str, gold: str, text:
     assert lenient_accuracy(task, said("<think>" + text)).value == 0.0
 
 
-@pytest.mark.parametrize("text", ["**Answer:** B", "**Answer**: B", "Answer: $B$", "Answer: B: Paris"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("**Answer:** B", "**Answer**: B", "Answer: $B$", "Answer: B: Paris", r"Answer: \text{B}", "Answer: `B`"),
+        *("Answer: [B]", "Answer: B;", "答案为B", "The answer is option B.", "Answer: B, A is wrong"),
+    ],
+)
 def test_a_letter_may_be_stated_in_bold_or_as_a_formula(text):
     assert final_answer(Completion(text, answer=text), "choice") == "B"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Answer: B or C", "Answer: [B] or [C]", "Answer: `B`, `C`", "Answer: B; C", "Answer: A, B, C, D", "答案为B或C"],
+)
+def test_two_letters_are_no_answer(text):
+    assert final_answer(Completion(text, answer=text), "choice") is None
 
 
 @pytest.mark.parametrize("text", ["Answer: A dog", "The answer is I think B", "Answer: Because"])
@@ -144,6 +158,11 @@ def test_white_space_without_end_is_read_in_no_time():
     assert time.monotonic() - began < 1
 
 
+EXPAND = "Expand the product $(x+2)(x+5)$."
+DISGUISED = (
+    *("((x+2)(x+5))", "0+(x+2)(x+5)", r"1\cdot (x+2)(x+5)", "(x+2)(x+5)+0", r"(x+2)(x+5)\cdot 1", "y=(x+2)(x+5)"),
+    *(r"\displaystyle (x+2)(x+5)", r"\left((x+2)\cdot(x+5)\right)", "（(x+2)(x+5)）", "(x+5)(x+2)"),
+)
 DETERMINANT = r"\begin{vmatrix} 7 & 3 \\ -1 & 2 \end{vmatrix}"
 
 
@@ -164,6 +183,13 @@ DETERMINANT = r"\begin{vmatrix} 7 & 3 \\ -1 & 2 \end{vmatrix}"
         (r"One angle is $50^\circ$. What is the other?", "50", r"50^{\circ}", 1),
         ("Of $-3$ and $2$, which is less?", "-3.0", "-3", 1),
         ("Which of $x^2-1$ and $x^2+1$ has real roots?", "x^{2} - 1", "x^2-1", 1),
+        *((EXPAND, "x^2+7x+10", copy, 0) for copy in DISGUISED),
+        *((EXPAND, "x^2+7x+10", "(x+2)(x+5) = x^2+7x+10", 1), (EXPAND, "x^2+7x+10", "10+x^2+7x", 1)),
+        (r"Let $x$ and $y$ be numbers with \[x + y = 6.\] Find the maximum.", "6", "0+x+y=6", 0),
+        ("Factor $f(x)=t^2-49$.", "(t-7)(t+7)", "t^2-49", 0),
+        ("Factor $f(x)=t^2-49$.", "(t-7)(t+7)", "-49+t^2", 0),
+        ("Factor $f(x)=t^2-49$.", "(t-7)(t+7)", "f(x)=t^2-49=(t+7)(t-7)", 1),
+        (r"What is $\sqrt{53}$ in simplest form?", r"\sqrt{53}", r"(\sqrt{53})", 1),
     ],
 )  # fmt: skip
 def test_a_formula_copied_from_the_question_is_not_worked_out(

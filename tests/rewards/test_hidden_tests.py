@@ -56,6 +56,19 @@ def test_a_block_may_touch_the_tags_around_the_whole_answer(answer: str, found: 
     assert blocks(answer) == found
 
 
+@pytest.mark.parametrize(
+    ("answer", "program"),
+    [
+        ("1. So:\n   ```python\n   def f():\n       return 1\n   ```\n", "def f():\n    return 1\n"),
+        ("- So:\n\n  ```python\n  if x:\n\n    y\n z\n  ```", "if x:\n\n  y\nz\n"),
+        ("```python\n   x\n```", "   x\n"),
+        ("So:\r\n```python\r\nif x:\r\n    y\r\n```\r\n", "if x:\r\n    y\r\n"),
+    ],
+)
+def test_a_block_in_a_list_or_with_the_line_ends_of_windows_is_the_program_in_it(answer: str, program: str) -> None:
+    assert blocks(answer) == [("python", program)]
+
+
 def test_equal_answers_to_one_task_are_run_once(pool: CountingPool) -> None:
     twin = Task("c", "?", "code", info={"test": "assert two() == 1"})
     pairs = [(CODE, said(RIGHT)), (CODE, said(WRONG)), (CODE, said(RIGHT)), (twin, said(RIGHT)), (CODE, said(RIGHT))]

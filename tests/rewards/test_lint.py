@@ -34,7 +34,7 @@ def test_our_rewards_pay_for_gold_and_for_nothing_else(task: Task, opened: bool,
     rubric = Rubric(accuracy=accuracy, format=form, language=consistency)  # pyright: ignore[reportArgumentType]
     dry_run_gold(rubric, task, opened=opened)
     findings = lint(rubric, [task], opened=opened)
-    assert len(findings) == 11 + (task is SUM)  # which quotes a formula
+    assert len(findings) == 11 + 4 * (task is SUM)  # which quotes a formula
     assert [(finding.probe, finding.why) for finding in findings if finding.suspicious] == []
     earned = {finding.probe: finding.scores["accuracy"].value for finding in findings}
     assert earned == {probe: float(probe == "gold without a thought") for probe in earned}
@@ -75,7 +75,9 @@ def test_lint_reports_an_equality_that_pays_for_what_the_question_quotes() -> No
     task = Task("e", "Expand $(x+1)(x+2)$ for every $x$.", kind="math", gold="x^2+3x+2", language="en")
     found = {f.probe: f for f in lint(Rubric(equal=equal, format=thinks_then_answers), [task])}
     assert "(x+1)(x+2)" in found["a formula copied"].text
-    assert found["a formula copied"].suspicious
+    copies = {name for name in found if name.startswith("a formula copied")}
+    assert len(copies) == 4
+    assert {name for name in copies if found[name].suspicious} == copies
     assert not any(f.suspicious for f in lint(RUBRIC, [task]))
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from thinkery.rewards.math_answer import MathPool, gradable, shared_pool
+from thinkery.rewards.notation import usual
 
 POISON = ("9^{9^{9^9}}", "2^{3^{4^{5^6}}}")
 
@@ -199,3 +200,125 @@ def test_workers_end_with_the_interpreter() -> None:
 )
 def test_usual_ways_to_write_a_number_are_it_and_the_question_copied_is_not(gold, answer, right):
     assert shared_pool().grade([(gold, answer)])[0].value == right
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "right"),
+    [
+        ("-5", "-$5$", 1),
+        ("5", "-$5$", 0),
+        (r"\frac12", r"-$\frac12$", 0),
+        ("1-x", "-$x-1$", 1),
+        ("-x-1", "-$x-1$", 0),
+        ("5", "1$5$", 0),
+        ("15", "1$5$", 0),
+        ("5", "$5$0", 0),
+        ("5", "$5$/2", 0),
+        ("5,-7", "$5$-$7$", 0),
+        ("-5", "- $5$", 0),
+        ("5", "- $5$", 0),
+        ("3,5", "- $x=3$\n- $x=5$", 1),
+        ("5", "**$5$**", 1),
+        ("60", "$60$/hour", 1),
+        ("5", "答案是$5$", 1),
+        ("-5", "minus 5", 1),
+        ("5", "minus 5", 0),
+        ("-5", "The temperature is negative 5", 1),
+        ("5", "negative 5", 0),
+        ("5", "minus $5$", 0),
+        ("-5", "负5", 1),
+        ("3", "10 minus 7", 0),
+        ("-7", "ten minus 7", 0),
+        ("5", "not 5", 0),
+        ("5", "The answer is not $5$", 0),
+        ("5", "不是5", 0),
+        ("5", "5 apples, not many", 1),
+    ],
+)
+def test_a_sign_or_a_word_before_a_number_is_read_with_it_or_nothing_is(pool, gold, answer, right):
+    assert pool.grade([(gold, answer)])[0].value == right
+
+
+def test_an_answer_that_cannot_be_read_one_way_is_wrong_and_says_so(pool):
+    assert "two ways" in pool.grade([("15", "1$5$")])[0].reason
+    assert "two ways" in pool.grade([(r"\sqrt{5}", "not 5")])[0].reason
+    assert pool.grade([("10^{", "not 5")])[0].value is None
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "right"),
+    [
+        ("4210_5", "4210_{5}", 1),
+        ("4210_5", "4210_{five}", 1),
+        ("4210_5", "4210", 1),
+        ("4210_5", "555_{10} = 4210_5", 1),
+        ("4210_5", "4210_6", 0),
+        ("4210_5", "4210_{six}", 0),
+        ("4210_5", r"4210_6\,", 0),
+        ("4210_5", "4210_5, 4210_6", 0),
+        ("4210_5", "4211_5", 0),
+    ],
+)
+def test_the_same_digits_in_another_base_are_another_number(pool, gold, answer, right):
+    assert pool.grade([(gold, answer)])[0].value == right
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "right"),
+    [
+        (r"3.2\times10^{-8}", "0.000000032", 1),
+        (r"3.2\times10^{-8}", "0.0", 0),
+        (r"\frac{1}{1048576}", "0.000001", 0),
+        (r"\frac{1}{1024}", "0.000977", 1),
+        (r"\frac{1}{252}", "0.003968", 1),
+        (r"\frac13", "0.333333", 1),
+        (r"2\pi", "6.283185", 1),
+        ("0.000001", r"0.0001\%", 1),
+        ("36", r"36\%", 1),
+    ],
+)
+def test_a_rounded_answer_has_some_of_golds_digits(pool, gold, answer, right):
+    assert pool.grade([(gold, answer)])[0].value == right
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "right"),
+    [
+        ("10080", r"10\,080", 1),
+        (r"10,\!080", r"10\,080", 1),
+        ("1234567", r"1\,234\,567", 1),
+        ("1000", "1 000", 1),
+        ("100", "10 0", 0),
+        ("10", r"1\,0", 0),
+        ("-8", "–8", 1),
+        ("x-1", "x – 1", 1),
+        ("-2", "3–5", 0),
+        ("5", "5。", 1),
+        ("5", "答案是5。", 1),
+        ("5", "所以，答案是：5个", 1),
+        ("5", "共5元", 1),
+        ("5", "5万", 0),
+        ("5", "5个半", 0),
+        ("1234", "1，234", 1),
+        ("50", "50％", 1),
+        ("52", "5²", 0),
+        ("21/2", "2½", 0),
+        (r"\emptyset", r"\varnothing", 1),
+    ],
+)
+def test_thousands_dashes_and_chinese_writings_are_read_where_they_say_one_thing(pool, gold, answer, right):
+    assert pool.grade([(gold, answer)])[0].value == right
+
+
+def test_writing_without_end_is_put_right_in_no_time():
+    began = time.monotonic()
+    for text in (
+        "\\[" * 40_000,
+        "- $5$\n" * 10_000,
+        "答案" + " " * 40_000 + "x",
+        "not" + " " * 40_000,
+        "minus " * 10_000,
+    ):
+        usual(text)
+        usual(text[:5000])
+    assert time.monotonic() - began < 2

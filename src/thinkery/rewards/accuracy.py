@@ -19,8 +19,9 @@ from thinkery.core import Completion, Score, Task
 from thinkery.rewards.code_tests import code_tests
 from thinkery.rewards.environment import answer_form, first_turn
 from thinkery.rewards.extract import bare_answer, final_answer, letter, plain
-from thinkery.rewards.formula import copied
+from thinkery.rewards.formula import besides, copied, disguised
 from thinkery.rewards.math_answer import MathPool, shared_pool
+from thinkery.rewards.notation import usual
 from thinkery.rewards.software import software_tests
 
 COPIED = "the answer is not worked out: it stands in the question"
@@ -66,12 +67,25 @@ class Accuracy:
         if maths:
             pool = self._pool or shared_pool()
             for (i, (gold, answer)), score in zip(maths.items(), pool.grade(list(maths.values())), strict=True):
-                scores[i] = Score(0.0, COPIED) if score.value and copied(pairs[i][0].prompt, gold, answer) else score
+                is_copy = score.value and is_copied(pool, pairs[i][0].prompt, gold, answer)
+                scores[i] = Score(0.0, COPIED) if is_copy else score
         return [scores[i] for i in range(len(pairs))]
 
 
 accuracy = Accuracy()
 lenient_accuracy = Accuracy(bare_answer)
+
+
+def is_copied(pool: MathPool, question: str, gold: str, answer: str) -> bool:
+    """Whether a right answer is a formula that the question quotes, as it stands or with something around it."""
+    written = usual(answer) or answer
+    if copied(question, gold, written):
+        return True
+    for formula in disguised(question, gold, written):
+        equal = [score.value for score in pool.grade([(gold, one) for one in [formula, *besides(formula, written)]])]
+        if equal[0] and not any(equal[1:]):
+            return True
+    return False
 
 
 def _judge(task: Task, completion: Completion, answer: str | None) -> Score:

@@ -12,8 +12,13 @@ import unicodedata
 from thinkery.core import Completion
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_OTHER_LETTER = (
+    r"[)\]`*$]*(?:\s?[,;；/]\s?|\s(?:or|and)\s|\s?[或和]\s?)"
+    r"[(\[`*$]*[A-Z](?:[)\]`*$,;.。]|\s?[或和]|\s(?:or|and)\b|\s*?$)"
+)
 _STATED_LETTER = re.compile(
-    r"(?:\b(?i:answer)(?:\s{1,9}is)?|答案是?)\**\s{0,9}[:：]?\**\s{0,9}[*$]*\(?([A-Z])(?=[).,:。*$]|\s*?$)",
+    r"(?:\b(?i:answer)(?:\s{1,9}is)?|答案[是为]?)\**\s{0,9}[:：]?\**\s{0,9}(?:(?i:option|choice)\s)?"
+    rf"[*$`]*[(\[]?([A-Z])(?=[).,:。*$`\];；]|\s*?$)(?!{_OTHER_LETTER})",
     re.MULTILINE,
 )
 _LETTER = re.compile(
@@ -35,7 +40,7 @@ def final_answer(completion: Completion, kind: str = "math") -> str | None:
         return (last_box(inside) if _BOX.search(inside) else inside.strip() or None) if closed else None
     if _BOX.search(text):
         return last_box(text)
-    if kind == "choice" and (stated := _STATED_LETTER.findall(text)):
+    if kind == "choice" and (stated := _STATED_LETTER.findall(_STYLED.sub(r"\1", text))):
         return stated[-1]
     return None
 

@@ -48,6 +48,7 @@ _DEGREES = re.compile(r"\^\s*(?:\\circ|\{\s*\\circ\s*\})")
 _FRACTION = re.compile(r"\\[dt]?frac\s*(?:\d|\{\d+\})\s*(?:\d|\{\d+\})|\d+/\d+")
 _REWRITTEN = re.compile(r"decimal|simplif|reduce|lowest", re.IGNORECASE)
 _LOOSE = re.compile(r"[{}*]")
+_FILLING = re.compile(r"[()\[\]~]|\\(?:displaystyle|textstyle|q?quad|[bB]igg?[lr]?)(?![a-z])")
 
 
 def same_text(one: str, other: str) -> bool:
@@ -62,11 +63,34 @@ def copied(question: str, gold: str, answer: str) -> bool:
     Only what has something to work out counts, since a number or a name may well be in the question and be the answer;
     so may a fraction, unless it is to be written otherwise.
     """
-    bare = _DEGREES.sub("", answer).strip(" $").lstrip("+-")
-    if not _OPERATION.search(bare) or (_FRACTION.fullmatch(bare) and not _REWRITTEN.search(question)):
+    if not _is_work(question, answer):
         return False
     said = _loose(answer)
     return said != _loose(gold) and any(_loose(one) == said for one in quoted(question))
+
+
+def disguised(question: str, gold: str, answer: str) -> list[str]:
+    r"""The formulas of a question, and sides of its equations, that an answer has in it or reorders: 0+1\cdot(x+1)^2.
+
+    Where one of them is equal to gold, the answer is copied, unless what it says `besides` is equal too.
+    """
+    said, wanted = _core(answer), _core(gold)
+    if _parts(said) == _parts(wanted):
+        return []
+    sides = [_parts(_core(side)) for side in _sides(answer)]
+    formulas = [part for one in quoted(question) for part in (one, *one.split("="))]
+    found = {one: _core(one) for one in formulas if _is_work(question, one)}
+    return [one for one, core in found.items() if core and core != wanted and (core in said or _parts(core) in sides)]
+
+
+def besides(formula: str, answer: str) -> list[str]:
+    """The sides of an answer's equations that are neither in a formula nor have it in them, in any order."""
+    whole, last = _core(formula), _core(formula.rpartition("=")[2])
+    known = _parts(whole), _parts(last)
+    cores = {side: _core(side) for side in _sides(answer)}
+    return [
+        side for side, core in cores.items() if core not in whole and last not in core and _parts(core) not in known
+    ]
 
 
 def quoted(question: str) -> list[str]:
@@ -101,6 +125,27 @@ def _bare(text: str) -> str:
 
 def _loose(text: str) -> str:
     return _LOOSE.sub("", _bare(text))
+
+
+def _core(text: str) -> str:
+    """A formula without what may be put anywhere in it and changes nothing, or the order of working alone."""
+    return _FILLING.sub("", _loose(text)).strip(".,;")
+
+
+def _parts(core: str) -> str:
+    """The characters of a formula: those of x^2-1 and -1+x^2 are the same."""
+    return "".join(sorted(core.replace("+", "")))
+
+
+def _sides(answer: str) -> list[str]:
+    """What stands between the = of an answer's formulas."""
+    return [side for one in quoted(answer) or [answer] for side in one.split("=")]
+
+
+def _is_work(question: str, formula: str) -> bool:
+    """Whether a formula has something to work out; a fraction has where the question wants it written otherwise."""
+    bare = _DEGREES.sub("", formula).strip(" $").lstrip("+-")
+    return bool(_OPERATION.search(bare)) and not (_FRACTION.fullmatch(bare) and not _REWRITTEN.search(question))
 
 
 class _Plain(NamedTuple):

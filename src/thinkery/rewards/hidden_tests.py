@@ -16,7 +16,7 @@ from thinkery.errors import ThinkeryError
 from thinkery.sandbox import Limits, Pool, Program, run_tests, shared_pool
 from thinkery.sandbox.testing import Test
 
-_FENCE = re.compile(r"^[ \t]*(```+|~~~+)[ \t]*([^\n`]*)\n(.*?)^[ \t]*\1[ \t]*$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"^([ \t]*)(```+|~~~+)[ \t]*([^\n`]*)\n(.*?)^[ \t]*\2[ \t]*\r?$", re.MULTILINE | re.DOTALL)
 _TAGGED = re.compile(r"\s*<answer>(.*)</answer>\s*", re.DOTALL)
 
 
@@ -68,9 +68,20 @@ class HiddenTests(ABC):
 
 
 def blocks(answer: str) -> list[tuple[str, str]]:
-    """(info string, content) of every closed fenced block of Markdown, in order; answer tags around it all go."""
+    """(info string, content) of every closed fenced block of Markdown, in order; answer tags around it all go.
+
+    The content is indented less by as much as its fence is, as in a list. Lines may end in CRLF, and keep it.
+    """
     tagged = _TAGGED.fullmatch(answer)
-    return [(info.strip(), content) for _, info, content in _FENCE.findall(tagged[1] if tagged else answer)]
+    return [
+        (info.strip(), _unindented(content, len(indent)))
+        for indent, _, info, content in _FENCE.findall(tagged[1] if tagged else answer)
+    ]
+
+
+def _unindented(content: str, spaces: int) -> str:
+    """Every line without so many blanks at its beginning, or those that it has."""
+    return re.sub(rf"^[ \t]{{1,{spaces}}}", "", content, flags=re.MULTILINE) if spaces else content
 
 
 def _is_open(completion: Completion) -> bool:

@@ -22,6 +22,13 @@ from thinkery.rewards.rubric import Rubric
 _THOUGHTS = {"en": "Let me work through this carefully and check each step.", "zh": "我一步一步地想，再检查每一步。"}
 _NUMBERS = range(0, 101)
 _LETTERS = "ABCDEFGH"
+_DISGUISES = {
+    "a formula copied": "{}",
+    "a formula copied in brackets": "({})",
+    "a formula copied, plus nothing": "0+{}",
+    "a formula copied, times one": r"1\cdot\left({}\right)",
+}
+"""What may be put around a formula of the question, and changes nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +107,11 @@ def _probes(task: Task, gold: str, opened: bool) -> dict[str, tuple[str, bool]]:
     filler = "a" if plain(gold) != "a" else "b"
     formulas = [one for one in quoted(task.prompt) if task.kind == "math" and copied(task.prompt, gold, one)]
     return {
-        **({"a formula copied": (_well_formed(task, formulas[0], opened), False)} if formulas else {}),
+        **{
+            name: (_well_formed(task, disguise.replace("{}", formula), opened), False)
+            for name, disguise in _DISGUISES.items()
+            for formula in formulas[:1]
+        },
         "empty": ("", False),
         "format only": (f"{start}</think>{filler}", False),
         "empty tags": (f"{start} </think> <answer></answer>", False),

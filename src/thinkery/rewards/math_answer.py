@@ -3,8 +3,9 @@
 Symbolic comparison may hang on a pair such as 9^(9^9) and 2^(3^4); signal-based timeouts fail silently in
 threads. So each pair is compared in a worker process under a wall-clock limit: a pair that outlasts it costs that
 limit and is *ungraded*, never 0. Most pairs need no worker: plain numbers are compared here, exactly, and plain
-formulas that are written alike or whose values are far apart are decided here too. A pair that was decided lately, as
-when many attempts at a question agree, is not compared again.
+formulas that are written alike or whose values are far apart are decided here too. What would be misread is put in
+another writing first, or not read at all (`notation`). A pair that was decided lately, as when many attempts at a
+question agree, is not compared again.
 
     pool = MathPool(workers=2)
     pool.grade([("1/2", "0.5"), ("5", "6")])    # [Score(1.0, …), Score(0.0, …)]
@@ -34,6 +35,7 @@ from typing import Any
 from thinkery.core import Score
 from thinkery.errors import EnvironmentLacks
 from thinkery.rewards.formula import far_apart, is_plain, same_text
+from thinkery.rewards.notation import UNCLEAR, UNREADABLE, usual
 
 START_S = 60.0  # a worker imports sympy first
 PATIENCE = 30  # how often a pair whose worker was killed is given to another
@@ -61,12 +63,15 @@ class MathPool:
 
     def grade(self, pairs: Sequence[tuple[str, str]]) -> list[Score]:
         """A score per (gold, answer): 1 equal, 0 different, None where it could not be decided."""
-        scores = [_compare_here(gold, answer) for gold, answer in pairs]
-        replies = self._ask_all([pair for pair, score in zip(pairs, scores, strict=True) if score is None])
-        return [score or _score(*pair, replies[pair]) for pair, score in zip(pairs, scores, strict=True)]
+        usually = [(usual(gold) or gold, usual(answer)) for gold, answer in pairs]
+        scores = [_compare_here(gold, answer) for gold, answer in usually]
+        replies = self._ask_all([pair for pair, score in zip(usually, scores, strict=True) if score is None])
+        judged = zip(pairs, usually, scores, strict=True)
+        return [score or _score(*pair, replies[written]) for pair, written, score in judged]
 
     def gradable(self, golds: Sequence[str]) -> list[bool]:
         """For each gold answer whether it can be read as mathematics; False also where reading it fails."""
+        golds = [usual(gold) or gold for gold in golds]
         replies = self._ask_all([(gold, None) for gold in golds if _number(gold) is None and not is_plain(gold)])
         return [(gold, None) not in replies or replies[gold, None].get("readable", False) for gold in golds]
 
@@ -220,11 +225,13 @@ def gradable(gold: str) -> bool:
     return shared_pool().gradable([gold])[0]
 
 
-def _compare_here(gold: str, answer: str) -> Score | None:
+def _compare_here(gold: str, answer: str | None) -> Score | None:
     """The score of two plain numbers, or of formulas that are written alike or far apart; None for any other pair."""
-    wanted, given = _number(gold), _number(answer)
+    wanted, given = _number(gold), None if answer is None else _number(answer)
     if wanted is not None and given is not None:
         return Score(1.0, f"{given} = {wanted}") if wanted == given else Score(0.0, f"{given} is not {wanted}")
+    if answer is None:
+        return None  # whether gold can be read is for a worker to say
     if is_plain(gold) and same_text(gold, answer):
         return _score(gold, answer, {"equal": True})
     return _score(gold, answer, {"equal": False}) if far_apart(gold, answer) else None
@@ -244,6 +251,8 @@ def _after(status: int | None) -> dict[str, Any]:
 
 def _score(gold: str, answer: str, reply: dict[str, Any]) -> Score:
     pair = f"answer {_short(answer)}, gold {_short(gold)}"
+    if "readable" in reply:  # so the answer could not be
+        reply = {"equal": False, "why": UNCLEAR} if reply["readable"] else {"error": UNREADABLE}
     if "error" in reply:
         return Score(None, f"{reply['error']}: {pair}")
     if reply["equal"]:

@@ -13,7 +13,8 @@ that it ends even without a caller.
 
 Two things make math-verify faster and change no result: the parser first predicts without its context (ANTLR's SLL
 mode: the same tree or a syntax error), which is enough for most answers; and whole numbers are not parsed as Python.
-A sum is no answer to "what is 3+4": where gold is a plain number, the answer must be worked out too.
+A sum is no answer to "what is 3+4": where gold is a plain number, the answer must be worked out too. Two things are
+held against math-verify's verdict: numbers in other bases differ, and six decimals are too few for a small number.
 Not handled: answers in prose with more than one number, units that change the value (1 m is not 100 cm).
 """
 
@@ -36,8 +37,11 @@ from latex2sympy2_extended import latex2sympy2
 from math_verify import LatexExtractionConfig, parse, verify
 
 from thinkery.rewards.formula import is_plain, same_text, tidy
+from thinkery.rewards.notation import FORMULA, UNREADABLE
 
 MEMORY_BYTES = 2 << 30
+ROUNDING = 1e-3
+"""How far a rounded answer may be from gold, relative to gold, where math-verify's six decimals say less."""
 AWAITED = {signal.SIGTERM, signal.SIGCHLD}
 TYPICAL = (
     (r"\frac{3 \sqrt{3}}{14}", r"2\pi"),
@@ -51,12 +55,13 @@ TYPICAL = (
     ("3+4i", "1,-1,3"),
 )
 """Answers read before the first fork: the parsers build their tables on first use."""
-_FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$(.+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _COMMAND = re.compile(r"\\(?:text|mbox|textbf|mathrm|operatorname)\s*\{[^{}]*\}|\\[A-Za-z]+|\{[^{}]*\}")
 _FUNCTIONS = r"(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|log|exp|sqrt|min|max|gcd|lcm|mod|and"
 _WORD = re.compile(rf"(?<!\S)(?!(?:{_FUNCTIONS})\b)[A-Za-z]{{3,}}(?=[\s.,:;!?]|$)", re.IGNORECASE)
 _NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?%?(?![\w/^])")
 _LIST_OF_NUMBERS = re.compile(r"\d\s+[-+]?\d")
+_BASE = re.compile(r"[0-9A-Z]\)?\s*_\s*\{?\s*(\w+)")
+_BASES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9"}
 _MIXED_NUMBER = re.compile(r"(-?\d+)\s+(\d+)/(\d+)")
 _INTEGER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)")  # not a list: 1,2
 _RATIONAL = re.compile(r"-?(?:\d*\.\d+|\d+/\d+|\d*\s*\\[dt]?frac\{?\d+\}?\{?\d+\}?)")
@@ -158,17 +163,21 @@ def compare(gold: str, answer: str) -> dict[str, Any]:
     """Whether two answers are the same mathematics; an unreadable gold is an error, an unreadable answer wrong."""
     reference = read(gold)
     if not reference:
-        return {"error": "the gold answer cannot be read as mathematics"}
+        return {"error": UNREADABLE}
     if same_text(gold, answer):
         return {"equal": True}
     wanted, formula = _formula(gold), _formula(answer)
+    bases, others = _bases(wanted), _bases(formula.rpartition("=")[2])
+    if bases and others and bases != others:
+        return {"equal": False, "why": "the answer is in another base"}
     if _INTEGER.fullmatch(wanted) or _RATIONAL.fullmatch(wanted):
         formula = _UNIT.sub("", formula.rpartition("=")[2]).strip()
         if _is_unworked(formula, fraction=not _INTEGER.fullmatch(wanted)):
             return {"equal": False, "why": "the answer is not worked out"}
     if not (found := read(formula)):
         return {"equal": False, "why": "the answer cannot be read as mathematics"}
-    return {"equal": bool(verify(list(reference), list(found), timeout_seconds=None, raise_on_error=True))}
+    equal = bool(verify(list(reference), list(found), timeout_seconds=None, raise_on_error=True))
+    return {"equal": equal and not _is_rounded_away(reference[0], found[0])}
 
 
 @functools.lru_cache(maxsize=4096)
@@ -187,7 +196,7 @@ def read(text: str) -> tuple[Any, ...]:
 
 def _formula(text: str) -> str:
     """The one formula an answer consists of: what its dollars enclose, or the only number of a sentence."""
-    enclosed = ["".join(groups).strip() for groups in _FORMULA.findall(text)]
+    enclosed = ["".join(groups).strip() for groups in FORMULA.findall(text)]
     if enclosed:
         return ",".join(dict.fromkeys(enclosed))
     text = text.strip().removesuffix(".").strip("*`").translate(_PLAIN).replace("**", "^")
@@ -202,6 +211,19 @@ def _is_unworked(formula: str, fraction: bool) -> bool:
     """Whether an operation is left in a formula that should be a number; `fraction` allows a division."""
     formula = _POWER_OF_TEN.sub("", formula)
     return bool(_OPERATION.search(formula) or (not fraction and _DIVISION.search(formula)))
+
+
+def _bases(formula: str) -> set[str]:
+    """The bases that numbers are written in, such as 5 in 4210_5; math-verify compares their digits alone."""
+    return {_BASES.get(found[1], found[1]) for found in _BASE.finditer(formula)}
+
+
+def _is_rounded_away(gold: Any, answer: Any) -> bool:
+    """Whether two numbers are equal only because six decimals say nothing of one that is so small."""
+    if not (getattr(gold, "is_number", False) and getattr(answer, "is_number", False)):
+        return False
+    wanted, given = (complex(number.doit()) for number in (gold, answer))  # 5% is not evaluated
+    return ROUNDING * abs(wanted) < abs(wanted - given) < 1e-5
 
 
 def _limit(what: int, soft: int) -> None:
