@@ -79,6 +79,11 @@ def test_demands_that_cannot_be_checked_are_refused_not_guessed(demands, setting
         judge("P", "x", demands, settings)
 
 
+def test_a_keyword_that_is_no_regular_expression_is_said():
+    with pytest.raises(ValueError, match="keywords:existence: a keyword is no regular expression"):
+        judge("P", "a word", ["keywords:existence"], [{"keywords": ["(a"]}])
+
+
 def test_as_a_reward_all_or_a_share_of_the_demands_count():
     info = {"instruction_id_list": ["punctuation:no_comma", "detectable_format:title"], "kwargs": [{}, {}]}
     task, said = Task("q", "P", info=info), Completion("", answer="no comma and no title")

@@ -169,6 +169,14 @@ def test_ifeval_counts_prompts_and_instructions_strictly_and_loosely(score):
     assert (summary["instruction_strict"], summary["instruction_loose"]) == (0.75, 1.0)
 
 
+def test_an_ifeval_line_with_a_keyword_that_cannot_be_read_costs_that_line_alone(score):
+    pytest.importorskip("if_verifiable", reason="the extra `bench` is not installed")
+    line = {"prompt": "P", "response": "a b", "instruction_id_list": ["keywords:existence"]}
+    code, results, summary = score("ifeval", *(line | {"kwargs": [{"keywords": [word]}]} for word in ("a", "(a", "b")))
+    assert (code, summary["n"], summary["errors"]) == (1, 2, 1)
+    assert "no regular expression" in results[1]["error"]
+
+
 def test_alpaca_eval_works_without_its_reference_data_and_says_so(score, monkeypatch):
     monkeypatch.delenv("THINKERY_DATA", raising=False)
     line = {"index": 0, "output_1": "long answer", "output_2": "answer"}

@@ -9,6 +9,7 @@ gone, as published. Language detection draws at random; here its seed is fixed, 
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
@@ -82,6 +83,8 @@ def _is_followed(checker: Any, response: str) -> bool:
         return checker.check_following(response)
     except RecursionError:  # JSON that is nested too deeply
         return False
+    except re.error as problem:  # keywords are read as regular expressions
+        raise ValueError(f"{checker.id}: a keyword is no regular expression: {problem}") from problem
 
 
 def _variants(response: str) -> list[str]:
