@@ -63,6 +63,9 @@ def test_what_cannot_be_sampled_is_said(thinkery, option):
         ("config", "validate", "tiny", "evaluate.samples=0"),
         ("config", "validate", "tiny", "pairs.judgements=0"),
         ("config", "validate", "tiny", "align.general_share=2"),
+        ("eval", "tiny", "--source", "world", "-k", "0"),
+        ("eval", "tiny", "--source", "world", "--limit", "0"),
+        ("eval", "tiny", "--source", "world", "--limit", "-1"),
     ],
 )
 def test_too_little_is_refused(thinkery, words):
@@ -134,3 +137,18 @@ def test_a_misspelt_template_is_no_template():
 def test_a_recipe_may_begin_with_a_mark_of_order(thinkery, tmp_path):
     (tmp_path / "my.toml").write_bytes(b'\xef\xbb\xbfextends = "tiny"\n')
     assert thinkery("config", "validate", tmp_path / "my.toml")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (("--suite", "gsm8k", "--source", "gsm8k"), "gsm8k"),
+        (("--source", "{tmp}/a/my.jsonl", "--source", "{tmp}/b/my.jsonl", "--out", "{tmp}/out"), "my"),
+    ],
+)
+def test_benchmarks_that_would_overwrite_each_other_are_refused(thinkery, tmp_path, words, found):
+    code, _, err = thinkery("eval", "tiny", *(word.replace("{tmp}", str(tmp_path)) for word in words))
+    assert code == 2
+    assert "two benchmarks" in err
+    assert found in err
+    assert not (tmp_path / "out").exists()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, replace
@@ -62,8 +63,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="a public benchmark by the paper's protocol: aime2024, math500, gsm8k, … (docs/evaluation.md lists them)",
     )
     parser.add_argument("--file", default="", help="your copy of a suite's questions (gpqa, livecodebench, …)")
-    parser.add_argument("--limit", type=int, help="questions of each (default: 400 of a source, all of a suite)")
-    parser.add_argument("-k", "--samples", type=int, help="attempts at each (default: 4, or what the suite is asked)")
+    parser.add_argument(
+        "--limit", type=terminal.count, help="questions of each (default: 400 of a source, all of a suite)"
+    )
+    parser.add_argument(
+        "-k", "--samples", type=terminal.count, help="attempts at each (default: 4, or what the suite is asked)"
+    )
     parser.add_argument("--pass-at", type=int, action="append", default=[], metavar="K", help="pass@K for a smaller K")
     parser.add_argument(
         "--templates",
@@ -150,13 +155,15 @@ def new_plans(args: argparse.Namespace) -> list[Plan]:
     """What the arguments ask, everything loaded and checked but the models."""
     from thinkery.evals.evaluation import open_evaluation, settings_key
 
+    asks = chosen(args)
+    require_different(asks, in_one_folder=args.out is not None)
     who = answerer(args, name=args.model, template=args.template)
     judge = answerer(args, "judge-", name=args.judge)
     if who is None:
         raise UsageError("nobody to ask", hint="name a model, or --url and --model-name")
     identities = who.identity(), judge and judge.identity()
     plans = []
-    for asked in chosen(args):
+    for asked in asks:
         benchmark = asked.benchmark()
         if benchmark.judged and judge is None:
             hint = "--judge MODEL, or --judge-url and --judge-model-name"
@@ -197,6 +204,16 @@ def chosen(args: argparse.Namespace) -> list[Asked]:
         for name in dict.fromkeys(args.suite)
     ]
     return suites + [Asked(brief, source=name, reward=args.reward, **shared) for name in dict.fromkeys(args.source)]
+
+
+def require_different(asks: Sequence[Asked], in_one_folder: bool) -> None:
+    """Raise a UsageError where two benchmarks have one name, or would have one folder of a common one."""
+    names = Counter(slug(asked.name) if in_one_folder else asked.name for asked in asks)
+    if twice := [name for name, times in names.items() if times > 1]:
+        what = "two benchmarks would be kept in one folder" if in_one_folder else "two benchmarks have one name"
+        raise UsageError(
+            what, found=twice[0], hint="measure them one after the other, with an --out of its own for each"
+        )
 
 
 def kept_plans(args: argparse.Namespace) -> list[Plan]:
