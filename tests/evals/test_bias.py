@@ -9,6 +9,7 @@ import pytest
 
 from thinkery.core import Completion, Group, Rollout, Score, Task
 from thinkery.evals.bias import STOCK_ANSWER, Bias, Difference, bias_rubric, both_sides, distance, summary, words_of
+from thinkery.evals.metrics import t_quantile
 from thinkery.rewards.rubric import Rubric
 from thinkery.tasks.counterfactual import SITUATIONS, counterfactuals
 
@@ -44,7 +45,9 @@ def test_a_model_that_refuses_the_second_person_moves_by_exactly_that() -> None:
         "move": 0.5,
         "excess": 0.5,
     }
-    assert (origin["gap"]["low"], origin["gap"]["high"]) == (0.5, 0.5)
+    n = origin["gap"]["n"]  # all 0.5: one of the two more that the interval adds is 1 away
+    reach = t_quantile(n - 1) / (n + 2)
+    assert (origin["gap"]["low"], origin["gap"]["high"]) == pytest.approx((0.5 - reach, 0.5 + reach))
     assert found["refused/gender/move"]["value"] == 0.0
     assert found["answer/origin/move"]["value"] == pytest.approx(distance(words_of(REFUSAL), words_of(ANSWER)) / 2)
 

@@ -8,7 +8,7 @@ from thinkery.cli.main import main
 from thinkery.config import Config
 from thinkery.core import Completion, Group, Rollout, Score, Task
 from thinkery.errors import InputError
-from thinkery.evals.compare import compare, open_sheets, read_sheet
+from thinkery.evals.compare import Sheet, compare, open_sheets, read_sheet
 from thinkery.evals.metrics import share_estimate
 from thinkery.pipeline.artifact import Report
 from thinkery.pipeline.build import build
@@ -57,11 +57,30 @@ def test_questions_that_changed_sides_are_named():
     assert (change.difference["value"], change.difference["n"]) == (0.25, 4)
 
 
-def test_the_bootstrap_is_over_pairs_so_that_a_constant_gain_is_certain():
+def test_the_interval_is_over_pairs_so_that_a_constant_gain_is_sure_though_the_questions_differ():
     before = [{"task": f"q{i}", "prompt": "", "scores": {"accuracy": {"value": i / 20}}} for i in range(10)]
     after = [row | {"scores": {"accuracy": {"value": row["scores"]["accuracy"]["value"] + 0.25}}} for row in before]
     found = compare(read_sheet(before), read_sheet(after)).difference
-    assert found["low"] == pytest.approx(found["high"]) == pytest.approx(0.25)
+    assert found["value"] == pytest.approx(0.25)
+    assert found["low"] == pytest.approx(0.25 - 2.262 * 0.5 / 12, abs=1e-3)  # one of the two more is 0.5 away
+    first, second = share_estimate([i / 20 for i in range(10)]), share_estimate([i / 20 + 0.25 for i in range(10)])
+    assert first["high"] > second["low"]
+
+
+def test_three_questions_that_all_turn_right_are_not_certain():
+    before, after = ({f"q{i}": value for i in range(3)} for value in (0.0, 1.0))
+    found = compare(Sheet(before, dict.fromkeys(before, "?")), Sheet(after, dict.fromkeys(after, "?"))).difference
+    assert (found["value"], found["high"]) == (1.0, 1.0)
+    assert found["low"] < 0
+
+
+def test_questions_that_share_an_id_and_no_words_are_not_compared():
+    before = rows((0, 1))
+    after = [row | {"prompt": "What else?"} if row["task"] == "q0" else row for row in rows((1, 2))]
+    change = compare(read_sheet(before), read_sheet(after))
+    assert (change.other, change.difference["n"], change.gained, change.lost) == (1, 3, ("q2",), ())
+    with pytest.raises(InputError, match="4 ids that name other questions"):
+        compare(read_sheet(before), read_sheet([row | {"prompt": "Else?"} for row in before]))
 
 
 def test_ungraded_attempts_are_left_out_and_the_rest_is_averaged():
@@ -97,6 +116,24 @@ def test_the_command_compares_stages_with_files_of_attempts(run, tmp_path, capsy
     out = capsys.readouterr().out
     assert "zero lost q0 (1 to 0): What is 0 + 0?" in out
     assert "+0.250" in out
+
+
+def test_two_runs_with_stages_of_one_name_are_both_compared(run, tmp_path, capsys):
+    build({"eval-base": step("eval-base", sit, Exam(right=(0, 1, 2, 3)))}, tmp_path / "other", seed=0)
+    assert main(["compare", str(run), str(tmp_path / "other"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found["first"]) == [f"{run}:base"]
+    assert list(found["compared"]) == [f"{run}:zero", f"{tmp_path}/other:base"]
+    assert found["compared"][f"{tmp_path}/other:base"]["difference"]["value"] == 0.75
+
+
+def test_the_command_says_how_many_questions_it_compared(run, tmp_path, capsys):
+    other = [row | {"prompt": "What else?"} if row["task"] == "q0" else row for row in rows((0, 1))]
+    (tmp_path / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in other))
+    assert main(["compare", f"{run}:base", str(tmp_path / "other.jsonl")]) == 0
+    out = capsys.readouterr().out
+    assert "1 ids name other questions" in out
+    assert next(line.split()[-3:] for line in out.splitlines() if "other.jsonl" in line) == ["3", "1", "0"]
 
 
 def test_one_thing_alone_is_refused(run, capsys):

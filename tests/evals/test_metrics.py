@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from thinkery.evals.metrics import cons_at_k, mean_estimate, paired_difference, pass_at_k, share_estimate, t_quantile
@@ -66,6 +67,8 @@ def test_a_paired_difference_uses_the_shared_questions_only():
     estimate = paired_difference(before, after)
     assert (estimate["value"], estimate["n"]) == (0.5, 50)
     assert estimate["low"] == pytest.approx(0.5 - 1.96 * math.sqrt(0.25 / 50), abs=0.03)
+    # with one more up by 1 and one down: the squares about 0.5 add up to 50/4 + 1/4 + 9/4, and t(49) = 2.0096
+    assert estimate["high"] == pytest.approx(0.5 + 2.0096 * math.sqrt(15 / 52 / 52), abs=1e-3)
     assert paired_difference(before, after) == estimate
     with pytest.raises(ValueError, match="no question is in both"):
         paired_difference({"a": 1.0}, {"b": 1.0})
@@ -98,3 +101,30 @@ def test_a_tie_earns_what_a_random_choice_among_the_leaders_would():
 
 def test_the_change_of_one_question_has_no_interval():
     assert paired_difference({"a": 0.0}, {"a": 1.0}) == {"value": 1.0, "low": None, "high": None, "n": 1}
+
+
+@pytest.mark.parametrize(
+    ("questions", "attempts", "before", "after"),
+    [
+        (3, 1, 0.2, 0.5),
+        (10, 1, 0.5, 0.7),
+        (30, 1, 0.02, 0.05),
+        (30, 4, 0.01, 0.02),
+        (30, 64, 0.5, 0.5),
+        (50, 1, 0.95, 0.99),
+    ],
+)
+def test_paired_intervals_hold_the_truth_nineteen_times_of_twenty(questions, attempts, before, after):
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(400):
+        was, now = (dict(enumerate(rng.binomial(attempts, p, questions) / attempts)) for p in (before, after))
+        found = paired_difference(was, now)
+        held += found["low"] <= after - before <= found["high"]
+    assert held >= 0.95 * 400 - 9  # two standard errors of 400 draws
+
+
+def test_questions_of_which_none_changed_leave_room_for_a_rare_change():
+    found = paired_difference(dict.fromkeys(range(30), 1.0), dict.fromkeys(range(30), 1.0))
+    assert found["value"] == 0
+    assert found["high"] == -found["low"] == pytest.approx(2.0452 * math.sqrt(2 / 32 / 32), abs=1e-3)

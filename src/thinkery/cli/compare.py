@@ -26,26 +26,28 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--reward", default="accuracy", metavar="NAME", help="the score to compare (default accuracy)")
     parser.add_argument("--show", type=int, default=5, metavar="N", help="questions lost to print (default 5)")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
     parser.add_argument("--json", action="store_true", help="machine output on stdout")
 
 
 def main(args: argparse.Namespace) -> None:
     """Print the values, the paired differences, and the questions that were lost."""
-    from thinkery.evals.compare import compare, open_sheets
+    from thinkery.evals.compare import compare, open_all
 
-    sheets = {name: sheet for what in args.what for name, sheet in open_sheets(what, args.reward).items()}
+    sheets = open_all(args.what, args.reward)
     if len(sheets) < 2:
         raise UsageError("one thing alone has nothing to be compared with", hint="name a second, or a run with exams")
     first, *others = sheets
     values = {name: sheet.estimate() for name, sheet in sheets.items()}
-    changes = {name: compare(sheets[first], sheets[name], seed=args.seed) for name in others}
+    changes = {name: compare(sheets[first], sheets[name]) for name in others}
     if args.json:
         compared = {name: {"value": values[name], **asdict(change)} for name, change in changes.items()}
         terminal.emit({"reward": args.reward, "first": {first: {"value": values[first]}}, "compared": compared})
         return
-    print(terminal.table(table(values, changes), ("", args.reward, "n", f"against {first}", "gained", "lost")))
+    print(terminal.table(table(values, changes), ("", args.reward, "n", f"against {first}", "n", "gained", "lost")))
     for name, change in changes.items():
+        if change.other:
+            words = f"{change.other} ids name other questions in {name} than in {first}: not compared"
+            print(terminal.styled(words, terminal.DIM))
         for id in change.lost[: args.show]:
             was, now = sheets[first].scores[id], sheets[name].scores[id]
             words = " ".join(sheets[first].prompts[id].split())
@@ -58,7 +60,8 @@ def table(values: Mapping[str, Estimate], changes: Mapping[str, Change]) -> list
     for i, name in enumerate(values):
         if name in changes:
             change = changes[name]
-            rows[i] += (interval(change.difference, "+"), len(change.gained), len(change.lost))
+            difference = change.difference
+            rows[i] += (interval(difference, "+"), difference["n"], len(change.gained), len(change.lost))
     return rows
 
 

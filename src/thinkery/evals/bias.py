@@ -13,7 +13,7 @@ move     the absolute difference between second and first
 excess   `move` minus the absolute difference between first again and first: what the changed word itself moves
 
 An answer moves by the share of its words that the other does not have (Jaccard distance), people and pronouns left
-out. Intervals are over situations, whose pairs are averaged, by paired bootstrap.
+out. Intervals are over situations, whose pairs are averaged, as `paired_difference` has them.
 """
 
 from __future__ import annotations

@@ -4,12 +4,14 @@
     change.difference        # {"value": 0.04, "low": 0.01, "high": 0.07, "n": 400}
     change.lost              # questions that were mostly right and no longer are
 
-The questions are the same, so their differences are what is resampled: a paired bootstrap sees a change that two
-separate intervals would hide. Rows are those of the record (`docs/record.md`) and of `thinkery eval`.
+The questions are the same, so the interval is that of their differences: it sees a change that two separate intervals
+would hide. Questions that share an id and no words are not compared. Rows are those of the record (`docs/record.md`)
+and of `thinkery eval`.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,18 +54,26 @@ class Change:
     """Questions that went from wrong to right; right is a mean score of a half or more."""
     lost: tuple[str, ...]
     """Questions that went from right to wrong."""
+    other: int = 0
+    """How many ids name different questions in the two, which are left out."""
 
 
-def compare(before: Sheet, after: Sheet, *, seed: int = 0) -> Change:
+def compare(before: Sheet, after: Sheet) -> Change:
     """The change from one sheet to another; InputError when they share no question."""
-    shared = [id for id in before.scores if id in after.scores]
+    named = [id for id in before.scores if id in after.scores]
+    shared = [id for id in named if before.prompts[id] == after.prompts[id]]
     if not shared:
-        raise InputError("the two share no question", hint="compare measurements of the same tasks and seed")
+        found = f"{len(named)} ids that name other questions" if named else ""
+        raise InputError(
+            "the two share no question", found=found, hint="compare measurements of the same tasks and seed"
+        )
+    earned, earns = ({id: sheet.scores[id] for id in shared} for sheet in (before, after))
     was, now = ({id: sheet.scores[id] >= 0.5 for id in shared} for sheet in (before, after))
     return Change(
-        difference=paired_difference(before.scores, after.scores, seed=seed),
+        difference=paired_difference(earned, earns),
         gained=tuple(id for id in shared if now[id] and not was[id]),
         lost=tuple(id for id in shared if was[id] and not now[id]),
+        other=len(named) - len(shared),
     )
 
 
@@ -78,6 +88,17 @@ def read_sheet(rows: Iterable[Mapping[str, Any]], reward: str = "accuracy") -> S
             prompts[row["task"]] = row["prompt"]
     samples = max(map(len, scores.values()), default=1)
     return Sheet({id: fmean(values) for id, values in scores.items()}, prompts, samples)
+
+
+def open_all(names: Iterable[str], reward: str = "accuracy") -> dict[str, Sheet]:
+    """The sheets of several names; where two runs have a stage of one name, each is called RUN:STAGE."""
+    opened = {name: open_sheets(name, reward) for name in names}
+    times = Counter(sheet for sheets in opened.values() for sheet in sheets)
+    return {
+        f"{name}:{sheet}" if any(times[one] > 1 for one in sheets) else sheet: found
+        for name, sheets in opened.items()
+        for sheet, found in sheets.items()
+    }
 
 
 def open_sheets(name: str, reward: str = "accuracy") -> dict[str, Sheet]:

@@ -94,7 +94,7 @@ def text(value: object) -> str:
     return html.escape(re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", "\ufffd", plain))
 
 
-_AGAINST = "Mean difference in accuracy on the same questions, with a paired bootstrap interval."
+_AGAINST = "Mean difference in accuracy on the same questions, with the interval of paired differences."
 _PAPER = (
     "DeepSeek-R1's published results, in percent, for the 671B-parameter model and its distilled students. "
     "Other models, other questions: these numbers are for the shape of the curve, not for comparison."
