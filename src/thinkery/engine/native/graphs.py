@@ -113,7 +113,7 @@ def over_first(cache: Cache, positions_B: Tensor, length: int) -> Attend:
         cache.write(layer, rows_B, positions_B, k_BKE, v_BKE)
         keys_BKLE, values_BKLE = cache.keys[layer][:B, :, :length], cache.values[layer][:B, :, :length]
         q_BKME = q_BHE.unflatten(1, (cache.heads, -1))  # heads that share keys are queries beside each other
-        return F.scaled_dot_product_attention(q_BKME, keys_BKLE, values_BKLE, attn_mask=seen_B11L).view(q_BHE.shape)
+        return F.scaled_dot_product_attention(q_BKME, keys_BKLE, values_BKLE, attn_mask=seen_B11L).reshape(q_BHE.shape)
 
     return attend
 
