@@ -72,9 +72,11 @@ def frame(directory: Path, rows: int, columns: int) -> list[str]:
     environ = {**os.environ, "TERM": "xterm-256color"}
     with subprocess.Popen([*WATCH, str(directory)], stdout=there, stderr=there, env=environ) as watching:
         shown, until = b"", time.monotonic() + 60
-        while not re.search(rb"\n.*(Report|below)[^\n]*$", shown) and time.monotonic() < until:
-            if select.select([here], [], [], 0.2)[0]:
+        while time.monotonic() < until:
+            if select.select([here], [], [], 1.0)[0]:
                 shown += os.read(here, 65536)
+            elif re.search(rb"\n.*(Report|below)[^\n]*$", shown):
+                break  # nothing changes any more
         watching.kill()
     os.close(there)
     os.close(here)

@@ -263,9 +263,9 @@ def test_what_ends_a_text_and_how_it_is_composed_come_back(build, tmp_path):
 def test_llama_3s_words_that_are_tokens_are_not_made_from_merges(build, tmp_path):
     tokenizer = speaker("llama-bpe")
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: id for id, token in enumerate([*alphabet, "ab", "abc"])}  # no merge makes "abc"
-    tokenizer.backend.model = models.BPE(vocabulary, [("a", "b")], ignore_merges=True)
-    assert tokenizer.encode("abc ab") == [257, *tokenizer.encode(" "), 256]
+    vocabulary = {token: id for id, token in enumerate([*alphabet, "12"])} | {"ab": 260, "abc": 261}
+    tokenizer.backend.model = models.BPE(vocabulary, [("a", "b")], ignore_merges=True)  # no merge makes "abc"
+    assert tokenizer.encode("abc ab") == [261, *tokenizer.encode(" "), 260]
     export(tmp_path / "x.gguf", build(SHAPES["llama"]), tokenizer, type="f32")
     assert read_tokenizer(tmp_path / "x.gguf").encode("abc ab") == tokenizer.encode("abc ab")
 
