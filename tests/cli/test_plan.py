@@ -24,6 +24,7 @@ from thinkery.pipeline.step import step
 from thinkery.recipes import plan
 from thinkery.recipes.expected import Expected
 from thinkery.recipes.probe import probe
+from thinkery.stages.align import Align
 from thinkery.stages.evaluate import Evaluate, evaluate
 from thinkery.stages.fetch import Fetch, fetch
 from thinkery.stages.reinforce import Reinforce
@@ -215,6 +216,18 @@ def test_exam_questions_that_are_watched_are_sampled_as_well() -> None:
     )
     asked = plan.sampling_need("x", SHAPE, MACHINE, 2 * 30, 1, 100, 20.0, 50.0, cfg.engine, together=30)
     assert watching - blind == pytest.approx(asked.seconds)
+
+
+def test_in_alignment_two_reward_models_read_the_answers_to_general_prompts() -> None:
+    P = plan.parameters(SHAPE)
+    loop = Grpo(updates=10, questions_per_update=2, group_size=4, minibatches=4, max_tokens=((0, 100),))
+    need = plan.reinforce_need("x", Align(grpo=loop), SHAPE, MACHINE, 20.0, 50.0)
+    judged = plan.judged(need, Align(grpo=loop, preference_from=5, general_share=0.25), MACHINE, 70.0)
+    # Rollouts begin before updates 0, 4 and 8: preference joins in the last, for two updates.
+    assert judged.seconds - need.seconds == pytest.approx(2 * 2 * 4 * 0.25 * 70 * 2 * P / 1e9)
+    assert judged.memory - need.memory == 8 * P
+    never = plan.judged(need, Align(grpo=loop, preference_from=9), MACHINE, 70.0)
+    assert never.seconds == need.seconds
 
 
 def test_a_plan_counts_with_what_the_recipe_expects(tiny_qwen: Path) -> None:

@@ -11,6 +11,7 @@ measures in a second or two. P is the number of parameters; weights are float32,
                 `processes` has all of that, beside the weights of the one that asks them
                 a step of b samples takes 2 P b flops after reading 4 P bytes, and reads the cache; samples that are
                 asked for together end with the longest of them
+    judging     of answers to general prompts by reward models: 8 P for the two, and 2 P flops a token that they read
     either      of a narrow model as fast as a random one of its shape has been just now, of a wide one at a share of
                 the speed of its products
     disk        4 P a model, 12 P a checkpoint of which three may be kept (weights and two moments, 4 P more with a
@@ -21,15 +22,15 @@ What nobody can know before is how long answers are and how many rows pass the f
 (`expected`), as `tiny` and `smollm2-puzzles` do; otherwise completions average `fill` of the longest allowed,
 everything passes, and a time is right within a factor of two or three. Prompts that nothing is known of and documents
 of a corpus have PROMPT_TOKENS. Times and memory are those of the processor and of the built-in engine, also where a
-GPU, vLLM or a Ray cluster would do the work (warnings say so). Left out are judging, models that edit or judge, a
-pool's and a preflight's samples, and `grpo.flops`. `bench/plan.py` compares plans with runs.
+GPU, vLLM or a Ray cluster would do the work (warnings say so). Left out are judging by rules, models that edit or judge
+data, a pool's and a preflight's samples, and `grpo.flops`. `bench/plan.py` compares plans with runs.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
@@ -54,6 +55,7 @@ from thinkery.recipes.arithmetic import (
     weight_bytes,
 )
 from thinkery.recipes.expected import Expected
+from thinkery.stages.align import Align
 from thinkery.stages.cold_data import ColdData
 from thinkery.stages.collect import Collect
 from thinkery.stages.common import templates_of
@@ -245,7 +247,8 @@ def need_of(
         return Need(step.name, "-", P, disk=4 * P)
     if isinstance(cfg, Reinforce):
         watched = min(cfg.watched, rows[step.inputs["exam"].name]) if "exam" in step.inputs else 0
-        return reinforce_need(step.name, cfg, shape, machine, prompt, mean, watched=watched, ranks=ranks, learnt=learnt)
+        need = reinforce_need(step.name, cfg, shape, machine, prompt, mean, watched=watched, ranks=ranks, learnt=learnt)
+        return judged(need, cfg, machine, prompt + mean) if isinstance(cfg, Align) else need
     if isinstance(cfg, Pretrain):
         read = cfg.sft.epochs * (rows[step.inputs["corpus"].name] - cfg.held_out)
         tokens, updates = read * PROMPT_TOKENS, read / cfg.sft.batch
@@ -316,6 +319,16 @@ def reinforce_need(
         checkpoint += checkpoint_bytes(shape, g.critic)
     disk = sampled.disk + learning.disk
     return Need(name, "sampling and learning", P, memory, sampled.tokens, seconds, disk, checkpoint)
+
+
+def judged(need: Need, cfg: Align, machine: Machine, length: float) -> Need:
+    """The same with two reward models beside, as large as the model that learns, of which one reads each answer to a
+    general prompt, the prompt too: `length` tokens, in float32."""
+    g = cfg.grpo
+    answers = max(0, g.updates - cfg.joins) * g.questions_per_update * g.group_size * cfg.general_share
+    flops = answers * length * 2 * need.parameters
+    seconds = flops / (machine.learning_flops or machine.samples * machine.flops)
+    return replace(need, memory=need.memory + 2 * 4 * need.parameters, seconds=need.seconds + seconds)
 
 
 def compiles(shape: Shape, policy: LearnerConfig, ranks: int) -> bool:

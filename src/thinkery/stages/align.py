@@ -47,6 +47,11 @@ class Align(Reinforce):
     language_weight: float = 1.0
     """Weight of the share of the target language in the thought."""
 
+    @property
+    def joins(self) -> int:
+        """The updates before the first rollout that preference takes part in."""
+        return -(-self.preference_from // self.grpo.minibatches) * self.grpo.minibatches
+
 
 def align(
     run: Run,
@@ -59,9 +64,10 @@ def align(
     exam: Dataset | None = None,
 ) -> Model:
     """Train on rules alone, then on rules, helpfulness and harmlessness together; an alarm where that never begins."""
-    joins = -(-cfg.preference_from // cfg.grpo.minibatches) * cfg.grpo.minibatches
-    if joins >= cfg.grpo.updates and not run.latest():
-        seen = f"preference would join after {joins} updates, and the last is the {cfg.grpo.updates}th: it never does"
+    if cfg.joins >= cfg.grpo.updates and not run.latest():
+        seen = (
+            f"preference would join after {cfg.joins} updates, and the last is the {cfg.grpo.updates}th: it never does"
+        )
         run.alarm("no-preference", seen, "preference_from", "let it join earlier, or train for more updates")
     rules = {
         "accuracy": Part(accuracy, applies=is_reasoning),
