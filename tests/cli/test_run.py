@@ -80,7 +80,9 @@ def test_ctrl_c_stops_with_75_and_the_command_that_continues(thinkery, folder: P
     actions = {one["step"]: one["action"] for one in json.loads(out)}
     assert (actions["base"], actions["problems"], actions["trained"]) == ("done", "done", "resume")
     assert not (folder / "runs/b").exists()
-    assert not list((folder / "runs/a").glob("dry-run-*"))
+    assert not list(folder.rglob("dry-run-*"))
+    code, _, err = thinkery(*branching[:-1], "runs/a", "--dry-run")
+    assert (code, "there is a run already" in err) == (2, True)
     code, _, err = thinkery(*branching)
     assert code == 0, err
     assert open_run(folder / "runs/b").artifacts["trained"].manifest["branched_from"]["at"] >= 3

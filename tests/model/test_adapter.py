@@ -179,6 +179,7 @@ def test_a_model_whose_frequencies_depend_on_the_longest_text_reads_no_longer_on
     alone = network.packed(said, [16])
     beside = network.packed(torch.cat([said[:3], said]), [3, 16])
     torch.testing.assert_close(beside, torch.cat([alone[:3], alone]), rtol=1e-4, atol=1e-5)
+    assert network.longest == 16
     with pytest.raises(InputError, match=r"longer than this model reads \(found 17 tokens\)\s+try: at most 16"):
         network.packed(torch.arange(20), [3, 17])
 

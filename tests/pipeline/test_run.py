@@ -10,6 +10,7 @@ import pytest
 from thinkery.core import Completion, Group, Message, Rollout, Score, Task
 from thinkery.errors import DiskFull, HashMismatch, InputError
 from thinkery.pipeline.artifact import row_to_task, task_to_row
+from thinkery.pipeline.card import licence
 from thinkery.pipeline.files import append_row, read_rows, read_state, write_file
 from thinkery.pipeline.ranks import Ranks
 from thinkery.pipeline.run import Run
@@ -320,3 +321,16 @@ def test_what_was_left_out_is_counted_by_source_with_examples(tmp_path):
         == list(range(1, 25, 2))
         == [o["row"]["i"] for o in whole.dropped()]
     )
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("license: mit", "mit"),
+        ('license: "apache-2.0"', "apache-2.0"),
+        ("license: mit  # as published", "mit"),
+        ("license: [mit]", ""),
+    ],
+)
+def test_the_licence_of_a_card_is_read_from_its_header(line: str, found: str) -> None:
+    assert licence(f"---\n{line}\n---\n\nlicense: gpl\n") == found

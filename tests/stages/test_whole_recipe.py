@@ -118,6 +118,13 @@ def test_every_step_is_done_and_the_report_has_every_stage(whole: Path) -> None:
     assert {claim["id"] for claim in report["claims"]} >= {"zero-multiplies", "distill-teaches"}
 
 
+def test_cards_say_what_a_model_is_for(whole: Path) -> None:
+    tags = {"align": "text-generation", "helpful": "text-classification"}
+    for name, tag in tags.items():
+        model = open_run(whole).artifacts[name]
+        assert f"\npipeline_tag: {tag}\n" in (model.folder / "README.md").read_text()  # type: ignore[attr-defined]
+
+
 def test_both_fine_tunings_start_from_the_base(whole: Path) -> None:
     inputs = {name: step.inputs for name, step in open_run(whole).steps.items()}
     assert inputs["cold-start"] == {"base": "base", "corpus": "cold-data"}

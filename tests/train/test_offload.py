@@ -6,15 +6,16 @@ import torch
 from tests.train.conftest import tiny_network, tiny_tokenizer
 from tests.train.test_policy import EXAMPLES, imitation, train
 
+from thinkery.engine.vllm import VllmConfig
 from thinkery.model.lora import Lora
 from thinkery.model.transformer import Shape
 from thinkery.pipeline.artifact import Model
 from thinkery.recipes.cluster import Gpu, estimate
 from thinkery.recipes.plan import Machine, learning_need, parameters
-from thinkery.stages.reinforce import Reinforce
+from thinkery.stages.reinforce import Reinforce, samples_here
 from thinkery.train.batch import pack
 from thinkery.train.grpo import Grpo
-from thinkery.train.held import held_bytes
+from thinkery.train.held import copied_bytes, held_bytes
 from thinkery.train.offload import OffloadedPolicy
 from thinkery.train.policy import PolicyConfig, open_policy
 
@@ -67,10 +68,18 @@ def test_a_copy_that_engines_sample_from_counts_on_a_gpu(monkeypatch):
     """In bfloat16 beside weights in float32, also adapters' and off-loaded ones; float32 needs none."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     narrow = {"weights": "bfloat16", "dtype": "bfloat16", "betas": (0.9, 0.95)}
-    assert [held_bytes(PolicyConfig(), 1, sampled=s)[0] for s in (0, 2, 4)] == [16, 18, 16]
-    assert [held_bytes(PolicyConfig(**narrow), 1, sampled=s)[0] for s in (0, 2, 4)] == [10, 12, 14]
-    assert held_bytes(PolicyConfig(offload="cpu"), 1, sampled=2) == (10, 12)
-    assert held_bytes(PolicyConfig(lora=Lora(rank=2)), 1, sampled=2) == (6, 0)
+    assert [copied_bytes(PolicyConfig(), s) for s in (0, 2, 4)] == [0, 2, 0]
+    assert [copied_bytes(PolicyConfig(**narrow), s) for s in (0, 2, 4)] == [0, 2, 4]
+    assert held_bytes(PolicyConfig(), 1, sampled=2, copied=2) == (18, 0)
+    assert held_bytes(PolicyConfig(offload="cpu"), 1, copied=2) == (10, 12)
+    assert held_bytes(PolicyConfig(lora=Lora(rank=2)), 1, copied=2) == (6, 0)
+
+
+def test_engines_elsewhere_have_their_copy_elsewhere():
+    """On a GPU a copy counts for the built-in engine of the learner's process alone."""
+    elsewhere = ({"vllm": VllmConfig()}, {"engine": {"processes": 1}}, {"engine": {"ray": "auto"}})
+    assert samples_here(Reinforce())
+    assert not any(samples_here(Reinforce.model_validate(settings)) for settings in elsewhere)
 
 
 def test_the_gradient_of_a_skipped_update_is_not_added_to_the_next(make_policy):

@@ -115,3 +115,12 @@ def test_conversations_that_are_too_long_are_dropped_and_counted(make_policy, ru
 def test_nothing_left_to_train_on_is_an_error_that_names_the_setting(make_policy, run):
     with pytest.raises(InputError, match=r"(?s)no row is left.*sft\.max_tokens"):
         load_examples(run, Sft(max_tokens=3), make_policy().tokenizer, ROWS)
+
+
+def test_a_model_that_reads_only_so_much_learns_from_what_it_can_read(make_policy, run):
+    policy = make_policy()
+    policy.network.longest = 100
+    long = {"messages": [ROWS[0]["messages"][0], {"role": "assistant", "content": "x" * 300}]}
+    sft(run, Sft(epochs=1, batch=4, policy=SftPolicy(lr=1e-2)), policy, [*ROWS, long])
+    rows = [json.loads(line) for line in (run.dir / "events.jsonl").read_text().splitlines()]
+    assert [(row["kind"], row["rows"]) for row in rows if row["kind"] == "dropped"] == [("dropped", 1)]

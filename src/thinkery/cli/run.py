@@ -226,14 +226,15 @@ def is_branch(text: str, directory: Path) -> bool:
 def branched(text: str | None, directory: Path) -> Iterator[Path]:
     """The directory, or a passing copy of the run that it would begin with as a branch."""
     from thinkery.pipeline.branch import branch
-    from thinkery.pipeline.read import open_run
 
-    if not text or is_branch(text, directory) or models.is_run(directory):
+    if not text or is_branch(text, directory):
         yield directory
         return
     source, step, checkpoint = split_branch(text)
-    open_run(source)
-    with TemporaryDirectory(prefix="dry-run-", dir=source) as folder:  # beside what it links
+    if models.is_run(directory):
+        branch(source, step, directory, checkpoint)  # which says what is in the way
+    near = next(place for place in directory.absolute().parents if place.exists())
+    with TemporaryDirectory(prefix="dry-run-", dir=near) as folder:
         branch(source, step, Path(folder), checkpoint)
         yield Path(folder)
 

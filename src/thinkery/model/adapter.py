@@ -36,6 +36,7 @@ class Adapted(nn.Module):
         super().__init__()
         self.inner = model.eval()
         self.shape = _shape(model)
+        self.longest = self.shape.max_position_embeddings if _changes(model.config.get_text_config()) else 0
         self._head = _Head(model)
 
     @classmethod
@@ -76,7 +77,9 @@ class Adapted(nn.Module):
     def packed(self, tokens_T: Tensor, lengths: Sequence[int]) -> Tensor:
         """hidden_TD of sequences laid end to end, each causal and blind to the others."""
         B, L = len(lengths), max(lengths)
-        self._check_length(L)
+        if 0 < self.longest < L:
+            hint = f"at most {self.longest}: a smaller max_tokens, or a model with a longer context"
+            raise InputError("a sequence is longer than this model reads", found=f"{L} tokens", hint=hint)
         slots_T = torch.cat([torch.arange(n) + i * L for i, n in enumerate(lengths)]).to(tokens_T.device)
         tokens_BL = tokens_T.new_zeros(B * L).index_copy(0, slots_T, tokens_T).view(B, L)
         mask_BL = tokens_T.new_zeros(B * L).index_fill(0, slots_T, 1).view(B, L)
@@ -91,15 +94,6 @@ class Adapted(nn.Module):
     def train(self, mode: bool = True) -> Adapted:
         """Does nothing: there is no training mode, which would only switch dropout on."""
         return self
-
-    def _check_length(self, length: int) -> None:
-        limit = self.shape.max_position_embeddings
-        if limit and length > limit:
-            raise InputError(
-                "a sequence is longer than this model reads",
-                found=f"{length} tokens",
-                hint=f"at most {limit}: a smaller max_tokens, or a model with a longer context",
-            )
 
     @torch.no_grad()
     def _check(self, folder: Path) -> None:
@@ -222,14 +216,16 @@ def _shape(model: PreTrainedModel) -> Shape:
 
 
 def _positions(config: PretrainedConfig) -> int:
-    """The longest sequence that is read; 0 for no limit.
-
-    `longrope` and `dynamic` scaling choose all frequencies by the longest sequence of a batch once one passes the
-    length they were first trained with: others beside it would change, and sampler and trainer differ. They end there.
-    """
+    """The longest sequence that is sampled; 0 for no limit."""
     declared = getattr(config, "max_position_embeddings", None) or 0
-    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    if rope.get("rope_type", rope.get("type")) not in ("longrope", "dynamic"):
+    if not (rope := _changes(config)):
         return declared
     first = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
     return min(declared, first or declared)
+
+
+def _changes(config: PretrainedConfig) -> dict[str, Any]:
+    """The scaling of a model that takes other frequencies for a whole batch once its longest sequence passes the length
+    that the model was first trained with: others beside it would change, and sampler and trainer differ."""
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    return rope if rope.get("rope_type", rope.get("type")) in ("longrope", "dynamic") else {}

@@ -51,6 +51,9 @@ class Shape:
 class Transformer(nn.Module):
     """A decoder-only language model; `forward` gives hidden states, `logits` the head, so callers can chunk it."""
 
+    longest = 0
+    """Tokens of the longest sequence that it computes; 0 for any."""
+
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape

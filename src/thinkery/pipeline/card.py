@@ -17,7 +17,8 @@ from thinkery.pipeline.files import read_state
 
 CARD = "README.md"
 HEADER = {"library_name": "transformers", "pipeline_tag": "text-generation"}
-"""What the hub reads of every card."""
+"""What the hub reads of every card; a reward model's tag is JUDGES."""
+JUDGES = "text-classification"
 SHOWN = 12
 """Digits of a hash that are written."""
 
@@ -30,7 +31,10 @@ def write_card(folder: Path, root: Path, about: Manifest, seed: int) -> None:
     text = path.read_text(encoding="utf-8") if path.is_file() else f"# {about['name']}\n"
     before = ancestors(root, about)
     base = next((one for one in [*before.values(), about] if begun_with(one)), {})
-    header = HEADER | {"base_model": hub_id(base), "license": licence(card_of(root, base)) or licence(text)}
+    config = read_state(folder / "config.json") or {}
+    judges = any("Classification" in kind for kind in config.get("architectures") or ())
+    header = HEADER | ({"pipeline_tag": JUDGES} if judges else {})
+    header |= {"base_model": hub_id(base), "license": licence(card_of(root, base)) or licence(text)}
     path.write_text(front(header) + body(text) + lineage(about, before, base, seed), encoding="utf-8")
 
 
@@ -113,8 +117,8 @@ def card_of(root: Path, base: Manifest) -> str:
 def licence(card: str) -> str:
     """The licence that a card's header names; "" where it names none."""
     header = card[: len(card) - len(body(card))]
-    found = re.search(r"^license:[ \t]*([\w.+-]+)[ \t]*$", header, re.MULTILINE)
-    return found[1] if found else ""
+    found = re.search(r"^license:[ \t]*([\"']?)([\w.+-]+)\1[ \t]*(?:#.*)?\r?$", header, re.MULTILINE)
+    return found[2] if found else ""
 
 
 def front(header: Mapping[str, str]) -> str:

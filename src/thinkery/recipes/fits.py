@@ -21,8 +21,8 @@ from thinkery.recipes.plan import own_shape
 from thinkery.stages.fetch import Fetch
 from thinkery.stages.imitate import Imitate
 from thinkery.stages.pretrain import Fresh, Pretrain, fresh_shape
-from thinkery.stages.reinforce import Reinforce, format_of
-from thinkery.train.held import learns_on_gpu, require_memory
+from thinkery.stages.reinforce import Reinforce, format_of, samples_here
+from thinkery.train.held import copied_bytes, learns_on_gpu, require_memory
 from thinkery.train.optim import LearnerConfig
 from thinkery.train.preference import RewardModelConfig
 
@@ -36,8 +36,9 @@ def require_fitting(steps: Iterable[Step], ranks: int = 1) -> None:
             require_int8_shape(shape, engine)
         policy = learner_of(step)
         if policy and (least := least_parameters(step)):
-            ranks_of_it, copied = ranks if step.on_all_ranks else 1, sampled_bytes(step, policy)
-            require_memory(least, policy, where=f"step {step.name!r}", ranks=ranks_of_it, sampled=copied)
+            together, sampled = ranks if step.on_all_ranks else 1, sampled_bytes(step, policy)
+            copied = copied_bytes(policy, sampled) if samples_here(step.config) else 0
+            require_memory(least, policy, where=f"step {step.name!r}", ranks=together, sampled=sampled, copied=copied)
 
 
 def learner_of(step: Step) -> LearnerConfig | None:

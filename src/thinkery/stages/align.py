@@ -64,7 +64,7 @@ def align(
     exam: Dataset | None = None,
 ) -> Model:
     """Train on rules alone, then on rules, helpfulness and harmlessness together; an alarm where that never begins."""
-    if cfg.joins >= cfg.grpo.updates and not run.latest():
+    if cfg.joins >= cfg.grpo.updates:
         seen = (
             f"preference would join after {cfg.joins} updates, and the last is the {cfg.grpo.updates}th: it never does"
         )

@@ -71,7 +71,7 @@ def reinforce(
     The exam is only watched: its accuracy goes to the record, and an alarm rings when a reward rises while it falls.
     """
     with (
-        open_policy(run, start, cfg.grpo.policy, sampled=format_of(cfg)) as policy,
+        open_policy(run, start, cfg.grpo.policy, sampled=format_of(cfg), copied=samples_here(cfg)) as policy,
         spreading(cfg.engine, run.ranks) as spread,
     ):
         if template:
@@ -89,6 +89,11 @@ def reinforce(
 def format_of(cfg: Reinforce) -> torch.dtype:
     """The number format that engines sample in, as far as the settings alone tell."""
     return torch.bfloat16 if (cfg.vllm or cfg.engine).dtype == "bfloat16" else torch.float32
+
+
+def samples_here(cfg: object) -> bool:
+    """Whether a step with these settings samples by the built-in engine in its own process."""
+    return isinstance(cfg, Reinforce) and not (cfg.vllm or cfg.engine.processes or cfg.engine.ray)
 
 
 def sized(

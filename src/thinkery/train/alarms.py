@@ -13,7 +13,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import pstdev
+from itertools import pairwise
+from statistics import median, pstdev
 
 Row = Mapping[str, float]
 History = Sequence[Row]
@@ -87,16 +88,26 @@ def entropy_collapse(history: History) -> Alarm | None:
 
 
 def drift_without_gain(history: History) -> Alarm | None:
-    """The policy is twice as far from its reference as when the reward first was as high as it got."""
+    """The policy is twice as far from its reference as where the reward first was as high as it got.
+
+    That is the farthest it was in the first quarter of the updates since, a hundred at most, in which distance settles;
+    a reference that was renewed begins anew, with the distance from the one before as what is usual.
+    """
     rows = [row for row in history if "policy/kl" in row and "reward/mean" in row]
+    distances = column(rows, "policy/kl")
+    renewed = [i for i in range(1, len(rows)) if 0.01 < distances[i - 1] > 10 * distances[i]]
+    usual = max(distances[max(0, renewed[-1] - WINDOW) : renewed[-1]]) if renewed else 0.0
+    rows = rows[renewed[-1] :] if renewed else rows
     if len(rows) < 3 * WINDOW:
         return None
     kl, rewards = smoothed(column(rows, "policy/kl")), column(rows, "reward/mean")
-    reached, noise = smoothed(rewards), pstdev(rewards[-WINDOW:]) / WINDOW**0.5
+    reached, noise = smoothed(rewards), pstdev(rewards[-3 * WINDOW :]) / WINDOW**0.5
     enough = max(reached) - noise
     best = next(i for i, level in enumerate(reached) if level >= enough)
-    if kl[-1] > max(2 * kl[best], 0.01):
-        seen = f"KL rose from {kl[best]:.3g} to {kl[-1]:.3g} while the reward stood still"
+    soon = min(10 * WINDOW, apart(rows, best, len(kl) - 1) // 4)
+    then = max(usual, *(kl[i] for i in range(best, len(kl)) if apart(rows, best, i) <= soon))
+    if kl[-1] > max(2 * then, 0.01):
+        seen = f"KL rose from {then:.3g} to {kl[-1]:.3g} while the reward stood still"
         return Alarm("drift", seen, "grpo.beta", "raise it tenfold, and again until the policy stays near")
     return None
 
@@ -114,14 +125,22 @@ def format_only(history: History) -> Alarm | None:
 
 
 def hacking(history: History) -> Alarm | None:
-    """A part of the reward rises while accuracy on held-out tasks falls: by ten points, or by three twice in a row."""
+    """A part of the reward rises while accuracy on held-out tasks falls: by ten points, or by three twice in a row.
+
+    The more exams there are, the longer the stretch of them that counts as the best, since of many the single best is
+    lucky; and a fall is three times what the mean of the last exams wanders by itself.
+    """
     measured = {i: accuracy for i, row in enumerate(history) if (accuracy := held_out_accuracy(row)) is not None}
     if len(measured) < 2:
         return None
-    best = max(reversed(list(measured)[:-1]), key=lambda i: measured[i])  # the latest of equals
-    before, *after = [accuracy for i, accuracy in measured.items() if i >= best]
-    now = after[-1]
-    if now > before - 0.1 and (len(after) < 2 or max(after[-2:]) > before - 0.03):
+    places, values = list(measured), list(measured.values())
+    span = max(1, len(values) // 4)
+    levels = [mean(values[i : i + span]) for i in range(len(values) - span)]
+    at = max(reversed(range(len(levels))), key=levels.__getitem__) + span - 1  # the latest of equals
+    best, before, last = places[at], levels[at - span + 1], values[-min(3, span) :]
+    now, margin = mean(last), 3 * wandering(values) / len(last) ** 0.5
+    twice = len(values) - at > 2 and max(values[-2:]) <= before - max(0.03, margin)
+    if now > before - max(0.1, margin) and not twice:
         return None
     for name in sorted(n for n in history[-1] if n.startswith("reward/") and n.count("/") == 2):
         near = [row for i, row in enumerate(history[: best + 1]) if apart(history, i, best) < WINDOW]
@@ -156,7 +175,8 @@ def past_peak(history: History) -> Alarm | None:
     smooth = smoothed(rewards)
     peak = max(range(len(smooth)), key=smooth.__getitem__)
     rise = smooth[peak] - smooth[0]
-    if len(smooth) - peak > 3 * WINDOW and rise > 0 and smooth[-1] < smooth[peak] - 0.2 * rise:
+    enough = max(0.2 * rise, 4 * wandering(rewards) / WINDOW**0.5)
+    if len(smooth) - peak > 3 * WINDOW and rise > 0 and smooth[-1] < smooth[peak] - enough:
         past = apart(history, known[peak + WINDOW - 1], len(history) - 1)
         seen = f"the reward is {smooth[-1]:.3g}, {past} updates after {smooth[peak]:.3g}"
         return Alarm("past-peak", seen, "grpo.updates", f"end {past} updates earlier, or lower the learning rate")
@@ -233,6 +253,13 @@ def apart(history: History, earlier: int, later: int) -> int:
     """Updates between two rows, those that are not remembered too."""
     first, last = (history[i].get("step", i) for i in (earlier, later))
     return round(last - first)
+
+
+def wandering(values: Sequence[float]) -> float:
+    """The standard deviation of values about whatever trend they have: by the median of their steps, so that a single
+    fall is not part of it; 0 for fewer than five."""
+    steps = [abs(after - before) for before, after in pairwise(values)]
+    return median(steps) / 0.954 if len(steps) >= 4 else 0.0
 
 
 def smoothed(values: Sequence[float]) -> list[float]:

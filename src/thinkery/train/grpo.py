@@ -62,6 +62,8 @@ MISMATCH = 1e-3
 """Nats a token between sampler and trainer beyond which the sampler's probabilities are not taken as they are."""
 REMEMBERED = 400
 """Updates of history that the alarms look at."""
+SILENCE = 5 * WINDOW
+"""Updates for which an alarm must have been silent to be told again."""
 EXAMS = 200
 """Earlier ones beside them that have a held-out accuracy."""
 
@@ -165,7 +167,9 @@ class Progress:
     pool: Pool = field(default_factory=Pool)
     history: list[dict[str, float]] = field(default_factory=list)
     ringing: list[str] = field(default_factory=list)
-    """Kinds of alarms that are already known."""
+    """Kinds of alarms that ring now."""
+    rung: dict[str, int] = field(default_factory=dict)
+    """By kind, the last update at which an alarm rang."""
     flops: float = 0.0
     """Spent on sampling and learning so far."""
     flights: Flights = field(default_factory=Flights)
@@ -578,8 +582,9 @@ def record(
     progress.history = remembered([*progress.history, metrics | {"step": float(step)}])
     found = [alarm for alarm in alarms(progress.history) if alarm.kind not in answered(cfg, baseline)]
     for alarm in found:
-        if alarm.kind not in progress.ringing:
+        if alarm.kind not in progress.rung or step - progress.rung[alarm.kind] > SILENCE:
             run.alarm(alarm.kind, alarm.message, alarm.setting, alarm.advice)
+        progress.rung[alarm.kind] = step
     progress.ringing = [alarm.kind for alarm in found]
     run.progress(step, cfg.updates, **headline(metrics))
 

@@ -12,13 +12,14 @@ from thinkery.pipeline.memory import memory
 from thinkery.train.optim import LearnerConfig, PolicyConfig
 
 
-def require_memory(parameters: int, cfg: LearnerConfig, *, where: str, ranks: int = 1, sampled: int = 0) -> None:
+def require_memory(
+    parameters: int, cfg: LearnerConfig, *, where: str, ranks: int = 1, sampled: int = 0, copied: int = 0
+) -> None:
     """Raise EnvironmentLacks where not even weights, gradients and moments fit; frozen weights have neither.
 
-    Where engines sample from weights that lie in parts, all of them count once more, in `sampled` bytes a number.
-    Processes that share a machine's memory are not counted together.
+    `sampled` and `copied` are those of `held_bytes`. Processes that share a machine's memory are not counted together.
     """
-    held = held_bytes(cfg, parts_of(cfg, ranks), sampled=sampled)
+    held = held_bytes(cfg, parts_of(cfg, ranks), sampled=sampled, copied=copied)
     on_gpu, on_host = held if learns_on_gpu(cfg) else (0, sum(held))
     places = [(math.ceil(on_host * parameters), memory()[1], "")]
     if on_gpu:
@@ -46,17 +47,22 @@ def parts_of(cfg: LearnerConfig, ranks: int) -> int:
     return ranks if isinstance(cfg, PolicyConfig) and cfg.sharding == "fsdp" and cfg.lora is None else 1
 
 
-def held_bytes(cfg: LearnerConfig, parts: int, *, sampled: int = 0) -> tuple[float, float]:
+def copied_bytes(cfg: LearnerConfig, sampled: int) -> int:
+    """Bytes a number of the copy of whole weights that an engine in this process samples from in so many bytes a
+    number: none on a CPU, where it packs them anyway, nor where the weights that learn serve."""
+    serve = sampled == 4 and not (isinstance(cfg, PolicyConfig) and cfg.weights == "bfloat16")
+    return 0 if serve or not learns_on_gpu(cfg) else sampled
+
+
+def held_bytes(cfg: LearnerConfig, parts: int, *, sampled: int = 0, copied: int = 0) -> tuple[float, float]:
     """Bytes a parameter that one process holds to train on the accelerator, and in the host's memory.
 
-    Weights, gradients and moments in `parts`, of which it has one; `sampled` are the bytes a number of whole weights
-    for engines to sample from, 0 without, which weights that are whole themselves do not need, but for a copy on a GPU
-    where engines sample in another format or weights are in bfloat16. What computing takes, a reference, and what is
-    gathered while a block computes come on top.
+    Weights, gradients and moments in `parts`, of which it has one. For engines to sample from, `sampled` are the bytes
+    a number of weights that lie in parts and are whole once more, `copied` those of a copy of weights that are whole
+    themselves; 0 without. What computing takes, a reference, and what is gathered while a block computes come on top.
     """
     if not isinstance(cfg, PolicyConfig):
         return 16, 0
-    copied = sampled if learns_on_gpu(cfg) and (sampled != 4 or cfg.weights == "bfloat16") else 0
     if cfg.lora:
         return 4 + copied, 0
     if parts == 1:

@@ -30,7 +30,7 @@ from thinkery.pipeline.artifact import Model
 from thinkery.pipeline.ranks import ALONE, Ranks
 from thinkery.pipeline.run import Run
 from thinkery.train.batch import Batch, Example, packing, per_example
-from thinkery.train.held import require_memory
+from thinkery.train.held import copied_bytes, require_memory
 from thinkery.train.mixed import MixedTransformer, learns_compiled, learns_mixed
 from thinkery.train.optim import Learner, LearnerConfig, PolicyConfig
 from thinkery.train.peak import matrix_flops
@@ -44,18 +44,22 @@ IN_CACHE = 2**20
 
 
 @contextmanager
-def open_policy(run: Run, model: Model, cfg: PolicyConfig, *, sampled: torch.dtype | None = None) -> Iterator[Policy]:
+def open_policy(
+    run: Run, model: Model, cfg: PolicyConfig, *, sampled: torch.dtype | None = None, copied: bool = False
+) -> Iterator[Policy]:
     """The model's weights, ready to learn, on the accelerator where there is one.
 
     `sampled` is the number format in which engines will sample from them, None where none will. Weights in parts are
-    then whole once more: in that format on an accelerator, in float32 elsewhere.
+    then whole once more: in that format on an accelerator, in float32 elsewhere. Whole ones are `copied` where an
+    engine of this process samples from them in another format.
     """
     device = accelerator()
     if sampled and device.type == "cpu":
         sampled = torch.float32
     stored = sum(tensor.numel() for tensor in read_headers(model.folder).values())
-    copied = sampled.itemsize if sampled else 0
-    require_memory(stored, cfg, where=str(model.folder), ranks=run.ranks.count, sampled=copied)
+    size = sampled.itemsize if sampled else 0
+    beside = copied_bytes(cfg, size) if copied else 0
+    require_memory(stored, cfg, where=str(model.folder), ranks=run.ranks.count, sampled=size, copied=beside)
     if cfg.sharding == "fsdp" and run.ranks is not ALONE and not cfg.lora:
         policy = open_in_parts(run, model.folder, cfg, device, sampled or torch.float32)
     else:

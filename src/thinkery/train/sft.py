@@ -68,6 +68,8 @@ def sft(
         policy.load(latest[1])
     else:
         compare_ends(run, policy.tokenizer)
+    if longest := policy.network.longest:
+        cfg = cfg.model_copy(update={"max_tokens": min(cfg.max_tokens, longest)})
     examples = load_examples(run, cfg, policy.tokenizer, rows)
     unseen = load_examples(run, cfg, policy.tokenizer, held_out, required=False) if held_out else []
     per_epoch = -(-len(examples) // cfg.batch)
