@@ -127,6 +127,7 @@ def test_only_the_lenient_reward_takes_a_bare_answer(kind: str, gold: str, text:
     [
         *("**Answer:** B", "**Answer**: B", "Answer: $B$", "Answer: B: Paris", r"Answer: \text{B}", "Answer: `B`"),
         *("Answer: [B]", "Answer: B;", "答案为B", "The answer is option B.", "Answer: B, A is wrong"),
+        *("Answer: B, A and C are wrong", "The answer is B, C and D being too small.", "Answer: B, B"),
     ],
 )
 def test_a_letter_may_be_stated_in_bold_or_as_a_formula(text):
@@ -135,7 +136,24 @@ def test_a_letter_may_be_stated_in_bold_or_as_a_formula(text):
 
 @pytest.mark.parametrize(
     "text",
-    ["Answer: B or C", "Answer: [B] or [C]", "Answer: `B`, `C`", "Answer: B; C", "Answer: A, B, C, D", "答案为B或C"],
+    [
+        *(
+            "Answer: B or C",
+            "Answer: [B] or [C]",
+            "Answer: `B`, `C`",
+            "Answer: B; C",
+            "Answer: A, B, C, D",
+            "答案为B或C",
+        ),
+        *(
+            "Answer: A, and B",
+            "Answer: A, or B",
+            "Answer: A, A, B",
+            "Answer: A, B, A",
+            "Answer: A. or B",
+            "The answer is (A), (B), and (C). So it is.",
+        ),
+    ],
 )
 def test_two_letters_are_no_answer(text):
     assert final_answer(Completion(text, answer=text), "choice") is None
@@ -152,8 +170,11 @@ def test_what_is_set_in_bold_or_as_text_is_what_it_says():
         assert accuracy(Task("1", "q", "exact", "Monday"), Completion(said, answer=said)).value == 1
 
 
-def test_white_space_without_end_is_read_in_no_time():
-    said, began = "answer is" + "\n" * 40_000 + "x", time.monotonic()
+@pytest.mark.parametrize(
+    "said", ["answer is" + "\n" * 40_000 + "x", "answer" + "*" * 20_000, "Answer: A" + ", B" * 20_000 + "x"]
+)
+def test_white_space_and_stars_and_letters_without_end_are_read_in_no_time(said):
+    began = time.monotonic()
     final_answer(Completion(said, answer=said), "choice")
     assert time.monotonic() - began < 1
 
@@ -190,6 +211,12 @@ DETERMINANT = r"\begin{vmatrix} 7 & 3 \\ -1 & 2 \end{vmatrix}"
         ("Factor $f(x)=t^2-49$.", "(t-7)(t+7)", "-49+t^2", 0),
         ("Factor $f(x)=t^2-49$.", "(t-7)(t+7)", "f(x)=t^2-49=(t+7)(t-7)", 1),
         (r"What is $\sqrt{53}$ in simplest form?", r"\sqrt{53}", r"(\sqrt{53})", 1),
+        (r"Simplify $5\sqrt{3}-4\sqrt{3}$.", r"\sqrt{3}", r"5\sqrt{3}-4\sqrt{3}=\sqrt{3}", 1),
+        (r"Simplify $\frac{2}{\sqrt{2}}$.", r"\sqrt{2}", r"\frac{2}{\sqrt2}=\sqrt2", 1),
+        (r"Simplify $\frac{(x+1)^2}{x+1}$.", "x+1", r"$\frac{(x+1)^2}{x+1}=x+1$", 1),
+        ("Write $2x^2-x^2$ as one term.", "x^2", "2x^2-x^2=x^2", 1),
+        (EXPAND, "x^2+7x+10", "(x+2)(x+5)=0+(x+2)(x+5)=(x+5)(x+2)", 0),
+        ("Let $f(x)=1/x$. Find $f^{-1}(x)$.", r"\frac{1}{x}", "1/x", 1),
     ],
 )  # fmt: skip
 def test_a_formula_copied_from_the_question_is_not_worked_out(

@@ -12,13 +12,13 @@ import unicodedata
 from thinkery.core import Completion
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
-_OTHER_LETTER = (
-    r"[)\]`*$]*(?:\s?[,;；/]\s?|\s(?:or|and)\s|\s?[或和]\s?)"
-    r"[(\[`*$]*[A-Z](?:[)\]`*$,;.。]|\s?[或和]|\s(?:or|and)\b|\s*?$)"
-)
+_AND = r"[)\]`*$.]*+(?:\s?[,;；/]\s?(?:(?:or|and)\s)?|\s(?:or|and)\s|\s?[或和]\s?)[(\[`*$]*+"
+_END = r"[)\]`*$]*+(?:[.。]+(?:\s|$)|\s*?$)"
+_OTHER_LETTER = rf"(?!(?:{_AND}\1)+{_END})(?:{_AND}[A-Z])+{_END}"
+"""More letters up to the end of a sentence; what is said of them after that, as "A and C are wrong", is a remark."""
 _STATED_LETTER = re.compile(
-    r"(?:\b(?i:answer)(?:\s{1,9}is)?|答案[是为]?)\**\s{0,9}[:：]?\**\s{0,9}(?:(?i:option|choice)\s)?"
-    rf"[*$`]*[(\[]?([A-Z])(?=[).,:。*$`\];；]|\s*?$)(?!{_OTHER_LETTER})",
+    r"(?:\b(?i:answer)(?:\s{1,9}is)?|答案[是为]?)\**+\s{0,9}+[:：]?\**+\s{0,9}+(?:(?i:option|choice)\s)?"
+    rf"[*$`]*+[(\[]?([A-Z])(?=[).,:。*$`\];；]|\s*?$)(?!{_OTHER_LETTER})",
     re.MULTILINE,
 )
 _LETTER = re.compile(

@@ -48,6 +48,7 @@ _DEGREES = re.compile(r"\^\s*(?:\\circ|\{\s*\\circ\s*\})")
 _FRACTION = re.compile(r"\\[dt]?frac\s*(?:\d|\{\d+\})\s*(?:\d|\{\d+\})|\d+/\d+")
 _REWRITTEN = re.compile(r"decimal|simplif|reduce|lowest", re.IGNORECASE)
 _LOOSE = re.compile(r"[{}*]")
+_SLASHED = re.compile(r"\\frac(?:\{(\w+)\}|(\w))(?:\{(\w+)\}|(\w))")
 _FILLING = re.compile(r"[()\[\]~]|\\(?:displaystyle|textstyle|q?quad|[bB]igg?[lr]?)(?![a-z])")
 
 
@@ -84,13 +85,14 @@ def disguised(question: str, gold: str, answer: str) -> list[str]:
 
 
 def besides(formula: str, answer: str) -> list[str]:
-    """The sides of an answer's equations that are neither in a formula nor have it in them, in any order."""
-    whole, last = _core(formula), _core(formula.rpartition("=")[2])
-    known = _parts(whole), _parts(last)
+    """The sides of an answer's equations that are neither a side of a formula, in any order, nor have its last in them.
+
+    A side may well be in the formula: 5a - 4a = a.
+    """
+    last = _core(formula.rpartition("=")[2])
+    known = {_parts(_core(one)) for one in (formula, *formula.split("="))}
     cores = {side: _core(side) for side in _sides(answer)}
-    return [
-        side for side, core in cores.items() if core not in whole and last not in core and _parts(core) not in known
-    ]
+    return [side for side, core in cores.items() if last not in core and _parts(core) not in known]
 
 
 def quoted(question: str) -> list[str]:
@@ -129,7 +131,8 @@ def _loose(text: str) -> str:
 
 def _core(text: str) -> str:
     """A formula without what may be put anywhere in it and changes nothing, or the order of working alone."""
-    return _FILLING.sub("", _loose(text)).strip(".,;")
+    slashed = _SLASHED.sub(lambda fraction: "/".join(filter(None, fraction.groups())), _bare(text))
+    return _FILLING.sub("", _loose(slashed)).strip(".,;")
 
 
 def _parts(core: str) -> str:
