@@ -233,9 +233,63 @@ def test_usual_ways_to_write_a_number_are_it_and_the_question_copied_is_not(gold
         ("5", "The answer is not $5$", 0),
         ("5", "不是5", 0),
         ("5", "5 apples, not many", 1),
+        ("-5", "The answer is not -$5$", 0),
+        ("7", "12 minus 5 is $7$.", 1),
+        ("7", "We get $7$, since 12 minus 5 is $7$", 1),
+        ("5", "The result is $12$ minus $5$", 0),
+        ("3", "$10 minus 3$", 0),
+        ("-5", "等于负5", 1),
+        ("-5", "不等于负$5$", 0),
     ],
 )
 def test_a_sign_or_a_word_before_a_number_is_read_with_it_or_nothing_is(pool, gold, answer, right):
+    assert pool.grade([(gold, answer)])[0].value == right
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "right"),
+    [
+        ("5", "- $x = 5$", 1),
+        ("5", "Solution:\n- \\(x = 5\\)", 1),
+        ("5", "- $5$ apples", 1),
+        ("-5", "- $5$ apples", 0),
+        ("5", "Final answer - $x=5$", 1),
+        ("5", "Answer - $5$", 1),
+        ("-5", "Answer - $5$", 0),
+        ("5", "The answer is - $5$", 0),
+        ("-5", "The answer is - $5$", 0),
+        ("5", "Answer – 5", 1),
+        ("-5", "Answer – 5", 0),
+        ("5", "Result – \\(5\\)", 1),
+        ("5", "– 5 apples", 1),
+        ("5", "– $5$", 0),
+        ("(2,-5)", "(2, –5)", 1),
+        ("x-5", "x–5", 1),
+        ("2x-5", "2x – 5", 1),
+    ],
+)
+def test_a_dash_with_space_after_it_is_a_minus_only_after_an_operand(pool, gold, answer, right):
+    assert pool.grade([(gold, answer)])[0].value == right
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "right"),
+    [
+        (r"2\sqrt{3}", r"2$\sqrt{3}$", 1),
+        (r"\sqrt{3}", r"2$\sqrt{3}$", 0),
+        ("2x", "2$x$", 1),
+        ("10^5", "10$^5$", 1),
+        ("3x+1", "$3x$+1", 1),
+        ("60", r"$60$^\circ", 1),
+        ("1", "x$=1$", 1),
+        ("2x+1", "2$x+1$", 0),
+        ("2x+2", "2$x+1$", 0),
+        ("2x^2", "$2x$^2", 0),
+        ("4x^2", "$2x$^2", 0),
+        ("5", "n$5$", 0),
+    ],
+)
+def test_what_is_glued_to_dollars_is_read_with_them_where_that_is_the_only_reading(pool, gold, answer, right):
     assert pool.grade([(gold, answer)])[0].value == right
 
 
@@ -301,6 +355,7 @@ def test_a_rounded_answer_has_some_of_golds_digits(pool, gold, answer, right):
         ("5", "5个半", 0),
         ("1234", "1，234", 1),
         ("50", "50％", 1),
+        ("1200", "1～200", 0),
         ("52", "5²", 0),
         ("21/2", "2½", 0),
         (r"\emptyset", r"\varnothing", 1),
@@ -318,6 +373,8 @@ def test_writing_without_end_is_put_right_in_no_time():
         "答案" + " " * 40_000 + "x",
         "not" + " " * 40_000,
         "minus " * 10_000,
+        "minus 5 $x$ " * 4_000,
+        "{" * 40_000 + "$" + "(" * 4_000 + "$^2",
     ):
         usual(text)
         usual(text[:5000])
