@@ -104,6 +104,25 @@ def test_as_a_whole_a_sum_is_another_with_another_sign() -> None:
     assert index.match("“A well known text – isn’t it”")
 
 
+@pytest.mark.parametrize(
+    ("asked", "again", "other"),
+    [
+        ("What is 12 + 5?", "What is $12 + 5$?", "What is $12 - 5$?"),
+        ("What is 12 + 5?", "**What is 12 + 5?**", "**What is 12 * 5?**"),
+        ("What is 12 + 5?", "_What_ is `12 + 5`?", "_What_ is `12 ** 5`?"),
+        ("What is 12 - 5?", "What is 12 − 5?", "What is 12 5?"),
+        ("What is 12 * 5?", "What is 12 × 5?", "What is 12 + 5?"),
+        ("What is 12*5?", "* What is **12·5**?", "What is 12**5?"),
+        ("Solve x-y = 3", "Solve x - y = 3", "Solve x y = 3"),
+        ("Find a_1", "Find *a_1*", "Find a 1"),
+    ],
+)
+def test_as_a_whole_a_question_is_itself_in_any_typography(asked: str, again: str, other: str) -> None:
+    index = Index.of([Task("1", asked, source="toy")], n=0)
+    assert index.match(again)
+    assert index.match(other) is None
+
+
 def test_vowel_signs_belong_to_the_word() -> None:
     assert units("कि, की café كِتَاب") == ["कि", "की", "café", "كِتَاب"]
     index = Index.of([Task("1", "कि", source="toy")], n=0)

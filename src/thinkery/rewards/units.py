@@ -16,11 +16,14 @@ _MARKS = "".join(
     c for c in map(chr, (*range(0x300, 0x3000), *range(0xA600, 0xAC00))) if unicodedata.category(c) in ("Mc", "Mn")
 )
 _WORD = rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+(?:[{_MARKS}]+[^\W_{_UNSPACED}]*)*"
+_LETTER = r"[^\W\d_]"
 _SIGN = (
-    r"[#$%&()*+/<=>@\[\\\]^_`{|}~\xac\xb1\xd7\xf7\u2190-\u23ff]"  # the last are arrows and operators
-    r"|(?<![^\W\d_])-|-(?![^\W\d_])"  # a minus, but no hyphen between letters
+    r"[#%&()+/<=>@\[\\\]^{|}~\xac\xb1\xf7\u2190-\u23ff]"  # the last are arrows and operators
+    rf"|(?<!{_LETTER})-|-(?!{_LETTER})|(?<=(?<!{_LETTER}){_LETTER})-(?={_LETTER}(?!{_LETTER}))"  # no hyphen
+    r"|(?<=[^\W_]|[)}\]])_(?=[^\W_]|[{\\])|(?<=[\w)}\]])\*+(?=[\w({\[|\\-])|(?<=[^\S\n])\*+(?=\s)"  # no emphasis
     r"|(?<=\d)[.:](?=\d)|(?<=[\d)])!|'(?=['(])"  # of 1.5, 3:1, 5! and f'(x)
 )
+_TYPED = str.maketrans("−×·", "-**")
 _UNIT, _UNIT_OR_SIGN = re.compile(_WORD), re.compile(f"{_WORD}|{_SIGN}")
 
 
@@ -30,8 +33,11 @@ def units(text: str) -> list[str]:
 
 
 def units_and_signs(text: str) -> list[str]:
-    """The units of a text and the signs of formulas and programs between them, as in `12 + 5`; commas are none."""
-    return _UNIT_OR_SIGN.findall(unicodedata.normalize("NFKC", text).casefold())
+    """The units of a text and the signs of formulas and programs between them, as in `12 + 5`; commas are none.
+
+    Nor are dollars, backquotes, and the stars and lines of emphasis.
+    """
+    return _UNIT_OR_SIGN.findall(unicodedata.normalize("NFKC", text).casefold().translate(_TYPED))
 
 
 def ngrams(text: str, n: int) -> list[str]:
