@@ -329,6 +329,7 @@ def test_the_same_digits_in_another_base_are_another_number(pool, gold, answer, 
         (r"2\pi", "6.283185", 1),
         ("0.000001", r"0.0001\%", 1),
         ("36", r"36\%", 1),
+        (r"\sqrt{6+4\sqrt2}-2-\sqrt2", "0", 1),
     ],
 )
 def test_a_rounded_answer_has_some_of_golds_digits(pool, gold, answer, right):

@@ -42,6 +42,8 @@ from thinkery.rewards.notation import FORMULA, UNREADABLE
 MEMORY_BYTES = 2 << 30
 ROUNDING = 1e-3
 """How far a rounded answer may be from gold, relative to gold, where math-verify's six decimals say less."""
+ZERO = 1e-13
+"""How far from zero a difference of roots may come out that is zero."""
 AWAITED = {signal.SIGTERM, signal.SIGCHLD}
 TYPICAL = (
     (r"\frac{3 \sqrt{3}}{14}", r"2\pi"),
@@ -223,7 +225,7 @@ def _is_rounded_away(gold: Any, answer: Any) -> bool:
     if not (getattr(gold, "is_number", False) and getattr(answer, "is_number", False)):
         return False
     wanted, given = (complex(number.doit()) for number in (gold, answer))  # 5% is not evaluated
-    return ROUNDING * abs(wanted) < abs(wanted - given) < 1e-5
+    return max(ROUNDING * abs(wanted), ZERO) < abs(wanted - given) < 1e-5
 
 
 def _limit(what: int, soft: int) -> None:
