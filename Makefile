@@ -46,6 +46,7 @@ proof: setup ## the long tests, the recipes from nothing, ablations, claims over
 	$(BIN)/python -m bench.recipe tiny --dir runs/proof/tiny
 	$(BIN)/python -m bench.recipe tiny --dir runs/proof/two --nodes --against runs/proof/tiny
 	$(BIN)/python -m bench.recipe smollm2-short --dir runs/proof/smollm2-short
+	$(BIN)/python -m bench.seeds smollm2-puzzles --dir runs/proof/puzzles
 	$(BIN)/python -m bench.record
 	$(BIN)/python -m bench.curation --samples 800000 --format parquet
 	$(BIN)/python -m bench.curation --samples 80000 --format parquet --on local

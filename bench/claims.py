@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -21,13 +20,11 @@ from statistics import fmean
 from typing import Any
 
 from bench.recipe import RESULTS, machine
+from bench.seeds import Report, over_seeds, report_of, run_of, seconds
 from thinkery import __version__
 from thinkery.evals.claims import check_claims
 from thinkery.evals.figures import learning_curve, standalone
-from thinkery.evals.metrics import mean_estimate
-from thinkery.pipeline.read import open_run
 
-Report = Mapping[str, Any]
 FIGURE = Path(__file__).parents[1] / "docs" / "images" / "zero.svg"
 
 
@@ -41,7 +38,7 @@ def main() -> int:
     args = parser.parse_args()
     if args.check:
         return verdict(json.loads(args.check.read_text())["seeds"])
-    seeds = [report_of(args.dir / f"seed-{seed}", seed, args.settings) for seed in args.seeds]
+    seeds = [result_of(args.dir / f"seed-{seed}", seed, args.settings) for seed in args.seeds]
     found = {
         "date": date.today().isoformat(),
         "machine": machine(),
@@ -56,12 +53,10 @@ def main() -> int:
     return verdict(seeds)
 
 
-def report_of(folder: Path, seed: int, settings: Sequence[str]) -> dict[str, Any]:
+def result_of(folder: Path, seed: int, settings: Sequence[str]) -> dict[str, Any]:
     """The report of one seed's run, which is begun or continued where it is not done."""
-    command = [sys.executable, "-m", "thinkery.cli", "run", "claims", "--dir", str(folder), "--seed", str(seed)]
-    subprocess.run([*command, *settings], check=True)
-    record = open_run(folder)
-    report = next(a.data for a in record.artifacts.values() if a.name == "report")
+    record = run_of("claims", folder, seed, settings)
+    found = report_of(record)
     curve = [
         {"update": row["step"], "pass@1": row["eval/exam/pass@1"]}
         for row in record.metrics("zero")
@@ -69,11 +64,10 @@ def report_of(folder: Path, seed: int, settings: Sequence[str]) -> dict[str, Any
     ]
     return {
         "seed": seed,
-        "stages": report["stages"],
-        "claims": report["claims"],
-        "reported": reported(report["stages"], record.metrics("zero")),
+        **found,
+        "reported": reported(found["stages"], record.metrics("zero")),
         "curve": curve,
-        "seconds": {step.name: step.seconds for step in record.steps.values()},
+        "seconds": seconds(record),
     }
 
 
@@ -107,15 +101,6 @@ def draw(seeds: Sequence[Report]) -> None:
     base = fmean(seed["stages"]["base"]["pass@1"]["value"] for seed in seeds)
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
     FIGURE.write_text(standalone(learning_curve("zero: pass@1 on held-out problems", curves, base)))
-
-
-def over_seeds(seeds: Sequence[Report]) -> dict[str, dict[str, Any]]:
-    """Each metric's mean over the seeds with Student's t interval between them."""
-    first = seeds[0]["stages"]
-    return {
-        stage: {m: mean_estimate([seed["stages"][stage][m]["value"] for seed in seeds]) for m in metrics}
-        for stage, metrics in first.items()
-    }
 
 
 def verdict(seeds: Sequence[Report]) -> int:

@@ -56,12 +56,26 @@ REAL = {
     "pass@1/kind=code": "MBPP",
     "format": "format",
 }
-"""What is shown of the whole recipe on real weights."""
+"""What is shown of real weights: a metric, and its title."""
 
 
 def real(found: Mapping[str, Any]) -> str:
     """The stage table of the whole recipe on real weights."""
     return by_stage(found, REAL)
+
+
+def puzzles(found: Mapping[str, Any]) -> str:
+    """What practice on puzzles brings, by kind: before and after, the gain over the seeds, and each seed's."""
+    seeds, gains = found["seeds"], found["gains"]["trained"]
+    names = " | ".join(f"seed {seed['seed']}" for seed in seeds)
+    lines = [f"| kind | before | after | gain | {names} |"]
+    lines += [f"|---|{'--:|' * (3 + len(seeds))}"]
+    for metric in (metric for metric in REAL if metric in gains):
+        before, after = (100 * found["mean"][stage][metric]["value"] for stage in ("base", "trained"))
+        each = [seed["stages"]["trained"][metric]["value"] - seed["stages"]["base"][metric]["value"] for seed in seeds]
+        cells = " | ".join(f"{100 * one:+.1f}" for one in each)
+        lines.append(f"| {REAL[metric]} | {before:.1f} | {after:.1f} | {interval(gains[metric])} | {cells} |")
+    return "\n".join(lines)
 
 
 def by_stage(found: Mapping[str, Any], columns: Mapping[str, str]) -> str:
@@ -272,6 +286,7 @@ def rounded(value: float) -> str:
 
 TABLES: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], str]]] = {
     "demo table": ("README.md", "tiny.json", demo),
+    "puzzles table": ("docs/findings.md", "smollm2-puzzles-seeds.json", puzzles),
     "real table": ("docs/findings.md", "smollm2.json", real),
     "claims table": ("docs/findings.md", "claims.json", claims),
     "reported table": ("docs/findings.md", "claims.json", reported),
