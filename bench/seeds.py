@@ -41,7 +41,7 @@ def main() -> None:
         "date": date.today().isoformat(),
         "machine": machine(),
         "version": __version__,
-        "command": ["python", "-m", "bench.seeds", *sys.argv[1:]],
+        "command": ["python", "-m", "bench.seeds", args.recipe, *args.settings],
         "wall_s": round(sum(sum(seed["seconds"].values()) for seed in seeds), 1),
         "mean": over_seeds(seeds),
         "gains": gains(seeds),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from bench.recipe import curves, figure, smoothed
+from bench.seeds import gains, over_seeds
 
 from thinkery.pipeline.read import RunRecord
 
@@ -57,3 +58,14 @@ def test_the_figure_names_both_curves_and_is_a_file_of_its_own(run: RunRecord) -
 
 def test_without_held_out_accuracy_there_is_no_figure() -> None:
     assert figure("smollm2-short", {"zero": {"reward": [(1, 0.5)], "held_out": []}}) is None
+
+
+def test_a_gain_is_beside_the_base_of_the_same_seed_with_an_interval_between_seeds() -> None:
+    values = ((0.1, 0.3), (0.2, 0.6))
+    seeds = [{"stages": {"base": {"pass@1": {"value": a}}, "trained": {"pass@1": {"value": b}}}} for a, b in values]
+    assert over_seeds(seeds)["base"]["pass@1"]["value"] == pytest.approx(0.15)
+    gain = gains(seeds)["trained"]["pass@1"]
+    # 0.2 and 0.4: a standard error of 0.1, and Student's t with one degree of freedom is 12.71.
+    assert (gain["value"], gain["n"]) == (pytest.approx(0.3), 2)
+    assert (gain["low"], gain["high"]) == (pytest.approx(0.3 - 1.271, abs=1e-3), pytest.approx(0.3 + 1.271, abs=1e-3))
+    assert "base" not in gains(seeds)
