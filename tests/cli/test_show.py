@@ -69,7 +69,8 @@ def frame(directory: Path, rows: int, columns: int) -> list[str]:
     """The lines that a terminal of this size shows first when it watches a run."""
     here, there = os.openpty()
     fcntl.ioctl(there, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-    environ = {**os.environ, "TERM": "xterm-256color"}
+    environ = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    environ["TERM"] = "xterm-256color"
     with subprocess.Popen([*WATCH, str(directory)], stdout=there, stderr=there, env=environ) as watching:
         shown, until = b"", time.monotonic() + 60
         while time.monotonic() < until:
