@@ -37,16 +37,16 @@ class Index:
         it does not recur in other conversations of the benchmark. "What does the text say?" after one text is not the
         question after another: it is protected by itself only where all turns before it recur, as a system prompt does.
         """
-        index, tasks = cls(n), list(tasks)
-        recurs = Counter(turn for said in {_said(task) for task in tasks} for turn in set(said))
-        for task in tasks:
-            *earlier, question = _said(task)
+        index, said = cls(n), [(task, _said(task)) for task in tasks]
+        recurs = Counter(turn for turns in {turns for _, turns in said} for turn in set(turns))
+        for task, turns in said:
+            *earlier, question = turns
             # framed: nothing before the question is this task's alone
             framed, new = all(recurs[turn] > 1 for turn in earlier), recurs[question] == 1
             asked = [turn.content for turn in task.history if turn.role == "user" and recurs[turn.content] == 1]
             asked += [question] if framed or new else []
             grams = [gram for turn in asked for gram in ngrams(turn, n)] if n else []
-            index._protect(f"{task.source}/{task.id}", [*grams, *_whole("\n".join(_said(task)))])
+            index._protect(f"{task.source}/{task.id}", [*grams, *_whole("\n".join(turns))])
             own = [question] if framed and (new or not earlier) else []
             index.add(f"{task.source}/{task.id}", *own, str(task.info.get("solution") or ""))
         return index

@@ -46,6 +46,8 @@ from thinkery.model.weights import on_host, write_weights
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 """Tensors that are one where the model ties them."""
+PARTS = {"-tp": "tensor", "-pp": "pipeline", "-dp": "data"}
+"""vLLM's short arguments → how they cut a model, as in --tensor-parallel-size."""
 
 
 class VllmConfig(Config):
@@ -97,7 +99,7 @@ class VllmConfig(Config):
     def gpus(self) -> int:
         """GPUs of one server: the parts into which `arguments` cut the model, of rows, of layers and of requests."""
         parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-        for short, name in (("-tp", "tensor"), ("-pp", "pipeline"), ("-dp", "data")):
+        for short, name in PARTS.items():
             words = f"--{name}-parallel-size", f"--{name}_parallel_size"
             parser.add_argument(short, *words, type=int, default=1)
         try:
@@ -109,13 +111,13 @@ class VllmConfig(Config):
     @property
     def keywords(self) -> dict[str, Any]:
         """`arguments` as vLLM's `LLM` takes them: `--enforce-eager` is True, `--no-…` False, numbers are numbers."""
-        parts = {"-tp": "--tensor-parallel-size", "-pp": "--pipeline-parallel-size", "-dp": "--data-parallel-size"}
         words = [word for argument in self.arguments for word in argument.split("=", 1)]
         found: dict[str, Any] = {}
         name = ""
         for word in words:
             if re.match("-+[a-z]", word):
-                name = parts.get(word, word).lstrip("-").replace("-", "_")
+                long = f"{PARTS[word]}_parallel_size" if word in PARTS else word
+                name = long.lstrip("-").replace("-", "_")
                 off = name.startswith("no_")
                 name = name.removeprefix("no_")
                 found[name] = not off

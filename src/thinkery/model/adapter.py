@@ -118,7 +118,6 @@ class _Head:
 
     def __init__(self, model: PreTrainedModel) -> None:
         config = model.config.get_text_config()
-        _output_layer(model)
         self._model: Any = model
         self._cap = getattr(config, "final_logit_softcapping", None)  # Gemma 2
         self._scale = getattr(config, "logit_scale", None) or 1.0  # Cohere

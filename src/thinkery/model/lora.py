@@ -144,6 +144,6 @@ def save_adapter(folder: Path, network: nn.Module, cfg: Lora) -> None:
             "inference_mode": True,
         },
     )
-    names = {name: name.removeprefix("inner.") for name in adapters(network)}  # of `Adapted`, transformers' own
-    tensors = {f"base_model.model.{names[n]}.weight": t.contiguous().cpu() for n, t in adapters(network).items()}
+    plainly = {name.removeprefix("inner."): t for name, t in adapters(network).items()}  # as transformers calls them
+    tensors = {f"base_model.model.{name}.weight": t.contiguous().cpu() for name, t in plainly.items()}
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})

@@ -37,7 +37,6 @@ from thinkery.recipes.arithmetic import (
     learning_flops,
     lora_of,
     micro_batches,
-    narrow_of,
     offloads,
     parameters,
     splits,
@@ -46,7 +45,7 @@ from thinkery.recipes.expected import Expected
 from thinkery.recipes.plan import PROMPT_TOKENS, longest_of, mean_completion, shape_of
 from thinkery.stages.reinforce import Reinforce
 from thinkery.train.grpo import Grpo
-from thinkery.train.held import parts_of
+from thinkery.train.held import parts_of, serves
 
 TAIL = 0.8
 """The standard deviation of the logarithm of a completion's length."""
@@ -124,8 +123,7 @@ def estimate(cfg: Reinforce, shape: Shape, gpu: Gpu, gpus: int, fill: float) -> 
     learner, _ = learner_bytes(shape, g.policy, gpus, reference=g.beta > 0, sampled=size)
     activations = activation_bytes(shape, g.policy, PROMPT_TOKENS + longest, gpus, gpu=True)
     in_parts = parts_of(g.policy, gpus) > 1
-    serve = size == 4 and not narrow_of(g.policy)  # the weights that learn are those that are sampled from
-    copied = 0 if in_parts or serve else size * P
+    copied = 0 if in_parts or serves(g.policy, size) else size * P
     sample = cache_bytes(shape, size) * (PROMPT_TOKENS + longest)
     slots = int((gpu.memory - learner - copied) / sample)
     held = learner + max(activations, copied + max(1, min(slots, len(lengths) // gpus)) * sample)

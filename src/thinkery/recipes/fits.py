@@ -36,7 +36,7 @@ def require_fitting(steps: Iterable[Step], ranks: int = 1) -> None:
             require_int8_shape(shape, engine)
         policy = learner_of(step)
         if policy and (least := least_parameters(step)):
-            together, sampled = ranks if step.on_all_ranks else 1, sampled_bytes(step, policy)
+            together, sampled = ranks if step.on_all_ranks else 1, sampled_bytes(step)
             copied = copied_bytes(policy, sampled) if samples_here(step.config) else 0
             require_memory(least, policy, where=f"step {step.name!r}", ranks=together, sampled=sampled, copied=copied)
 
@@ -51,11 +51,11 @@ def learner_of(step: Step) -> LearnerConfig | None:
     return cfg.policy if isinstance(cfg, RewardModelConfig) else None
 
 
-def sampled_bytes(step: Step, policy: LearnerConfig) -> int:
+def sampled_bytes(step: Step) -> int:
     """Bytes of a number of the weights that a step's engines sample from, 0 where none do."""
     if not isinstance(step.config, Reinforce):
         return 0
-    return format_of(step.config).itemsize if learns_on_gpu(policy) else 4
+    return format_of(step.config).itemsize if learns_on_gpu() else 4
 
 
 def least_parameters(step: Step) -> int:

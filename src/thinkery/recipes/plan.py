@@ -334,7 +334,7 @@ def judged(need: Need, cfg: Align, machine: Machine, length: float) -> Need:
 def compiles(shape: Shape, policy: LearnerConfig, ranks: int) -> bool:
     """Whether weights of a decoder of this shape learn by compiled functions on this machine."""
     whole = isinstance(policy, PolicyConfig) and parts_of(policy, ranks) == 1  # reward models learn by autocast
-    return whole and not learns_on_gpu(policy) and learns_compiled(shape, policy)
+    return whole and not learns_on_gpu() and learns_compiled(shape, policy)
 
 
 def learning_need(
@@ -363,7 +363,7 @@ def learning_need(
     P = parameters(shape)
     held = sum(learner_bytes(shape, policy, ranks, reference=reference, sampled=sampled, compiled=compiled))
     update = tokens / max(1.0, updates) / ranks
-    gpu = learns_on_gpu(policy)
+    gpu = learns_on_gpu()
     activations = activation_bytes(shape, policy, longest, ranks, update, compiled=compiled, gpu=gpu)
     beside = max(engines, activations) if in_turn else engines + activations
     memory = ranks * (PROCESS_BYTES + held + beside)
@@ -557,9 +557,7 @@ def token_counter(graph: Sequence[Step]) -> Callable[[str], float]:
 def elsewhere(graph: Sequence[Step]) -> list[str]:
     """What a plan for this processor says nothing of: steps that a GPU, vLLM or a Ray cluster would do."""
     places = {
-        "this machine's GPU": [
-            s for s in graph if isinstance(s.config, Reinforce) and learns_on_gpu(s.config.grpo.policy)
-        ],
+        "this machine's GPU": [s for s in graph if isinstance(s.config, Reinforce) and learns_on_gpu()],
         "vLLM": [s for s in graph if getattr(s.config, "vllm", None)],
         "a Ray cluster": [s for s in graph if getattr(getattr(s.config, "engine", None), "ray", "")],
     }

@@ -17,6 +17,8 @@ import math
 import re
 from typing import NamedTuple
 
+from thinkery.rewards.notation import enclosed
+
 FAR_APART = 1e-3
 """How much two values must differ, relative to the larger or to 1, so that no rounding makes them equal."""
 LARGEST = 1e9
@@ -97,7 +99,7 @@ def besides(formula: str, answer: str) -> list[str]:
 
 def quoted(question: str) -> list[str]:
     """What stands in a text's dollars, or in brackets that are as good."""
-    return [next(filter(None, found.groups())) for found in _QUOTED.finditer(question)]
+    return [enclosed(found) for found in _QUOTED.finditer(question)]
 
 
 def is_plain(text: str) -> bool:

@@ -37,7 +37,7 @@ from latex2sympy2_extended import latex2sympy2
 from math_verify import LatexExtractionConfig, parse, verify
 
 from thinkery.rewards.formula import is_plain, same_text, tidy
-from thinkery.rewards.notation import FORMULA, UNREADABLE
+from thinkery.rewards.notation import FORMULA, UNREADABLE, enclosed
 
 MEMORY_BYTES = 2 << 30
 ROUNDING = 1e-3
@@ -198,9 +198,8 @@ def read(text: str) -> tuple[Any, ...]:
 
 def _formula(text: str) -> str:
     """The one formula an answer consists of: what its dollars enclose, or the only number of a sentence."""
-    enclosed = ["".join(groups).strip() for groups in FORMULA.findall(text)]
-    if enclosed:
-        return ",".join(dict.fromkeys(enclosed))
+    if formulas := [enclosed(found).strip() for found in FORMULA.finditer(text)]:
+        return ",".join(dict.fromkeys(formulas))
     text = text.strip().removesuffix(".").strip("*`").translate(_PLAIN).replace("**", "^")
     text = _SCIENTIFIC.sub(r"\1 \\times 10^{\2}", text)
     numbers = _NUMBER.findall(text)

@@ -53,6 +53,11 @@ _CHINESE = re.compile(
 """A number as a Chinese sentence gives it; what would change its value, as 万 or 半 does, is not among the words."""
 
 
+def enclosed(formula: re.Match[str]) -> str:
+    """What the dollars or brackets of a formula enclose, of a pattern with a group for each kind of them."""
+    return next(filter(None, formula.groups()))
+
+
 @functools.lru_cache(maxsize=4096)
 def usual(text: str) -> str | None:
     """The answer in the writing that is compared, or None where it denies what it names or reads in two ways."""
@@ -89,7 +94,7 @@ def _unquoted(text: str) -> str | None:
         return None if _DENIED_NUMBER.search(text) else text
     parts, end = [], 0
     for formula in formulas:
-        before, inside = text[end : formula.start()], _inside(formula)
+        before, inside = text[end : formula.start()], enclosed(formula)
         so_far, after = _before(text, formula), text[formula.end() :]
         if _GLUED_BEFORE.search(so_far) or _GLUED_AFTER.match(after):
             return _joined(text, formula) if len(formulas) == 1 else None
@@ -119,7 +124,7 @@ def _separates(minus: re.Match[str], inside: str, after: str) -> bool:
 
 def _joined(text: str, formula: re.Match[str]) -> str | None:
     """An answer without its dollars, where what is glued to them can be read in one way: 10$^5$, but not 2$x+1$."""
-    before, inside, after = text[: formula.start()].lstrip(), _inside(formula).strip(), text[formula.end() :]
+    before, inside, after = text[: formula.start()].lstrip(), enclosed(formula).strip(), text[formula.end() :]
     if not (_COEFFICIENT.fullmatch(before) and _EXPONENT_OR_TERM.fullmatch(after)):
         return None
     is_number_again = before[-1:].isalnum() and re.match(r"[\d.,]", inside)
@@ -127,11 +132,6 @@ def _joined(text: str, formula: re.Match[str]) -> str | None:
     is_longer = re.search("[-+]", _GROUP.sub("", unsigned)) or _RELATION.search(inside, 1)
     is_power = re.match(r"\^\{?\d", after) and not re.fullmatch(r"\d+|[A-Za-z]", inside)
     return None if is_number_again or is_longer or is_power else before + inside + after
-
-
-def _inside(formula: re.Match[str]) -> str:
-    """What a formula's dollars enclose."""
-    return next(filter(None, formula.groups()))
 
 
 def _before(text: str, found: re.Match[str]) -> str:

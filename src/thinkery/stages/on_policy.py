@@ -17,19 +17,10 @@ from thinkery.pipeline.run import Run
 from thinkery.rewards.accuracy import accuracy
 from thinkery.rewards.rubric import Part, Rubric
 from thinkery.stages.common import spreading, template_of
-from thinkery.stages.reinforce import (
-    Reinforce,
-    format_of,
-    loop_of,
-    open_sampler,
-    reworded,
-    samples_here,
-    sized,
-    watch,
-)
+from thinkery.stages.reinforce import Reinforce, loop_of, open_learner, open_sampler, reworded, sized, watch
 from thinkery.train import loss
 from thinkery.train.grpo import Grpo, grpo
-from thinkery.train.policy import Policy, open_policy
+from thinkery.train.policy import Policy
 from thinkery.train.teacher import Teacher, beside, elsewhere, require_same_tokens, run_teacher
 
 
@@ -91,7 +82,7 @@ def on_policy_distill(
     run: Run, cfg: OnPolicyDistill, student: Model, teacher: Model, tasks: Dataset, exam: Dataset | None = None
 ) -> Model:
     """Bring the student's distribution nearer to the teacher's on its own samples; accuracy is recorded, not learnt."""
-    with open_policy(run, student, cfg.grpo.policy, sampled=format_of(cfg), copied=samples_here(cfg)) as policy:
+    with open_learner(run, cfg, student) as policy:
         policy.tokenizer = policy.tokenizer.with_template(template_of(cfg.template))
         require_same_tokens(policy.tokenizer, Tokenizer.load(teacher.folder))
         asked = reworded(run, cfg, list(tasks.tasks()))

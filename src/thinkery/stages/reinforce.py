@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from pydantic import Field, model_validator
@@ -71,7 +71,7 @@ def reinforce(
     The exam is only watched: its accuracy goes to the record, and an alarm rings when a reward rises while it falls.
     """
     with (
-        open_policy(run, start, cfg.grpo.policy, sampled=format_of(cfg), copied=samples_here(cfg)) as policy,
+        open_learner(run, cfg, start) as policy,
         spreading(cfg.engine, run.ranks) as spread,
     ):
         if template:
@@ -84,6 +84,11 @@ def reinforce(
             held_out = watch(run, cfg, engine, exam, first_rubric) if exam and cfg.grpo.eval_every else None
             grpo(run, loop_of(cfg), policy, engine, tasks, judge, held_out=held_out)
         return run.save_model(policy.save_model)
+
+
+def open_learner(run: Run, cfg: Reinforce, start: Model) -> AbstractContextManager[Policy]:
+    """The weights that learn, with room for what the engines of these settings sample from."""
+    return open_policy(run, start, cfg.grpo.policy, sampled=format_of(cfg), copied=samples_here(cfg))
 
 
 def format_of(cfg: Reinforce) -> torch.dtype:

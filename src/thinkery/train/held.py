@@ -20,7 +20,7 @@ def require_memory(
     `sampled` and `copied` are those of `held_bytes`. Processes that share a machine's memory are not counted together.
     """
     held = held_bytes(cfg, parts_of(cfg, ranks), sampled=sampled, copied=copied)
-    on_gpu, on_host = held if learns_on_gpu(cfg) else (0, sum(held))
+    on_gpu, on_host = held if learns_on_gpu() else (0, sum(held))
     places = [(math.ceil(on_host * parameters), memory()[1], "")]
     if on_gpu:
         places.append((math.ceil(on_gpu * parameters), torch.cuda.mem_get_info()[0], "on the GPU "))
@@ -37,8 +37,8 @@ def require_memory(
             )
 
 
-def learns_on_gpu(cfg: LearnerConfig) -> bool:
-    """Whether weights with these settings learn on a GPU: where there is one."""
+def learns_on_gpu() -> bool:
+    """Whether weights learn on a GPU: where there is one."""
     return torch.cuda.is_available()
 
 
@@ -47,11 +47,15 @@ def parts_of(cfg: LearnerConfig, ranks: int) -> int:
     return ranks if isinstance(cfg, PolicyConfig) and cfg.sharding == "fsdp" and cfg.lora is None else 1
 
 
+def serves(cfg: LearnerConfig, sampled: int) -> bool:
+    """Whether engines on a GPU that sample in so many bytes a number do so from the very weights that learn."""
+    return sampled == 4 and not (isinstance(cfg, PolicyConfig) and cfg.weights == "bfloat16")
+
+
 def copied_bytes(cfg: LearnerConfig, sampled: int) -> int:
     """Bytes a number of the copy of whole weights that an engine in this process samples from in so many bytes a
     number: none on a CPU, where it packs them anyway, nor where the weights that learn serve."""
-    serve = sampled == 4 and not (isinstance(cfg, PolicyConfig) and cfg.weights == "bfloat16")
-    return 0 if serve or not learns_on_gpu(cfg) else sampled
+    return 0 if serves(cfg, sampled) or not learns_on_gpu() else sampled
 
 
 def held_bytes(cfg: LearnerConfig, parts: int, *, sampled: int = 0, copied: int = 0) -> tuple[float, float]:
